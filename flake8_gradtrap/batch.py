@@ -1,0 +1,184 @@
+"""Many files: read, checked and fixed, on one core or on all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from flake8_gradtrap.config import NOT_ANALYSED, Settings
+from flake8_gradtrap.finding import Finding, Fix, Span
+from flake8_gradtrap.source import decode
+
+if TYPE_CHECKING:
+    import ast
+
+    from flake8_gradtrap.engine import Statistics
+
+ROUNDS = 10
+"""How often a file is checked and fixed, before its fixes are said not to settle."""
+MANY = 24
+"""From this number of files on, all cores are used."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A file to check. `data`: its content where it is not read from disk. `fix`: which fixes to apply."""
+
+    path: str
+    settings: Settings
+    data: bytes | None = None
+    fix: bool = False
+    unsafe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a task. `findings` are those of `new`, which is `old` after `fixed` fixes."""
+
+    path: str
+    findings: tuple[Finding, ...]
+    statistics: Statistics | None = None
+    old: bytes = b""
+    new: bytes = b""
+    fixed: int = 0
+    note: str = ""
+
+
+def not_analysed(path: str, why: str) -> Finding:
+    return Finding(NOT_ANALYSED, "not-analysed", f"not analysed: {why}", path, Span(1, 1, 1, 2), severity="error")
+
+
+def unique(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings by file and place, one of each code at a place."""
+    first: dict[tuple[str, int, int, str], Finding] = {}
+    for finding in findings:
+        first.setdefault(finding.sort_key(), finding)
+    return tuple(first[key] for key in sorted(first))
+
+
+def check_data(
+    data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None
+) -> tuple[tuple[Finding, ...], Statistics | None]:
+    """What the engine says of a file; a finding, not an exception, if it fails."""
+    try:
+        from flake8_gradtrap.engine import check_source
+
+        result = check_source(data, path, settings, tree)
+    except Exception as error:
+        why = f"internal error: {type(error).__name__}: {error}; please report it"
+        return _wanted([not_analysed(path, why)], settings), None
+    return unique(result.findings), result.statistics
+
+
+def check_file(task: Task) -> Outcome:
+    """Do one task. Whatever happens, it ends in an outcome."""
+    try:
+        data = task.data
+        if data is None:
+            with open(task.path, "rb") as stream:
+                data = stream.read()
+    except (OSError, ValueError) as error:
+        why = f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
+        return Outcome(task.path, _wanted([not_analysed(task.path, why)], task.settings))
+    outcome = _check(task, data)
+    if task.fix:
+        try:
+            outcome = _fix(task, outcome)
+        except Exception as error:
+            outcome = replace(outcome, note=f"internal error: {type(error).__name__}: {error}; please report it")
+    if task.data is None and outcome.new == outcome.old:
+        outcome = replace(outcome, old=b"", new=b"")  # nobody needs it, and it may have a long way to go
+    return outcome
+
+
+def _wanted(findings: Iterable[Finding], settings: Settings) -> tuple[Finding, ...]:
+    return unique(finding for finding in findings if settings.reports(finding))
+
+
+def _check(task: Task, data: bytes) -> Outcome:
+    findings, statistics = check_data(data, task.path, task.settings)
+    return Outcome(task.path, findings, statistics, data, data)
+
+
+# -- fixing -----------------------------------------------------------------------------------------------------------
+
+
+def applicable(finding: Finding, unsafe: bool) -> bool:
+    return finding.fix is not None and (finding.fix.safe or unsafe)
+
+
+def _fix(task: Task, before: Outcome) -> Outcome:
+    """Check and fix in turn until nothing changes, so that a second run has nothing left to do.
+
+    Rules whose fixes undo each other, or go on for ever, are left out, and the rest is done again without them.
+    """
+    restless: set[str] = set()
+    while True:
+        current, fixed, seen = before, 0, {before.new}
+        while True:
+            fixable = [finding for finding in current.findings if applicable(finding, task.unsafe)]
+            fixes = [finding.fix for finding in fixable if finding.fix and finding.code not in restless]
+            new, applied = _apply(current.new, fixes)
+            if new == current.new:
+                note = f"the fixes of {', '.join(sorted(restless))} do not settle" if restless else ""
+                return replace(current, old=before.old, fixed=fixed, note=note)
+            if new in seen or len(seen) > ROUNDS:
+                restless |= {finding.code for finding in fixable}
+                break
+            seen.add(new)
+            fixed += applied
+            current = _check(task, new)
+
+
+def _apply(data: bytes, fixes: Sequence[Fix]) -> tuple[bytes, int]:
+    """The content with as many of these fixes as go together, and how many."""
+    from flake8_gradtrap.fixes import apply_fixes
+
+    if not fixes:
+        return data, 0
+    text, encoding = decode(data)
+    fixed, applied = apply_fixes(text, fixes)
+    return fixed.encode(encoding), applied
+
+
+# -- many cores -------------------------------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(tasks: Sequence[Task], jobs: int | None = None) -> list[Outcome]:
+    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay."""
+    if jobs is None:
+        jobs = cores() if len(tasks) >= MANY else 1
+    jobs = min(jobs or cores(), len(tasks))
+    if jobs <= 1:
+        return [check_file(task) for task in tasks]
+    outcomes = dict(_in_processes(check_file, tasks, jobs))
+    # What a dying process took with it is done again, each in a process of its own.
+    for lost in [number for number in range(len(tasks)) if number not in outcomes]:
+        done = dict(_in_processes(check_file, [tasks[lost]], 1))
+        why = "the process that analysed this file died"
+        path = tasks[lost].path
+        outcomes[lost] = done.get(0) or Outcome(path, _wanted([not_analysed(path, why)], tasks[lost].settings))
+    return [outcomes[number] for number in range(len(tasks))]
+
+
+def _in_processes(function: Callable[[A], B], items: Sequence[A], jobs: int) -> Iterator[tuple[int, B]]:
+    """The results by number, as far as the processes live."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    with ProcessPoolExecutor(jobs) as pool:
+        numbers = {pool.submit(function, item): number for number, item in enumerate(items)}
+        for future in as_completed(numbers):
+            try:
+                yield numbers[future], future.result()
+            except BrokenProcessPool:
+                continue

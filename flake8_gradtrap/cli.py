@@ -1,0 +1,254 @@
+"""The command line: `gradtrap check` and `gradtrap rule`."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from flake8_gradtrap import __version__, batch, files, report
+from flake8_gradtrap.batch import Outcome, Task
+from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
+from flake8_gradtrap.pages import page
+from flake8_gradtrap.report import count
+from flake8_gradtrap.rule import all_rules
+from flake8_gradtrap.source import decode
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gradtrap")
+def main() -> None:
+    """Find the bugs that let a PyTorch training run finish and teach the model nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def fail(message: str) -> NoReturn:
+    """End with exit code 2: something is wrong with the call, or with us; not with the code that was read."""
+    click.echo(f"gradtrap: error: {message}", err=True)
+    raise click.exceptions.Exit(2)
+
+
+# -- check ------------------------------------------------------------------------------------------------------------
+
+
+def _jobs(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None or value == "auto":
+        return None if value is None else 0
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number of processes nor 'auto'")
+    return int(value)
+
+
+def _codes(name: str, help: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name}", multiple=True, metavar="CODES", help=help)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, metavar="[PATH|-]...")
+@_codes("select", "Only these codes or prefixes, comma-separated; ALL for all.")
+@_codes("ignore", "Not these codes or prefixes.")
+@_codes("extend-select", "These codes or prefixes as well.")
+@click.option("--preview/--no-preview", default=None, help="Preview rules too.")
+@click.option("--fix", is_flag=True, help="Apply safe fixes to the files.")
+@click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: fixes that may change what the program does.")
+@click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
+@click.option("--output-format", type=click.Choice(report.FORMATS), default="full", show_default=True)
+@click.option("--statistics", is_flag=True, help="Count the findings of each code, and what was run to find them.")
+@click.option("--exclude", multiple=True, metavar="PATTERNS", help="Leave out files and folders met on the way.")
+@click.option("--stdin-filename", metavar="PATH", help="The name of what is read from standard input.")
+@click.option("--config", type=click.Path(path_type=Path), help="Read [tool.gradtrap] of this file.")
+@click.option("--isolated", is_flag=True, help="Read no configuration.")
+@click.option("-j", "--jobs", callback=_jobs, metavar="N", help="Processes; 0 or 'auto': one a core.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 also if there are findings.")
+def check(
+    paths: tuple[str, ...],
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    extend_select: tuple[str, ...],
+    preview: bool | None,
+    fix: bool,
+    unsafe_fixes: bool,
+    diff: bool,
+    output_format: str,
+    statistics: bool,
+    exclude: tuple[str, ...],
+    stdin_filename: str | None,
+    config: Path | None,
+    isolated: bool,
+    jobs: int | None,
+    exit_zero: bool,
+) -> None:
+    """Check files and folders ("." where none is given; "-": standard input).
+
+    Exit code 0: nothing found, 1: findings, 2: wrong usage or an error of ours.
+    """
+    started = time.perf_counter()
+    if isolated and config is not None:
+        fail("--config and --isolated exclude each other")
+    for path in paths:
+        if path != files.STDIN and not os.path.lexists(path):
+            fail(f"{path}: no such file or folder")
+    try:
+        choice = _choice(select, ignore, extend_select, preview)
+        configuration = Configuration(choice, _split(exclude), config, isolated)
+        tasks = []
+        for path in files.discover(paths or (os.curdir,), configuration):
+            name, data = path, None
+            if path == files.STDIN:
+                name, data = stdin_filename or files.STDIN, sys.stdin.buffer.read()
+            tasks.append(batch.Task(name, configuration.for_file(name), data, fix or diff, unsafe_fixes))
+    except ConfigError as error:
+        fail(str(error))
+
+    outcomes = _fix(tasks, jobs) if fix and not diff else batch.run(tasks, jobs)
+    piped = next((outcome for task, outcome in zip(tasks, outcomes, strict=True) if task.data is not None), None)
+    for outcome in outcomes:
+        if outcome.note:
+            click.echo(f"{outcome.path}: not fixed: {outcome.note}", err=True)
+    if diff:
+        _show_diff(outcomes)
+        raise click.exceptions.Exit(int(any(outcome.fixed for outcome in outcomes) and not exit_zero))
+    if fix and piped is not None:
+        sys.stdout.buffer.write(piped.new)
+        sys.stdout.buffer.flush()
+    _show(outcomes, output_format, piped, unsafe_fixes, err=fix and piped is not None)
+    if statistics:
+        seconds = time.perf_counter() - started
+        _show_statistics(outcomes, seconds, err=output_format == "json" or (fix and piped is not None))
+    raise click.exceptions.Exit(int(any(outcome.findings for outcome in outcomes) and not exit_zero))
+
+
+def _split(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(part for value in values for part in re.split(r"[,\s]+", value) if part)
+
+
+def _choice(
+    select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...], preview: bool | None
+) -> Choice:
+
+    return Choice(
+        check_codes(_split(select), where="--select: ") if select else None,
+        check_codes(_split(ignore), where="--ignore: "),
+        check_codes(_split(extend_select), where="--extend-select: "),
+        preview,
+    )
+
+
+def _fix(tasks: Sequence[Task], jobs: int | None) -> list[Outcome]:
+    """Fix and write the files until none changes: what is fixed in one file can matter to another."""
+    todo = list(tasks)
+    fixed: Counter[str] = Counter()
+    notes: dict[str, str] = {}
+    for _ in range(batch.ROUNDS):
+        outcomes = batch.run(todo, jobs)
+        written = 0
+        for number, outcome in enumerate(outcomes):
+            if outcome.new == outcome.old:
+                continue
+            if todo[number].data is not None:
+                todo[number] = replace(todo[number], data=outcome.new)
+            else:
+                try:
+                    files.replace_file(outcome.path, outcome.old, outcome.new)
+                except files.NotWritten as error:
+                    notes[outcome.path] = str(error)
+                    todo[number] = replace(todo[number], fix=False)
+                    outcomes[number] = batch.check_file(todo[number])
+                    continue
+            fixed[outcome.path] += outcome.fixed
+            written += 1
+        if written == 0 or len(todo) == 1:
+            break
+    if fixed:
+        what = f"Fixed {count(fixed.total(), 'trap')} in {count(len(fixed), 'file')}."
+        click.echo(what, err=True)
+    return [replace(outcome, note=notes.get(outcome.path, outcome.note)) for outcome in outcomes]
+
+
+# -- output -----------------------------------------------------------------------------------------------------------
+
+
+def _colour(err: bool = False) -> bool:
+    stream = sys.stderr if err else sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsafe: bool, err: bool) -> None:
+
+    findings = batch.unique(finding for outcome in outcomes for finding in outcome.findings)
+    given: Mapping[str, bytes] = {} if piped is None else {piped.path: piped.new}
+    colour = _colour(err)
+    text = report.render(format, findings, report.Sources(given), report.Style(colour), unsafe)
+    click.echo(text, nl=False, err=err, color=colour)
+
+
+def _show_diff(outcomes: Sequence[Outcome]) -> None:
+
+    changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
+    for outcome in changed:
+        before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
+        for line in difflib.unified_diff(before, after, outcome.path, outcome.path):
+            click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
+    fixed = sum(outcome.fixed for outcome in changed)
+    left = sum(len(outcome.findings) for outcome in outcomes)
+    what = f"Would fix {count(fixed, 'trap')} in {count(len(changed), 'file')}; {left} would be left."
+    click.echo(what, err=True)
+
+
+def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
+
+    findings = [finding for outcome in outcomes for finding in outcome.findings]
+    names = {finding.code: finding.name for finding in findings}
+    for code, number in sorted(Counter(finding.code for finding in findings).items()):
+        click.echo(f"{number:6}  {code}  {names[code]}", err=err)
+    gathered = [outcome.statistics for outcome in outcomes if outcome.statistics is not None]
+    over = sum(statistics.functions_over_budget for statistics in gathered)
+    parts = (
+        count(len(outcomes), "file"),
+        f"{count(sum(statistics.functions_run for statistics in gathered), 'function')} run",
+        f"{over} given up over budget",
+        f"{seconds:.2f} s",
+    )
+    click.echo(", ".join(parts), err=err)
+
+
+# -- rule -------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("code", required=False)
+@click.option("--all", "every", is_flag=True, help="Every rule.")
+def rule(code: str | None, every: bool) -> None:
+    """Explain a rule: what it finds, why that is a trap, and how to fix it."""
+    rules = all_rules()
+    if every == (code is not None):
+        fail("give a code, or --all")
+    if code is None:
+        chosen = list(rules.values())
+    elif code.upper() in rules:
+        chosen = [rules[code.upper()]]
+    else:
+        by_name = {known.name: known for known in rules.values()}
+        if code.lower() not in by_name:
+            fail(f"unknown rule {code!r}{nearest(code.upper(), rules) or nearest(code.lower(), by_name)}")
+        chosen = [by_name[code.lower()]]
+    text = "\n\n".join(page(known) for known in chosen)
+    if _colour():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        click.echo(text, nl=False)

@@ -1,0 +1,177 @@
+"""The engine: from the text of a file to its findings. Adapters (plugin, command line, server) call `check_source`.
+
+Importing this module imports neither libcst nor the abstract run: files that mention no training code never need them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flake8_gradtrap.config import NOT_ANALYSED, Settings
+from flake8_gradtrap.finding import Finding, Fix, Span, Step
+from flake8_gradtrap.noqa import Noqa
+from flake8_gradtrap.rule import Rule, all_rules
+from flake8_gradtrap.source import SourceError, SourceFile, decode
+
+if TYPE_CHECKING:
+    from flake8_gradtrap.events import Site
+    from flake8_gradtrap.interp.core import Report
+    from flake8_gradtrap.interp.machine import Machine
+
+_LIBRARIES = re.compile(r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex)\b|pytorch", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What it took to check a file."""
+
+    functions_run: int = 0
+    functions_over_budget: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The findings of a file, in the order of their places, and what it took to find them."""
+
+    findings: tuple[Finding, ...]
+    statistics: Statistics = Statistics()
+
+
+def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
+    """Check one file.
+
+    `data`: its bytes or its text. `path`: where it lies (imports of its project are resolved from there; nothing else is
+    read if there is no such place). `tree`: its syntax tree, if the caller has it. Bad input never raises: what cannot be
+    analysed is a GTR000 finding.
+    """
+    start = time.process_time()
+    try:
+        text = decode(data)[0] if isinstance(data, bytes) else data.removeprefix("\ufeff")
+        source = SourceFile(path, text, tree)
+        findings, functions, over = _analyse(source, settings)
+    except SourceError as error:
+        text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+        findings, functions, over = [_not_analysed(path, error.message, error.row, error.column)], 0, 0
+    except (RecursionError, MemoryError) as error:
+        findings, functions, over = [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")], 0, 0
+    findings = [finding for finding in findings if settings.reports(finding)]
+    if settings.noqa and findings:
+        noqa = Noqa(text)
+        findings = [finding for finding in findings if not noqa.hides(finding.code, finding.span.row)]
+    findings.sort(key=Finding.sort_key)
+    return Result(tuple(findings), Statistics(functions, over, time.process_time() - start))
+
+
+def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tuple[Step, ...] = ()) -> Finding:
+    return Finding(NOT_ANALYSED, "not-analysed", f"not analysed: {why}", path, Span(row, column, row, column + 1), trace, severity="error")
+
+
+@cache
+def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[str], re.Pattern[str] | None]:
+    """The rules with these codes, the words that they wait for, and a pattern that finds any of them in a text."""
+    rules = tuple(rule for code, rule in all_rules().items() if code in codes and any(True for _ in rule.handlers()))
+    words = frozenset(word for rule in rules for word in rule.words)
+    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(words))) + r")\b") if words else None
+    return rules, words, pattern
+
+
+def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int, int]:
+    """The gates, each cheaper than the next: text, table of contents, abstract run."""
+    rules, words, pattern = _trigger(settings.codes_for(source.path))
+    tree = source.tree  # a syntax error is told whatever the file is about
+    if pattern is None or not tree.body or not _LIBRARIES.search(source.text) or not pattern.search(source.text):
+        return [], 0, 0
+    from flake8_gradtrap.interp.machine import Machine
+    from flake8_gradtrap.interp.project import Module, Project
+
+    try:
+        exists = Path(source.path).is_file()
+    except (OSError, ValueError):
+        exists = False
+    machine = Machine(Module(source, Project(read=exists)), rules, words)
+    failure: list[Finding] = []
+    try:
+        machine.run()
+    except SourceError:
+        raise
+    except Exception as error:
+        failure.append(_internal(source.path, error))
+    findings = []
+    for report in machine.reports.values():
+        try:
+            finding = _finding(report, source)
+        except Exception as error:
+            failure.append(_internal(source.path, error))
+        else:
+            findings.extend([finding] if finding is not None else [])
+    findings += [*failure, *_failures(machine, source)]
+    return findings, machine.tally.functions_run, machine.tally.functions_over_budget
+
+
+def _internal(path: str, error: Exception) -> Finding:
+    """An error of ours: where it happened in gradtrap, for the report to its authors."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place is not None else "?"
+    return _not_analysed(path, f"internal error in {where}: {type(error).__name__}: {error}; please report it")
+
+
+def _failures(machine: Machine, source: SourceFile) -> Iterable[Finding]:
+    told: set[str] = set()
+    result: list[Finding] = []
+    for code, site, error in machine.failures:
+        if code not in told:
+            told.add(code)
+            span = _span(site, source)
+            row = span[1].row if span is not None and span[0] == source.path else 1
+            result.append(_not_analysed(source.path, f"internal error in {code}: {error}; please report it", row))
+    return result
+
+
+def _span(site: Site, source: SourceFile) -> tuple[str, Span] | None:
+    """The file and the range of a site."""
+    from flake8_gradtrap.interp.ir import Node
+
+    node = site.node
+    if not isinstance(node, Node) or node.unit is None:
+        return None
+    return node.unit.path, node.unit.span(node)
+
+
+def _finding(report: Report, source: SourceFile) -> Finding | None:
+    """A finding with positions. A trap that lies in another file is told at the call in this file that leads to it."""
+    trace = [Step(message, *place) for message, site in report.trace if (place := _span(site, source)) is not None]
+    site: Site | None = report.site
+    place = _span(report.site, source)
+    while site is not None and place is not None and place[0] != source.path:
+        trace.append(Step("it happens here", *place))
+        site = site.caller
+        place = _span(site, source) if site is not None else None
+    if place is None:
+        return None
+    rule = all_rules()[report.code]
+    fix: Fix | None = None
+    if report.remedy is not None:
+        from flake8_gradtrap.fixes import build_edits
+
+        local = all(_is_local(change.site, source) and (change.target is None or _is_local(change.target, source)) for change in report.remedy.changes)
+        edits = build_edits(report.remedy.changes) if local else None
+        if edits:
+            fix = Fix(report.remedy.message, edits, report.remedy.safe)
+    return Finding(
+        report.code, rule.name, report.message, source.path, place[1], tuple(trace), fix, report.severity or rule.severity, report.preview
+    )  # fmt: skip
+
+
+def _is_local(site: Site, source: SourceFile) -> bool:
+    place = _span(site, source)
+    return place is not None and place[0] == source.path

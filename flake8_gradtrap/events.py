@@ -1,0 +1,312 @@
+"""What can happen in a training run: the vocabulary that both runs speak and every rule listens to.
+
+The abstract run emits these events while it executes source on abstract values; the real run emits the same events
+with measurements attached. An event names things by `Thing`, places by `Site`, and carries whatever a rule needs to
+judge it: a rule never looks behind an event, at syntax or at a tensor.
+
+Three-valued facts are written as ``bool | None``: True, False, or None where it is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the program and the calls through which it was reached.
+
+    `node` identifies the place (a syntax node in the abstract run, file and line in the real one); `caller` is the site
+    of the call that entered the function in which the place stands, None at the start of the run.
+    """
+
+    node: Hashable
+    caller: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object of the run: its identity, and what the program calls it at this place (for messages only)."""
+
+    key: Hashable
+    label: str = field(default="", compare=False)
+
+
+Owners = frozenset[Hashable] | None
+"""Which modules (or single parameters) some gradients belong to; None where that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, and where."""
+
+    site: Site
+
+
+# -- one-shot iterators -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IteratorMade(Event):
+    """A one-shot iterator was created.
+
+    `kind`: what made it, in words ("`model.parameters()`", "`filter(...)`", "a generator expression").
+    `of_parameters`: it yields a model's parameters (or modules, buffers). `assumed`: nothing in sight made it: it is an
+    argument whose name or annotation says that it may be one-shot.
+    """
+
+    it: Thing
+    kind: str
+    of_parameters: bool = False
+    assumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Iterated(Event):
+    """An iterator was iterated.
+
+    `by`: who did it, in words ("`for`", "`sum`", "`AdamW`"). `whole`: it was exhausted (True), only a part was taken
+    (False), or either (None). `optional`: taking a single item with `next`. `through`: the call that handed the iterator
+    to the function in which this happens, seen from where the iterator lives; None where it is iterated at home.
+    `ends`: nothing new begins, but a loop that was told before (as `whole` None) has ended, and now `whole` is known.
+    """
+
+    it: Thing
+    by: str
+    whole: bool | None = True
+    single: bool = False
+    through: Site | None = None
+    ends: bool = False
+
+
+# -- tensors and their graph ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of a back-propagated value, as far as provenance can be followed.
+
+    `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
+    (`requires_grad` put on a computed value), or "" for a live part. `how` is the expression that cut it. `had_history`:
+    whether the value that was cut carried a gradient. `additive`: it is added to the rest (not multiplied, not divided).
+    `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there is.
+    """
+
+    cut: str
+    site: Site
+    how: str = ""
+    had_history: bool | None = None
+    additive: bool = True
+    parameter: bool = False
+    whole: bool = False
+    escapes_to: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backpropagated(Event):
+    """`loss.backward()` ran, in whatever form.
+
+    `reaches`: every tensor of the graph that was walked, the loss included. `frees`: the operations whose saved tensors it
+    used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that received
+    gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient argument.
+    `opaque`: an engine or wrapper did it, which may also step and clear.
+    """
+
+    loss: Thing
+    reaches: frozenset[Hashable] = frozenset()
+    frees: frozenset[Hashable] = frozenset()
+    retains: bool | None = False
+    terms: tuple[Term, ...] = ()
+    owners: Owners = None
+    scaler: Thing | None = None
+    scaled: bool | None = False
+    weight: Thing | None = None
+    opaque: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Differentiated(Event):
+    """`torch.autograd.grad` ran (or a graph was handed to code that may walk it): a graph was used, nothing was accumulated."""
+
+    reaches: frozenset[Hashable] = frozenset()
+    frees: frozenset[Hashable] = frozenset()
+    retains: bool | None = False
+
+
+@dataclass(frozen=True, slots=True)
+class Produced(Event):
+    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), or a loss function.
+
+    `terms` as in Backpropagated.
+    """
+
+    value: Thing
+    by: str
+    terms: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped(Event):
+    """An existing tensor (`source`) was copied into a new one without history. `how`: the expression's function."""
+
+    source: Thing
+    result: Thing
+    how: str
+    had_history: bool | None = None
+    several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradientForced(Event):
+    """`requires_grad` was put on a computed value. `live`: it already had a live graph."""
+
+    value: Thing
+    how: str
+    live: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulated(Event):
+    """A tensor was added to a total that came from an earlier iteration of a loop that is still running.
+
+    `term`: what was added; `total`: the new total; `previous`: the total that it extends. `had_history`: of the term.
+    """
+
+    term: Thing
+    total: Thing
+    previous: Thing
+    had_history: bool | None = None
+    loop: Hashable = None
+    made_by: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Event):
+    """A tensor was put into a container that outlives the iteration. `by`: "append", "extend", "setitem", …"""
+
+    tensor: Thing
+    container: Thing
+    by: str
+    had_history: bool | None = None
+    loop: Hashable = None
+    bounded: bool = False
+    made_by: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied(Event):
+    """A container was cleared, or the name of it was given a new one."""
+
+    container: Thing
+
+
+@dataclass(frozen=True, slots=True)
+class Escaped(Event):
+    """Things were handed to code that cannot be seen, returned out of sight, or stored where the run loses them."""
+
+    things: tuple[Thing, ...]
+    to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOut(Event):
+    """A tensor was turned into a Python or NumPy value."""
+
+    tensor: Thing
+    how: str
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unscaled(Event):
+    """`scaler.unscale_(optimizer)`; an optimizer of None: all of them."""
+
+    scaler: Thing
+    optimizer: Thing | None
+    owners: Owners = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clipped(Event):
+    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients. `by`: the function."""
+
+    target: Thing
+    by: str
+    owners: Owners = None
+    measures_only: bool = False
+    rescales: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared(Event):
+    """Gradients were cleared: by an optimizer's or a module's `zero_grad`, or one by one.
+
+    `optimizer`: the one whose zero_grad it was, None otherwise. `owners`: whose gradients, None: it is not known, and all
+    may be cleared.
+    """
+
+    optimizer: Thing | None
+    owners: Owners = None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerMade(Event):
+    optimizer: Thing
+    owners: Owners = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped(Event):
+    """An optimizer stepped. `scaler`: through which gradient scaler, None: by its own `step()`. `closure`: it was given one."""
+
+    optimizer: Thing
+    owners: Owners = None
+    scaler: Thing | None = None
+    closure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerUpdated(Event):
+    """`scaler.update()`. `explicit`: a new scale was given."""
+
+    scaler: Thing
+    explicit: bool = False
+
+
+# -- the course of the run --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStarted(Event):
+    loop: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class IterationStarted(Event):
+    """An iteration of a loop begins; `index` is 0 for the first that is run, 1 for the second."""
+
+    loop: Hashable
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLeft(Event):
+    loop: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionLeft(Event):
+    """A visible function returned. `values`: the tensors in what it returned."""
+
+    function: str
+    values: tuple[Thing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded(Event):
+    """This path of the run is over; `again`: its code may run again from the top, on the same objects."""
+
+    again: bool = False

@@ -1,0 +1,1 @@
+"""The abstract run: source is executed on abstract values, and emits events."""

@@ -1,0 +1,547 @@
+"""Calls of the abstract run: visible functions are entered with their actual arguments, visible classes instantiated."""
+
+from __future__ import annotations
+
+from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
+from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.core import Args, Core, Results
+from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.project import ProjectModule
+from flake8_gradtrap.interp.state import Frame, State
+from flake8_gradtrap.interp.statements import Statements
+from flake8_gradtrap.interp.values import (
+    FALSE,
+    NONE,
+    Api,
+    Class,
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Method,
+    Ref,
+    Super,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
+
+DEPTH = 6
+"""So many calls are entered within each other."""
+
+_BASE_KINDS = {
+    "torch.nn.Module": "module",
+    "lightning.pytorch.LightningModule": "module",
+    "lightning.LightningModule": "module",
+    "torch.optim.Optimizer": "optimizer",
+    "torch.optim.optimizer.Optimizer": "optimizer",
+    "torch.amp.GradScaler": "scaler",
+    "torch.utils.data.Dataset": "dataset",
+    "torch.utils.data.IterableDataset": "dataset",
+    "torch.utils.data.DataLoader": "loader",
+    "torch.autograd.Function": "function",
+    "builtins.dict": "dictlike",
+}
+
+
+class Calls(Statements):
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._methods: dict[int, dict[str, ir.FunctionDef]] = {}
+        self._bases: dict[int, list[Value]] = {}
+
+    # -- classes ------------------------------------------------------------------------------------------------------
+
+    def methods(self, cls: Class) -> dict[str, ir.FunctionDef]:
+        """The methods that a class defines itself."""
+        if cls.ident not in self._methods:
+            found: dict[str, ir.FunctionDef] = {}
+            stack = list(cls.node.body)
+            while stack:
+                statement = stack.pop(0)
+                if isinstance(statement, ir.FunctionDef):
+                    found[statement.name] = statement
+                elif isinstance(statement, ir.If):
+                    stack = [*statement.body, *stack]
+            self._methods[cls.ident] = found
+        return self._methods[cls.ident]
+
+    def bases(self, cls: Class) -> list[Value]:
+        """The values of a class's bases: visible classes and APIs."""
+        if cls.ident not in self._bases:
+            self._bases[cls.ident] = []
+            found = []
+            for arg in cls.node.bases:
+                if arg.keyword is None and not arg.star:
+                    found.append(self.static(arg.value, cls))
+            self._bases[cls.ident] = found
+        return self._bases[cls.ident]
+
+    def static(self, node: ir.Expression, cls: Class) -> Value:
+        """The value of a dotted name at module level, without running anything."""
+        if isinstance(node, ir.Name):
+            return cls.module.lookup(node.id) or Api("builtins." + node.id)
+        if isinstance(node, ir.Attr):
+            base = self.static(node.value, cls)
+            if isinstance(base, Api):
+                return Api(self.know.canonical(f"{base.name}.{node.attr}"))
+            if isinstance(base, ProjectModule):
+                return base.module.lookup(node.attr) or self.unknown(node.attr, "global")
+        if isinstance(node, ir.Subscript):
+            return self.static(node.value, cls)
+        return self.unknown()
+
+    def lineage(self, cls: Class) -> list[Value]:
+        """A class and its bases, nearest first; APIs included."""
+        result: list[Value] = []
+        queue: list[Value] = [cls]
+        while queue and len(result) < 20:
+            current = queue.pop(0)
+            if current in result:
+                continue
+            result.append(current)
+            if isinstance(current, Class):
+                queue.extend(self.bases(current))
+        return result
+
+    def class_kind(self, cls: Class) -> str:
+        for base in self.lineage(cls):
+            if isinstance(base, Api):
+                if base.name in _BASE_KINDS:
+                    return _BASE_KINDS[base.name]
+                for kind in ("scheduler", "lossfn", "optimizer", "module"):
+                    if f"makes.{kind}" in self.know.roles(base.name):
+                        return kind
+                if base.name.endswith(("LightningModule", "PreTrainedModel", "ModelMixin")):
+                    return "module"
+        return "instance"
+
+    def find_method(self, cls: Class, name: str, after: Class | None = None) -> tuple[ir.FunctionDef, Class] | None:
+        """The method of a class or of a visible base; with `after`, only behind that class in the lineage."""
+        waiting = after is not None
+        for base in self.lineage(cls):
+            if waiting:
+                waiting = base != after
+                continue
+            if isinstance(base, Class) and name in self.methods(base):
+                return self.methods(base)[name], base
+        return None
+
+    def bind_method(self, node: ir.FunctionDef, owner: Class, receiver: Value | None, st: State) -> Value:
+        static = any(isinstance(d, ir.Name) and d.id == "staticmethod" for d in node.decorators)
+        return Func(node, id(node), owner.module, owner.closure, None if static else receiver, owner)
+
+    def grad_mode(self, func: Func) -> bool | None:
+        """The gradient mode that the decorators of a function set; None: they set none."""
+        node = func.node
+        if func.no_grad is not None or not isinstance(node, ir.FunctionDef):
+            return func.no_grad
+        mode: bool | None = None
+        for decorator in node.decorators:
+            call = decorator.func if isinstance(decorator, ir.Call) else decorator
+            text = self.label(call)
+            if isinstance(call, ir.Name):
+                value = func.module.lookup(call.id)
+                name = value.name if isinstance(value, Api) else text
+            else:
+                name = self._dotted(call, func)
+            name = self.know.canonical(name)
+            roles = self.know.roles(name)
+            if "context.no_grad" in roles or name.endswith((".no_grad", ".inference_mode")) or text in ("no_grad", "inference_mode"):
+                mode = False
+            elif "context.grad" in roles:
+                mode = True
+        return mode
+
+    def _dotted(self, node: ir.Node, func: Func) -> str:
+        if isinstance(node, ir.Attr):
+            return f"{self._dotted(node.value, func)}.{node.attr}"
+        if isinstance(node, ir.Name):
+            value = func.module.lookup(node.id)
+            return value.name if isinstance(value, Api) else node.id
+        return ""
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:
+        written = st.overlay.get((base, name))
+        if written is not None:
+            return [(written, st)]
+        if isinstance(base, Api):
+            return [(Api(self.know.canonical(f"{base.name}.{name}")), st)]
+        if isinstance(base, ProjectModule):
+            return [(base.module.lookup(name) or Sym("global", (base.path, name), name), st)]
+        if isinstance(base, Class):
+            method = self.find_method(base, name)
+            return [(self.bind_method(*method, None, st) if method else Sym("attr", (base, name), name), st)]
+        if isinstance(base, Super):
+            cls = self._class_of(base.receiver, st) or base.owner
+            method = self.find_method(cls, name, after=base.owner) or self.find_method(base.owner, name, after=base.owner)
+            if method:
+                return [(self.bind_method(*method, base.receiver, st), st)]
+            return [(Method(base, name), st)]
+        record = st.record(base)
+        if isinstance(record, Thingy) and record.cls is not None:
+            found = self._instance_attr(base, record.cls, name, node, st)
+            if found is not None:
+                return found
+        if isinstance(record, Tensor) or (not called and self.kind(base, st) == "tensor"):
+            return [(self._tensor_attr(base, name, node, st, called), st)]
+        if called:
+            return [(Method(base, name), st)]
+        if isinstance(record, Thingy) and record.kind == "optimizer" and name == "param_groups":
+            return [(self.new(Listing(None, None, record.owners, True, shape="param_groups"), st), st)]
+        if isinstance(base, Sym) and name == "param_groups":
+            return [(self.new(Listing(None, None, None, True, shape="param_groups"), st), st)]
+        if isinstance(record, Thingy) and record.kind == "module" and name == "module":
+            return [(base, st)]
+        if isinstance(base, Sym) and name == "module" and self.kind(base, st) == "module":
+            return [(base, st)]
+        if name in ("weight", "bias") and self.kind(base, st) == "module":
+            return [(self.parameter(base, name, node, st), st)]
+        attr = Sym("attr", (base, name), name)
+        if base in self.data:
+            self.data.add(attr)
+        elif base in self.likely and not called:
+            self.likely.add(attr)
+        return [(attr, st)]
+
+    def parameter(self, module: Value, name: str, node: ir.Node, st: State) -> Value:
+        """A parameter of a module, by name; the same one each time."""
+        value = self.make_tensor("param", (), node, st, owner=module, how=name)
+        st.overlay[(module, name)] = value
+        return value
+
+    def _tensor_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool) -> Value:
+        record = st.tensor(base)
+        if called and name in self.know.method_role:
+            return Method(base, name)
+        if name == "data":
+            return self.make_tensor("detach", (base,), node, st, how=".data", is_number=bool(record and record.is_number))
+        if name == "grad":
+            return self.make_tensor("grad", (base,), node, st, how=".grad")
+        if name in ("T", "mT", "real", "imag", "H"):
+            return self.make_tensor("pass", (base,), node, st, how="." + name)
+        if called:
+            return Method(base, name)
+        attr = Sym("attr", (base, name), name)
+        if record is not None and record.op in ("forward", "call", "pass", "op") and name not in self.know.methods["number"]:
+            if name in ("shape", "device", "dtype", "ndim", "is_cuda", "grad_fn", "is_leaf", "requires_grad", "size"):
+                return attr
+            return self.make_tensor("pass", (base,), node, st, how="." + name)  # a field of what a model returned
+        return attr
+
+    def _class_of(self, value: Value, st: State) -> Class | None:
+        record = st.record(value)
+        return record.cls if isinstance(record, Thingy) else None
+
+    def _instance_attr(self, base: Value, cls: Class, name: str, node: ir.Node, st: State) -> Results | None:
+        method = self.find_method(cls, name)
+        if method is None:
+            return None
+        definition, owner = method
+        bound = self.bind_method(definition, owner, base, st)
+        if any(self.label(d).rpartition(".")[2] in ("property", "cached_property") for d in definition.decorators):
+            return self.call_value(bound, Args(), node, st)
+        if any(isinstance(d, ir.Name) and d.id == "classmethod" for d in definition.decorators):
+            return [(self.bind_method(definition, owner, cls, st), st)]
+        return [(bound, st)]
+
+    # -- calling ------------------------------------------------------------------------------------------------------
+
+    def call_value(self, func: Value, args: Args, node: ir.Node, st: State) -> Results:
+        self.tick()
+        if isinstance(func, Func):
+            return self.enter(func, args, node, st)
+        if isinstance(func, Class):
+            return self.instantiate(func, args, node, st)
+        if isinstance(func, Api):
+            if func.name == "builtins.super":
+                return [(self._super(args, st), st)]
+            return self.call_api(func.name, args, node, st)
+        if isinstance(func, Method):
+            return self.call_method(func.receiver, func.name, args, node, st)
+        kind = self.kind(func, st)
+        record = st.record(func)
+        if isinstance(record, Thingy) and record.cls is not None:
+            name = "forward" if kind == "module" else "__call__"
+            found = self.find_method(record.cls, "__call__") or self.find_method(record.cls, name)
+            if found is not None:
+                bound = self.bind_method(*found, func, st)
+                if kind == "module" and isinstance(bound, Func):
+                    return self._forward(func, bound, args, node, st)
+                return self.call_value(bound, args, node, st)
+        return self.call_method(func, "__call__", args, node, st)
+
+    def _super(self, args: Args, st: State) -> Value:
+        frame = st.frame
+        if frame.func is not None and frame.func.owner is not None and frame.func.receiver is not None:
+            return Super(frame.func.owner, frame.func.receiver)
+        return self.unknown("super")
+
+    def _forward(self, module: Value, bound: Func, args: Args, node: ir.Node, st: State) -> Results:
+        """Call a visible module: its `forward` runs, and what it returns is the module's output."""
+        results: Results = []
+        for value, path in self.enter(bound, args, node, st):
+            if isinstance(value, Tup):
+                parts = tuple(self._output(module, part, args, node, path) for part in value.items)
+                results.append((Tup(parts), path))
+            elif isinstance(path.record(value), Mapping):
+                results.append((value, path))
+            else:
+                results.append((self._output(module, value, args, node, path), path))
+        return results
+
+    def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
+        if isinstance(value, Const | Iterator | Func):
+            return value
+        record = st.record(value)
+        if record is not None and not isinstance(record, Tensor):
+            return value
+        inputs = tuple(part for part in args.all() if self.provenant(part, st))
+        return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True)
+
+    def _called(self, node: ir.Node) -> str:
+        return self.label(node.func) if isinstance(node, ir.Call) else ""
+
+    def instantiate(self, cls: Class, args: Args, node: ir.Node, st: State) -> Results:
+        kind = self.class_kind(cls)
+        if kind == "dictlike" or any(isinstance(base, Api) and base.name in ("typing.NamedTuple", "enum.Enum") for base in self.lineage(cls)):
+            return [(self.unknown(cls.node.name), st)]
+        owners = self.owners(args.get(0, "params"), st) if kind == "optimizer" else None
+        thing = Thingy(kind, cls, owners, cls.node.name, site=self.site(node, st), stamp=st.stamp)
+        instance = self.new(thing, st)
+        if kind == "optimizer" and (params := args.get(0, "params")) is not None:
+            self.iterate(params, f"`{cls.node.name}`", node, st)
+        found = self.find_method(cls, "__init__")
+        if found is None or kind == "optimizer":
+            self._dataclass_fields(cls, instance, args, st)
+            return [(instance, st)]
+        bound = self.bind_method(*found, instance, st)
+        return [(instance, path) for _, path in self.call_value(bound, args, node, st)]
+
+    def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
+        names = [part.target.id for part in cls.node.body if isinstance(part, ir.AnnOnly) and isinstance(part.target, ir.Name)]
+        for name, value in [*zip(names, args.pos, strict=False), *args.kw.items()]:
+            st.overlay[(instance, name)] = value
+
+    # -- entering a function ------------------------------------------------------------------------------------------
+
+    def enter(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
+        """Run a visible function on actual arguments; what it returns, on each path that returns."""
+        depth = len(st.frames)
+        if node is not None:
+            for name, value in zip([p.name for p in func.node.params][func.receiver is not None :], args.pos, strict=False):
+                self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
+            for name, value in args.kw.items():
+                self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
+        if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
+            self.escape(args.all(), node, st, self._called(node))
+            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+        if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
+            return [(self._generator(func, args, node, st), st)]
+        return self._activate(func, self.bind(func, args, st), node, st)
+
+    def _unknown_result(self, name: str, args: Args, st: State) -> Value:
+        provenance = self.provenance(st)
+        live = tuple(arg for arg in args.all() if self.provenant(arg, st) and provenance.history(arg, guess=True))
+        value = self.unknown(name)
+        if live and self.kind_of_unknown(value) in ("", "tensor"):
+            return self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
+        if live or any(self.kind(arg, st) == "module" for arg in args.all()):
+            self.likely.add(value)
+        return value
+
+    def bind(self, func: Func, args: Args, st: State) -> dict[str, Value]:
+        """The environment in which a function starts."""
+        params = func.node.params
+        env: dict[str, Value] = {}
+        positional = list(args.pos)
+        if func.receiver is not None:
+            positional.insert(0, func.receiver)
+        keywords = dict(args.kw)
+        for param in params:
+            if param.kind in ("posonly", "pos"):
+                if positional:
+                    env[param.name] = positional.pop(0)
+                elif param.name in keywords:
+                    env[param.name] = keywords.pop(param.name)
+                else:
+                    env[param.name] = self._missing(param, func, args, st)
+            elif param.kind == "star":
+                if args.more:
+                    env[param.name] = self.new(Listing(None, positional[0] if positional else None, stamp=st.stamp, shape="tuple"), st)
+                else:
+                    env[param.name] = Tup(tuple(positional))
+                positional = []
+            elif param.kind == "kw":
+                env[param.name] = keywords.pop(param.name) if param.name in keywords else self._missing(param, func, args, st)
+            else:
+                entries = tuple((Const.of(name), value) for name, value in keywords.items())
+                env[param.name] = self.new(Mapping(entries, not args.more, st.stamp), st)
+        return env
+
+    def _missing(self, param: ir.Param, func: Func, args: Args, st: State) -> Value:
+        if param.default is None or args.more:
+            return self.unknown(param.name, "param")
+        return self.default(param.default, func)
+
+    def default(self, node: ir.Expression, func: Func) -> Value:
+        """The value of a parameter's default: a constant, a dotted name, or an unknown."""
+        if isinstance(node, ir.Const):
+            return Const.of(node.value)
+        if isinstance(node, ir.Name):
+            return func.module.lookup(node.id) or self.unknown(node.id)
+        if isinstance(node, ir.UnaryOp) and isinstance(node.operand, ir.Const) and node.op == "-":
+            return Const.of(-node.operand.value)
+        if isinstance(node, ir.Sequence) and not node.elts and node.kind == "tuple":
+            return Tup(())
+        return self.unknown("", "default")
+
+    def _activate(self, func: Func, env: dict[str, Value], node: ir.Node | None, st: State) -> Results:
+        """Run a function's body in an environment; `node` is the call, None where nothing visible calls it."""
+        self.entered.add(func.ident)
+        env_id = self.fresh()
+        handed: set[Value] = set()
+        for name, value in env.items():
+            if name != "self":
+                handed |= self.reachable(value, st)
+        call = Site(node, st.frames[-1].call if st.frames else None) if node is not None else None
+        frame = Frame(env_id, func.closure, func, call, frozenset(handed))
+        st.envs[env_id] = env
+        st.frames = (*st.frames, frame)
+        mode = st.mode
+        if func.ident not in self.liveness and isinstance(func.node, ir.FunctionDef):
+            self.liveness[func.ident] = Liveness(func.node.body)
+        declared = self.grad_mode(func)
+        if declared is not None:
+            st.mode = declared
+        results: Results = []
+        if isinstance(func.node, ir.Lambda):
+            for value, path in self.eval(func.node.body, st):
+                results.append((value, self._leave(path, mode, env_id)))
+            return results
+        for path, signal, value in self.exec_block(func.node.body, st):
+            if signal == "raise":
+                continue
+            returned = value if value is not None else NONE
+            self._left(func, returned, path)
+            results.append((returned, self._leave(path, mode, env_id)))
+        return self.gather_returns(results)
+
+    def gather_returns(self, results: Results) -> Results:
+        results = self.gather(results)
+        if len(results) <= 3:
+            return results
+        # Many different values: what they have in common is not worth a path each.
+        tensors = [(value, path) for value, path in results if path.tensor(value) is not None]
+        rest = [(value, path) for value, path in results if path.tensor(value) is None]
+        merged: Results = []
+        for group in (tensors, rest):
+            if len(group) <= 2:
+                merged.extend(group)
+                continue
+            key = Sym("returned", (self.fresh(),))
+            for value, path in group:
+                path.overlay[(key, "value")] = value
+            for path in self.merger.merge([path for _, path in group]):
+                merged.append((path.overlay.pop((key, "value")), path))
+        return merged
+
+    def _leave(self, st: State, mode: bool | None, env_id: int) -> State:
+        st.frames = st.frames[:-1]
+        st.mode = mode
+        st.overlay.pop((Sym("frame", (env_id,)), "returned at"), None)
+        st.overlay.pop((Sym("frame", (env_id,)), "backward"), None)
+        if not st.conds.get(("captured", env_id)):
+            st.envs.pop(env_id, None)
+        return st
+
+    def _left(self, func: Func, value: Value, st: State) -> None:
+        """Say what leaves a function: its values, and whether they are a loss or a module's output."""
+        node = func.node
+        assert isinstance(node, ir.FunctionDef)
+        frame_key = Sym("frame", (st.frame.env,))
+        mark = st.overlay.get((frame_key, "returned at"))
+        site = mark.args[0] if isinstance(mark, Sym) and isinstance(mark.args[0], Site) else self.site(node, st)
+        values = self.tensors_in(value, st)
+        if (frame_key, "backward") in st.overlay:
+            for part in values:
+                st.overlay[(part, "made by")] = Sym("sites", (site,))
+        by = self.promise(func, st)
+        if by and values:
+            provenance = self.provenance(st)
+            for part in values:
+                self.emit(Produced(site, self.thing(part), by, provenance.terms(part)), st)
+        self.emit(FunctionLeft(site, node.name, tuple(self.thing(part) for part in values)), st)
+
+    def tensors_in(self, value: Value, st: State) -> list[Value]:
+        parts = []
+        for part in value.items if isinstance(value, Tup) else (value,):
+            record = st.record(part)
+            if isinstance(record, Tensor) or (isinstance(part, Sym) and self.kind(part, st) == "tensor"):
+                parts.append(part)
+            elif isinstance(record, Mapping):
+                parts.extend(item for key, item in record.items if key == Const.of("loss") and st.tensor(item) is not None)
+        return parts
+
+    def promise(self, func: Func, st: State) -> str:
+        """Whether a function promises a differentiable result: "forward", "training_step" or "loss"; else ""."""
+        node = func.node
+        if not isinstance(node, ir.FunctionDef) or st.mode is False:
+            return ""
+        if func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
+            if node.name in ("forward", "training_step"):
+                return node.name
+        if node.name in ("compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"):
+            return "loss"
+        return ""
+
+    # -- generators ---------------------------------------------------------------------------------------------------
+
+    def _generator(self, func: Func, args: Args, node: ir.Node, st: State) -> Value:
+        assert isinstance(func.node, ir.FunctionDef)
+        env = self.bind(func, args, st)
+        endless = _endless(func.node.body)
+        how = f"the generator `{func.node.name}(…)`"
+        sources = tuple(value for name, value in env.items() if name != "self" and isinstance(st.record(value), Iterator))
+        made = Iterator(how, sources, None, False, None, self.site(node, st), (func, tuple(env.items())), endless, stamp=st.stamp)
+        it = self.new(made, st)
+        if not endless and not self._is_context_manager(func):
+            self.emit(IteratorMade(self.site(node, st), self.thing(it, node), how), st)
+        return it
+
+    def _is_context_manager(self, func: Func) -> bool:
+        assert isinstance(func.node, ir.FunctionDef)
+        return any("contextmanager" in self.label(d) or "fixture" in self.label(d) for d in func.node.decorators)
+
+    def run_generator(self, func: Func, env: tuple[tuple[str, Value], ...], node: ir.Node, st: State) -> Results:
+        """Run the body of a generator to its end; what it yields last."""
+        if len(st.frames) > DEPTH or any(frame.func is not None and frame.func.ident == func.ident for frame in st.frames):
+            return [(self.unknown("", "item"), st)]
+        self.entered.add(func.ident)
+        assert isinstance(func.node, ir.FunctionDef)
+        env_id = self.fresh()
+        st.envs[env_id] = dict(env)
+        handed = frozenset(part for _, value in env for part in self.reachable(value, st))
+        st.frames = (*st.frames, Frame(env_id, func.closure, func, Site(node, st.frames[-1].call if st.frames else None), handed))
+        mode, stamp = st.mode, st.stamp
+        results: Results = []
+        key = (Sym("frame", (env_id,)), "yielded")
+        for path, signal, _ in self.exec_block(func.node.body, st):
+            if signal != "raise":
+                item = path.overlay.pop(key, None) or self.unknown("", "item")
+                path.stamp = stamp
+                results.append((item, self._leave(path, mode, env_id)))
+        return results[:2]
+
+
+def _endless(body: tuple[ir.Statement, ...]) -> bool:
+    """Whether a generator's body is a `while True` that nothing leaves."""
+    return any(isinstance(part, ir.While) and isinstance(part.test, ir.Const) and bool(part.test.value) for part in body)
+
+
+__all__ = ["DEPTH", "FALSE", "Calls", "Core", "Ref"]

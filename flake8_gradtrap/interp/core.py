@@ -1,0 +1,375 @@
+"""What all parts of the abstract run share: making things, naming them, typing unknowns, and emitting events."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flake8_gradtrap.events import Escaped, Event, Owners, Site, Thing
+from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.knowledge import knowledge
+from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.provenance import Provenance
+from flake8_gradtrap.interp.state import Merger, State
+from flake8_gradtrap.interp.values import (
+    Class,
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Method,
+    Record,
+    Ref,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
+from flake8_gradtrap.rule import Remedy, Rule
+
+Results = list[tuple[Value, State]]
+
+
+class OverBudget(Exception):
+    """A run took more steps than it may."""
+
+
+class Dead(Exception):
+    """The path ends here: the program raises for certain."""
+
+
+@dataclass(slots=True)
+class Report:
+    """A finding as a rule reports it, before positions are known."""
+
+    code: str
+    site: Site
+    message: str
+    trace: tuple[tuple[str, Site], ...]
+    remedy: Remedy | None
+    preview: bool
+    severity: str | None
+
+
+@dataclass(slots=True)
+class Args:
+    """The arguments of a call: positional ones, keywords, and whether more came through `*` or `**`."""
+
+    pos: list[Value] = field(default_factory=list)
+    kw: dict[str, Value] = field(default_factory=dict)
+    more: bool = False
+
+    def get(self, index: int, *names: str) -> Value | None:
+        if 0 <= index < len(self.pos):
+            return self.pos[index]
+        for name in names:
+            if name in self.kw:
+                return self.kw[name]
+        return None
+
+    def all(self) -> list[Value]:
+        return [*self.pos, *self.kw.values()]
+
+
+class PathWatch:
+    """The `rule.Watch` of one rule on one path."""
+
+    __slots__ = ("code", "core", "state")
+
+    def __init__(self, core: Core, code: str) -> None:
+        self.core = core
+        self.code = code
+        self.state: State = State()
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        return self.state.mem.get((self.code, key), default)
+
+    def put(self, key: Hashable, value: Hashable) -> None:
+        self.state.mem[(self.code, key)] = value
+
+    def drop(self, key: Hashable) -> None:
+        self.state.mem.pop((self.code, key), None)
+
+    def items(self) -> Iterable[tuple[Hashable, Any]]:
+        return [(key[1], value) for key, value in self.state.mem.items() if key[0] == self.code]
+
+    def line(self, site: Site) -> int:
+        return self.core.line(site)
+
+    def report(
+        self,
+        site: Site,
+        message: str,
+        trace: Iterable[tuple[str, Site]] = (),
+        remedy: Remedy | None = None,
+        preview: bool = False,
+        severity: str | None = None,
+    ) -> None:
+        if self.core.assumed_runs and self.code != "GTR103":
+            return  # the arguments are only assumed: a finding of another rule would be about them
+        key = (self.code, id(site.node))
+        known = self.core.reports.get(key)
+        if known is None or (known.preview and not preview):
+            self.core.reports[key] = Report(self.code, site, message, tuple(trace), remedy, preview, severity)
+
+
+class Core:
+    """State and services of one abstract run over one file; the other parts of the machine inherit from it."""
+
+    def __init__(self, module: Module, rules: Sequence[type[Rule]], budget: int) -> None:
+        self.module = module
+        self.know = knowledge()
+        self.budget = budget
+        self.steps = 0
+        self.counter = 0
+        self.reports: dict[tuple[str, int], Report] = {}
+        self.failures: list[tuple[str, Site, str]] = []
+        self.likely: set[Value] = set()
+        """Unknowns that unknown code computed from something with history."""
+        self.kinds: dict[Value, str] = {}
+        """The kinds of unknowns that are known by where they come from: a module's submodule."""
+        self.handed_kinds: dict[tuple[int, str], set[str]] = {}
+        """For each parameter of a function that was called visibly, the kinds of its arguments."""
+        self.data: set[Value] = set()
+        """Unknowns that come from a data loader."""
+        self.entered: set[int] = set()
+        """Functions that were run by a visible call (or as a root)."""
+        self.merger = Merger(self.fresh)
+        self.liveness: dict[int, Liveness] = {}
+        self.assumed_runs = False
+        """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
+        self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
+        for rule in rules:
+            watch, instance = PathWatch(self, rule.code), rule()
+            for kind, method in rule.handlers():
+                self._listeners.setdefault(kind, []).append((rule.code, getattr(instance, method), watch))
+
+    # -- making things ------------------------------------------------------------------------------------------------
+
+    def fresh(self) -> int:
+        self.counter += 1
+        return self.counter
+
+    def new(self, record: Record, st: State) -> Ref:
+        oid = self.fresh()
+        st.heap[oid] = record
+        return Ref(oid)
+
+    def unknown(self, name: str = "", op: str = "call") -> Sym:
+        return Sym(op, (self.fresh(),), name)
+
+    def make_tensor(self, op: str, parents: tuple[Value, ...], node: ir.Node, st: State, **more: Any) -> Ref:
+        more.setdefault("mode", st.mode)
+        return self.new(Tensor(op, parents, self.site(node, st), stamp=st.stamp, **more), st)
+
+    def provenance(self, st: State) -> Provenance:
+        return Provenance(st, self.likely)
+
+    # -- places and names ---------------------------------------------------------------------------------------------
+
+    def site(self, node: ir.Node, st: State) -> Site:
+        return Site(node, st.frames[-1].call if st.frames else None)
+
+    def line(self, site: Site) -> int:
+        node = site.node
+        assert isinstance(node, ir.Node)
+        return node.unit.span(node).row if node.unit is not None else 1
+
+    def label(self, node: ir.Node | None, depth: int = 0) -> str:
+        """What the program writes at a node, for messages."""
+        if isinstance(node, ir.Name):
+            return node.id
+        if isinstance(node, ir.Attr):
+            return f"{self.label(node.value, depth)}.{node.attr}"
+        if isinstance(node, ir.Subscript):
+            return f"{self.label(node.value, depth)}[{self.label(node.index, depth)}]"
+        if isinstance(node, ir.Const):
+            return repr(node.value) if len(repr(node.value)) < 20 else "…"
+        if isinstance(node, ir.Call):
+            if depth > 1:
+                return f"{self.label(node.func, depth)}(…)"
+            inner = ", ".join(
+                f"{arg.keyword}={self.label(arg.value, depth + 1)}" if arg.keyword else arg.star + self.label(arg.value, depth + 1)
+                for arg in node.args
+            )
+            return f"{self.label(node.func, depth)}({inner if len(inner) <= 40 else '…'})"
+        if isinstance(node, ir.BinOp):
+            return f"{self.label(node.left, depth + 1)} {node.op} {self.label(node.right, depth + 1)}"
+        if isinstance(node, ir.Starred | ir.Await):
+            return self.label(node.value, depth)
+        return "…"
+
+    def thing(self, value: Value, node: ir.Node | None = None) -> Thing:
+        return Thing(value, self.label(node) if node is not None else getattr(value, "name", ""))
+
+    # -- kinds --------------------------------------------------------------------------------------------------------
+
+    def kind(self, value: Value, st: State) -> str:
+        """What kind of thing a value is: a record's kind, or what protocol and name say of an unknown."""
+        if isinstance(value, Ref):
+            return st.heap[value.oid].kind if value.oid in st.heap else ""
+        if isinstance(value, Const):
+            return "const"
+        if isinstance(value, Tup):
+            return "tuple"
+        if isinstance(value, Func | Method):
+            return "function"
+        if isinstance(value, Class):
+            return "class"
+        if isinstance(value, Sym):
+            return self.kind_of_unknown(value)
+        return ""
+
+    def submodule(self, holder: Value, key: Hashable) -> Sym:
+        """A module inside a module, a `ModuleList` or a `Sequential`."""
+        part = Sym("entry", (holder, key), "module")
+        self.kinds[part] = "module"
+        return part
+
+    def kind_of_unknown(self, value: Sym) -> str:
+        if value in self.kinds:
+            return self.kinds[value]
+        name = value.name
+        if not name:
+            return ""
+        by_name = self.know.kind_by_name(name)
+        done = self.module.protocol.get(name)
+        if done:
+            kind = self.know.kind_by_protocol(done)
+            if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
+                return by_name
+            if kind:
+                return kind
+            if by_name == "optimizer" and not done & {"step", "zero_grad", "param_groups"}:
+                return ""
+        return by_name
+
+    def is_tensor(self, value: Value, st: State) -> bool:
+        return isinstance(value, Ref | Sym) and self.kind(value, st) == "tensor"
+
+    def provenant(self, value: Value, st: State) -> bool:
+        """Whether a value takes part in the provenance graph."""
+        return self.is_tensor(value, st) or value in self.likely or ("loss" in value.name.lower() if isinstance(value, Sym) else False)
+
+    def owners(self, value: Value | None, st: State) -> Owners:
+        """Whose parameters (gradients) a value stands for."""
+        if value is None:
+            return None
+        record = st.record(value)
+        if isinstance(record, Iterator | Listing):
+            if record.owners is not None:
+                return record.owners
+            parts = record.sources if isinstance(record, Iterator) else record.items or ((record.item,) if record.item else ())
+            return self._union(parts, st)
+        if isinstance(record, Mapping):
+            params = [item for key, item in record.items if key == Const.of("params")]
+            return self._union(params, st) if params else self._union([item for _, item in record.items], st)
+        if isinstance(record, Thingy):
+            if record.kind == "optimizer":
+                return record.owners
+            if record.kind in ("module", "instance"):
+                return frozenset({value})
+            return None
+        if isinstance(record, Tensor):
+            if record.op == "param":
+                return frozenset({record.owner if record.owner is not None else value})
+            if record.op in ("leaf", "data"):
+                return frozenset({value})
+            return None
+        if isinstance(value, Tup):
+            return self._union(value.items, st)
+        if isinstance(value, Sym):
+            if value.op == "parameters":
+                holder = value.args[0]
+                return frozenset({holder}) if isinstance(holder, Value) else None
+            if self.kind(value, st) == "module":
+                return frozenset({value})
+        return None
+
+    def _union(self, values: Iterable[Value], st: State) -> Owners:
+        found: set[Hashable] = set()
+        for value in values:
+            if isinstance(value, Const | Func | Method):
+                continue
+            owners = self.owners(value, st)
+            if owners is None:
+                return None
+            found |= owners
+        return frozenset(found) if found else None
+
+    def reachable(self, value: Value, st: State, depth: int = 0) -> set[Value]:
+        """A value and what it holds: elements, sources, entries."""
+        found = {value}
+        if depth > 3:
+            return found
+        inner: tuple[Value, ...] = ()
+        record = st.record(value)
+        if isinstance(value, Tup):
+            inner = value.items
+        elif isinstance(record, Iterator):
+            inner = record.sources
+        elif isinstance(record, Listing):
+            inner = record.items or ()
+        elif isinstance(record, Mapping):
+            inner = tuple(item for _, item in record.items)
+        for part in inner:
+            found |= self.reachable(part, st, depth + 1)
+        return found
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def emit(self, event: Event, st: State) -> None:
+        """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
+        for code, handler, watch in self._listeners.get(type(event), ()):
+            watch.state = st
+            try:
+                handler(event, watch)
+            except (OverBudget, Dead):
+                raise
+            except Exception as error:
+                self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
+
+    def escape(self, values: Iterable[Value], node: ir.Node, st: State, to: str = "") -> None:
+        """Tell that things were handed to code that cannot be seen."""
+        things = []
+        for value in values:
+            for part in self.reachable(value, st):
+                if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
+                    things.append(Thing(part, getattr(part, "name", "")))
+        if things:
+            self.emit(Escaped(self.site(node, st), tuple(things), to), st)
+
+    def tick(self, amount: int = 1) -> None:
+        self.steps += amount
+        if self.steps > self.budget:
+            raise OverBudget
+
+    # -- provided by the other parts of the machine -------------------------------------------------------------------
+
+    def eval(self, node: ir.Expression, st: State) -> Results:
+        raise NotImplementedError
+
+    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[tuple[State, str, Value | None]]:
+        raise NotImplementedError
+
+    def call_value(self, func: Value, args: Args, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError
+
+    def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError
+
+    def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError
+
+    def iterate(self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False) -> Results:
+        raise NotImplementedError
+
+    def assign(self, target: ir.Expression, value: Value, st: State, node: ir.Node) -> list[State]:
+        raise NotImplementedError
+
+    def get_attr(self, base: Value, name: str, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError

@@ -1,0 +1,306 @@
+"""The abstract run of one file: what is run, in which order, and on which arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flake8_gradtrap.events import Cleared, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.core import OverBudget
+from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.methods import Methods
+from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.state import Frame, State
+from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.rule import Rule
+from flake8_gradtrap.source import TopLevel
+
+ROOT_BUDGET = 40_000
+"""So many steps (expressions and statements evaluated) a root may take: about half a second."""
+
+ONE_SHOT_NAMES = frozenset({"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"})
+_ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an abstract run did."""
+
+    functions_run: int = 0
+    functions_over_budget: int = 0
+
+
+class Machine(Methods):
+    """Runs a file: its module level, then every function and class that matters and that nothing has entered yet."""
+
+    def __init__(self, module: Module, rules: Sequence[type[Rule]], words: frozenset[str], budget: int = ROOT_BUDGET) -> None:
+        super().__init__(module, rules, budget)
+        self.words = words
+        self.rules = rules
+        self.tally = Tally()
+        self.base = State()
+
+    def run(self) -> None:
+        parts = self.module.source.toplevel
+        relevant = self._relevant(parts)
+        if not relevant:
+            return
+        self._module_level(parts, relevant)
+        definitions = [part for part in parts if part.kind in ("function", "class") and part in relevant]
+        for part in self._callers_first(definitions, parts):
+            value = self.module.lookup(part.name)
+            if isinstance(value, Func):
+                if value.ident not in self.entered:
+                    self._guarded(lambda value=value: self._function(value))  # type: ignore[misc]
+            elif isinstance(value, Class):
+                self._class(value)
+        if any(rule.code == "GTR103" for rule in self.rules):
+            for part in definitions:
+                value = self.module.lookup(part.name)
+                if isinstance(value, Func):
+                    self._definition_side(value, None)
+                elif isinstance(value, Class):
+                    for method in self.methods(value).values():
+                        self._definition_side(None, (method, value))
+
+    # -- what matters -------------------------------------------------------------------------------------------------
+
+    def _relevant(self, parts: Iterable[TopLevel]) -> set[TopLevel]:
+        """The parts that mention a word of a rule, and those that call them."""
+        parts = list(parts)
+        found = {part for part in parts if part.kind != "import" and part.mentions & self.words}
+        names = {part.name for part in found if part.name}
+        changed = True
+        while changed:
+            changed = False
+            for part in parts:
+                if part not in found and part.kind != "import" and part.mentions & names:
+                    found.add(part)
+                    if part.name:
+                        names.add(part.name)
+                        changed = True
+        return found
+
+    @staticmethod
+    def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:
+        """Definitions that no other definition mentions come first: what they call is entered with its real arguments."""
+        mentioned: set[str] = set()
+        for part in parts:
+            mentioned |= part.mentions - {part.name}
+        free = [part for part in definitions if part.name not in mentioned]
+        rest = [part for part in definitions if part.name in mentioned]
+        done: list[TopLevel] = list(free)
+        while rest:
+            waiting: set[str] = set()
+            for part in rest:
+                waiting |= part.mentions - {part.name}
+            ready = [part for part in rest if part.name not in waiting] or rest[:1]
+            done += ready
+            rest = [part for part in rest if part not in ready]
+        return done
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def _guarded(self, work: object) -> bool:
+        """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        self.steps = 0
+        self.tally.functions_run += 1
+        try:
+            work()  # type: ignore[operator]
+        except (OverBudget, RecursionError):
+            self.tally.functions_over_budget += 1
+            return False
+        return True
+
+    def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
+        self.base.envs[0] = {}
+        self.base.frames = (Frame(0),)
+        codes = [part for part in parts if part.kind == "code"]
+        if not codes:
+            return
+        ran = [self.base.fork()]
+
+        def work() -> None:
+            nonlocal ran
+            read = frozenset(name for part in parts if part.kind != "code" for name in part.mentions)
+            self.liveness[0] = Liveness([statement for part in codes for statement in part.slice.statements], read)
+            for part in codes:
+                following: list[State] = []
+                for path in ran:
+                    following.extend(end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise")
+                ran = self.merger.merge(following)
+                if part is not codes[-1] and ran:
+                    self.base = ran[0].fork()
+            for path in ran:
+                self.emit(RunEnded(Site(_last(codes))), path)
+
+        if self._guarded(work) and ran:
+            self.base = ran[0].fork()
+        self.base.mem = {}
+        self.base.conds = {key: value for key, value in self.base.conds.items() if isinstance(key, tuple) and key[0] == "captured"}
+        self.base.mode = True
+        self.base.stamp = ()
+        self.base.frames = (Frame(0),)
+
+    def _arguments(self, func: Func, st: State, assumed: bool = False) -> dict[str, Value]:
+        env: dict[str, Value] = {}
+        params = func.node.params
+        if func.receiver is not None and params:
+            env[params[0].name] = func.receiver
+            params = params[1:]
+        for param in params:
+            if param.kind == "starstar":
+                env[param.name] = self.new(Mapping((), False), st)
+            elif param.kind == "star":
+                env[param.name] = self.new(Listing(None, self.unknown(param.name, "param"), shape="tuple"), st)
+            elif assumed and self._assumable(param, func):
+                env[param.name] = self._assumed(param, func, st)
+            else:
+                env[param.name] = self.unknown(param.name, "param")
+        return env
+
+    def _assumable(self, param: ir.Param, func: Func) -> bool:
+        """Whether an argument may be one-shot; its name alone does not say so where all visible callers pass lists."""
+        kinds = self.handed_kinds.get((func.ident, param.name), set())
+        return _may_be_one_shot(param) and (param.annotation is not None or not kinds or not kinds <= {"list", "tuple"})
+
+    def _assumed(self, param: ir.Param, func: Func, st: State) -> Value:
+        """An argument that may be a one-shot iterator, as its name or annotation says."""
+        site = Site(func.node)
+        of_parameters = "param" in param.name
+        item = self.parameter_item(None, site, st) if of_parameters else None
+        it = self.new(Iterator(f"the argument `{param.name}`", (), item, of_parameters, None, site), st)
+        self.emit(IteratorMade(site, Thing(it, param.name), f"the argument `{param.name}`", of_parameters, assumed=True), st)
+        return it
+
+    def root(self, func: Func, st: State, assumed: bool = False) -> list[State]:
+        """Run a function that nothing visible calls, on unknown arguments."""
+        node = func.node
+        assert isinstance(node, ir.FunctionDef)
+        st.mode = self._root_mode(func)
+        env = self._arguments(func, st, assumed)
+        if node.is_generator:
+            results = self.run_generator(func, tuple(env.items()), node, st)
+        else:
+            results = self._activate(func, env, None, st)
+        return [path for _, path in results]
+
+    def _root_mode(self, func: Func) -> bool | None:
+        """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
+        node = func.node
+        assert isinstance(node, ir.FunctionDef)
+        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in ("forward", "training_step", "__init__"):
+            return True
+        return True if "loss" in node.name else None
+
+    def _function(self, func: Func) -> None:
+        for path in self.root(func, self.base.fork()):
+            self.emit(RunEnded(Site(func.node)), path)
+
+    def _class(self, cls: Class) -> None:
+        methods = self._runnable(cls)
+        if not any(method.mentions & self.words for method, _ in methods):
+            return
+        kind = self.class_kind(cls)
+        starts: list[State] = []
+        instance: Value = Ref(0)
+
+        def construct() -> None:
+            nonlocal starts, instance
+            st = self.base.fork()
+            instance = self.new(Thingy(kind, cls, None, cls.node.name), st)
+            found = self.find_method(cls, "__init__")
+            starts = [st]
+            if found is not None:
+                bound = self.bind_method(*found, instance, st)
+                if isinstance(bound, Func):
+                    starts = self.root(bound, st.fork())[:2] or [st]
+
+        if not self._guarded(construct) or not starts:
+            st = self.base.fork()
+            instance = self.new(Thingy(kind, cls, None, cls.node.name), st)
+            starts = [st]
+        for method, owner in self._methods_callers_first(methods):
+            if id(method) in self.entered or method.name == "__init__":
+                continue
+            for start in starts:
+                self._guarded(lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start))  # type: ignore[misc]
+
+    def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
+        """The methods of a class, and those that it inherits from other files."""
+        found = [(method, cls) for method in self.methods(cls).values()]
+        names = {method.name for method, _ in found}
+        for base in self.lineage(cls)[1:]:
+            if isinstance(base, Class) and base.module is not cls.module:
+                for method in self.methods(base).values():
+                    if method.name not in names:
+                        names.add(method.name)
+                        found.append((method, base))
+        return found
+
+    def _methods_callers_first(self, methods: Sequence[tuple[ir.FunctionDef, Class]]) -> list[tuple[ir.FunctionDef, Class]]:
+        relevant = [pair for pair in methods if pair[0].mentions & self.words]
+        names = {method.name for method, _ in relevant}
+        callers = [pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"]
+        everything = callers + relevant
+        called = {name for method, _ in everything for name in method.mentions - {method.name}}
+        return [p for p in everything if p[0].name not in called] + [p for p in everything if p[0].name in called]
+
+    def _method(self, instance: Value, method: ir.FunctionDef, owner: Class, start: State) -> None:
+        bound = self.bind_method(method, owner, instance, start)
+        if not isinstance(bound, Func):
+            return
+        paths = self.root(bound, start.fork())
+        for path in paths[:3]:
+            if self._keeps_iterator(instance, path):
+                # It may be called again on the same object; gradients may have been cleared in between.
+                self.emit(Cleared(Site(method), None, None), path)
+                for after in self.root(bound, path.fork()):
+                    self.emit(RunEnded(Site(method), True), after)
+        for path in paths:
+            self.emit(RunEnded(Site(method), True), path)
+
+    @staticmethod
+    def _keeps_iterator(instance: Value, st: State) -> bool:
+        for (holder, _), value in st.overlay.items():
+            record = st.record(value)
+            if holder == instance and isinstance(record, Iterator) and not record.endless:
+                return True
+        return False
+
+    def _definition_side(self, func: Func | None, method: tuple[ir.FunctionDef, Class] | None) -> None:
+        """Run a function as if its caller had handed it a one-shot iterator: only GTR103 listens then."""
+        node = func.node if func is not None else method[0] if method is not None else None
+        if not isinstance(node, ir.FunctionDef) or node.is_generator or not any(_may_be_one_shot(param) for param in node.params):
+            return
+        self.assumed_runs = True
+        try:
+            st = self.base.fork()
+            bound: Value | None = func
+            if method is not None:
+                instance = self.new(Thingy(self.class_kind(method[1]), method[1], None, method[1].node.name), st)
+                bound = self.bind_method(*method, instance, st)
+            if isinstance(bound, Func):
+                target = bound
+                self._guarded(lambda: [self.emit(RunEnded(Site(node)), path) for path in self.root(target, st, assumed=True)])
+        finally:
+            self.assumed_runs = False
+
+
+def _may_be_one_shot(param: ir.Param) -> bool:
+    """Whether a parameter's annotation, or without one its name, says that it may be a one-shot iterator."""
+    if param.kind in ("star", "starstar"):
+        return False
+    if param.annotation is not None:
+        text = param.annotation.strip("\"'")
+        outer = text.partition("[")[0].rpartition(".")[2]
+        return outer in _ONE_SHOT_TYPES or ("Iterable[" in text and outer in ("Union", "Optional")) or outer == "_tensor_or_tensors"
+    return param.name in ONE_SHOT_NAMES
+
+
+def _last(codes: Sequence[TopLevel]) -> ir.Node:
+    statements = codes[-1].slice.statements
+    return statements[-1] if statements else ir.Pass()
+
+

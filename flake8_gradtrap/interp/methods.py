@@ -1,0 +1,394 @@
+"""Methods of things whose class is not visible: tensors, optimizers, scalers, modules, containers, wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Emptied,
+    IteratorMade,
+    ReadOut,
+    ScalerUpdated,
+    Stepped,
+    Thing,
+    Unscaled,
+)
+from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.torch_model import TorchModel
+from flake8_gradtrap.interp.values import FALSE, NONE, TRUE, Api, Const, Func, Iterator, Listing, Mapping, Ref, Super, Sym, Tensor, Thingy, Tup, Value
+
+_QUIET = frozenset(
+    "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print add_scalar add_scalars log_metrics "
+    "set_description set_postfix format join split keys items values get copy get_last_lr set_epoch write add_image add_histogram".split()
+)
+
+
+class Methods(TorchModel):
+    def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        kind = self.kind(receiver, st)
+        if isinstance(receiver, Super):
+            kind = self.class_kind(receiver.owner)
+            receiver = receiver.receiver
+        if name in self.know.lists["iterators.of_parameters"] and kind in ("module", "", "instance", "ema") and self._holds_parameters(receiver, st):
+            return [(self.make_parameters(receiver, name, node, st), st)]
+        if name == "backward" and kind != "tensor" and args.pos:
+            self._engine_backward(receiver, kind, args, node, st)
+            return [(NONE, st)]
+        handler: Callable[..., Results | None] | None = getattr(self, "on_" + kind, None) if kind else None
+        if handler is not None:
+            results = handler(receiver, name, args, node, st)
+            if results is not None:
+                return results
+        return [(self._unknown_method(receiver, name, args, node, st), st)]
+
+    def _holds_parameters(self, receiver: Value, st: State) -> bool:
+        """Whether a receiver can be a module: an unknown that is asked for its parameters is one."""
+        record = st.record(receiver)
+        if isinstance(record, Thingy):
+            return record.kind in ("module", "lossfn") or (record.kind == "instance" and record.cls is None)
+        return isinstance(receiver, Sym)
+
+    def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        if name == "zero_grad":
+            self.emit(Cleared(self.site(node, st), None, None), st)
+            return NONE
+        if name in ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_"):
+            record = st.record(args.pos[0]) if args.pos else None
+            if isinstance(record, Iterator):
+                self.iterated(args.pos[0], f"`{name}`", node, st, True)
+            self.escape([receiver, *args.all()], node, st, name)
+            return self.unknown(name)
+        if name in ("manual_backward",) and args.pos:
+            self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
+            return NONE
+        for value in args.all():
+            if st.tensor(value) is not None and name in _QUIET:
+                self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
+        if name not in _QUIET:
+            self.escape([receiver, *args.all()], node, st, name)
+        return self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
+
+    # -- tensors ------------------------------------------------------------------------------------------------------
+
+    def on_tensor(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        tensor = st.tensor(receiver)
+        if name == "backward":
+            self.backward(receiver, args, node, st)
+            return [(NONE, st)]
+        if name == "requires_grad_":
+            flag = args.get(0, "requires_grad")
+            if flag is None or flag == TRUE:
+                self.force(receiver, node, st, f"{self.label(node)}")
+            return [(receiver, st)]
+        if tensor is not None and tensor.op == "grad":
+            return self._on_gradient(receiver, tensor, name, args, node, st)
+        if name == "register_hook":
+            return [(self.unknown(name), st)]
+        role = self.know.method_role.get(name)
+        if role is None:
+            if name.startswith("__"):
+                return None
+            if tensor is not None and tensor.op == "call":
+                return [(self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)]
+            return [(self.make_tensor("op", (receiver, *self._operands_of(args, st)), node, st, how="." + name, saves=True), st)]
+        number = tensor is not None and tensor.is_number
+        if role == "readout":
+            if number:
+                return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()"), st)
+            return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+        if role == "number":
+            return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
+        if role == "detach":
+            value = self.make_tensor("detach", (receiver,), node, st, is_number=number, how=f".{name}()")
+            if name == "detach_" and isinstance(receiver, Ref) and tensor is not None:
+                st.heap[receiver.oid] = replace(st.heap[value.oid], parents=(self.new(tensor, st),))  # type: ignore[call-arg]
+                return [(receiver, st)]
+            return [(value, st)]
+        if role == "hard":
+            return [(self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"), st)]
+        if role == "clears":
+            return [(self.make_tensor("leaf", (), node, st, how=name), st)]
+        if role in ("add", "sub", "mul", "div") and args.pos:
+            value = self.binary({"add": "+", "sub": "-", "mul": "*", "div": "/"}[role], receiver, args.pos[0], node, st)
+            if name.endswith("_") and isinstance(receiver, Ref) and isinstance(value, Ref) and tensor is not None:
+                new = st.heap[value.oid]
+                if isinstance(new, Tensor):
+                    old = self.new(tensor, st)
+                    parents = tuple(old if part == receiver else part for part in new.parents)
+                    st.heap[receiver.oid] = replace(new, parents=parents, stamp=tensor.stamp)
+                return [(receiver, st)]
+            return [(value, st)]
+        if name in ("max", "min", "topk", "sort") and (args.pos or args.kw):
+            values = self.make_tensor("pass", (receiver,), node, st, how=f".{name}()")
+            return [(Tup((values, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
+        if name == "to" and args.pos and isinstance(args.pos[0], Api) and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool"):
+            return [(self.make_tensor("hard", (receiver,), node, st, how=".to()"), st)]
+        return [(self.make_tensor("pass", (receiver,), node, st, is_number=number, how=f".{name}()"), st)]
+
+    def _on_gradient(self, receiver: Value, tensor: Tensor, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        """`p.grad.…`: cleared, clipped or rescaled in place, or only looked at."""
+        owners = self.owners(tensor.parents[0], st) if tensor.parents else None
+        if name == "zero_":
+            self.emit(Cleared(self.site(node, st), None, owners), st)
+        elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
+            in_clip = any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames)
+            rescales = name != "clamp_" and not in_clip
+            self.emit(Clipped(self.site(node, st), self.thing(receiver, node), f"`.grad.{name}`", owners, rescales=rescales), st)
+        elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
+            return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
+        elif name == "item":
+            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=".item()"), st)]
+        return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
+
+    def backward(self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False) -> None:
+        """`loss.backward(…)`: what it walks, frees, and leaves gradients in."""
+        retain_value = args.kw.get("retain_graph", args.get(1))
+        create = args.kw.get("create_graph", FALSE)
+        if retain_value is None:
+            retain_value = create
+        retain: bool | None = bool(retain_value.value) if isinstance(retain_value, Const) else self.truth(retain_value, st)
+        provenance = self.provenance(st)
+        graph = provenance.graph(loss)
+        graph.reaches.add(loss)
+        if st.tensor(loss) is None or not graph.frees:
+            graph.frees.add(loss)
+        record = st.tensor(loss)
+        weight = args.get(0, "gradient", "grad_tensors")
+        scaled: bool | None = graph.scaler is not None
+        if not scaled and (graph.unknown or wrapped):
+            scaled = None
+        scaler = self.thing(graph.scaler) if graph.scaler is not None else None
+        shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) and not wrapped else None
+        self.emit(
+            Backpropagated(
+                self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
+                provenance.terms(loss), graph.whose(), scaler, scaled,
+                self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
+            ),
+            st,
+        )  # fmt: skip
+        for frame in st.frames:
+            st.overlay[(Sym("frame", (frame.env,)), "backward")] = TRUE
+        for value in graph.reaches:
+            tensor = st.tensor(value)  # type: ignore[arg-type]
+            if tensor is None and isinstance(value, Sym) and (value == loss or value in self.likely):
+                st.conds[("live", value)] = True
+        if record is None and isinstance(loss, Sym):
+            st.conds[("live", loss)] = True
+
+    def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
+        """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""
+        if kind == "accelerator":
+            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True)
+            return
+        loss = args.pos[0]
+        graph = self.provenance(st).graph(loss)
+        graph.reaches.add(loss)
+        thing = self.thing(loss)
+        event = Backpropagated(self.site(node, st), thing, frozenset(graph.reaches), retains=None, terms=self.provenance(st).terms(loss), opaque=True, scaled=None)
+        self.emit(event, st)
+        self.escape([receiver], node, st, "backward")
+
+    # -- optimizers and scalers ---------------------------------------------------------------------------------------
+
+    def on_optimizer(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        thing = self.thing(receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None)
+        owners = self.owners(receiver, st)
+        if name == "step":
+            closure = args.get(0, "closure")
+            if isinstance(closure, Func):
+                results = self.call_value(closure, Args(), node, st)
+                for _, path in results:
+                    self.emit(Stepped(self.site(node, path), thing, owners, closure=True), path)
+                return [(NONE, path) for _, path in results]
+            self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None), st)
+            return [(NONE, st)]
+        if name == "zero_grad":
+            self.emit(Cleared(self.site(node, st), thing, owners), st)
+            return [(NONE, st)]
+        if name in ("state_dict", "load_state_dict", "add_param_group", "train", "eval", "__call__"):
+            if name == "add_param_group" and args.pos:
+                self._consume_groups(self.new(Listing((args.pos[0],)), st), "add_param_group", node, st)
+            if name != "__call__":
+                return [(self.unknown(name), st)]
+        return None
+
+    def on_scaler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        record = st.record(receiver)
+        if isinstance(record, Thingy) and record.flag is False:
+            if name == "scale" and args.pos:
+                return [(args.pos[0], st)]
+            if name == "step" and args.pos:
+                return self.on_optimizer(args.pos[0], "step", Args(args.pos[1:]), node, st)
+            return [(self.unknown(name), st)]
+        scaler = self.thing(receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None)
+        site = self.site(node, st)
+        if name == "scale" and args.pos:
+            if self.elements(args.pos[0], st) is not None:
+                return [(self.unknown("scaled"), st)]
+            return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
+        if name in ("unscale_", "step", "unscale") and args.pos and (name != "step" or self.kind(args.pos[0], st) in ("optimizer", "")):
+            shown = node.args[0].value if isinstance(node, ir.Call) and node.args else None
+            optimizer, owners = self.thing(args.pos[0], shown), self.owners(args.pos[0], st)
+            if name == "step":
+                self.emit(Stepped(site, optimizer, owners, scaler), st)
+            else:
+                self.emit(Unscaled(site, scaler, optimizer, owners), st)
+            return [(NONE, st)]
+        if name == "update":
+            self.emit(ScalerUpdated(site, scaler, bool(args.all())), st)
+            return [(NONE, st)]
+        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled"):
+            return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
+        return None
+
+    def on_accelerator(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        if name in ("clip_grad_norm_", "clip_grad_value_", "clip_gradients"):
+            params = args.get(1, "optimizer") if name == "clip_gradients" else args.get(0, "parameters")
+            self.clip(params, None, name, node, st, rescales=True)
+            return [(self.make_tensor("leaf", (), node, st, how="norm"), st)]
+        if name in ("prepare", "setup", "prepare_model", "setup_module", "setup_dataloaders", "prepare_optimizer", "setup_optimizers"):
+            return [(args.pos[0] if len(args.pos) == 1 else Tup(tuple(args.pos)), st)]
+        if name in ("unwrap_model",):
+            return [(args.pos[0] if args.pos else self.unknown(), st)]
+        if name in ("accumulate", "autocast", "no_sync", "no_backward_sync", "main_process_first", "print", "log", "wait_for_everyone", "save_state"):
+            return [(self.unknown(name), st)]
+        if name in ("gather", "gather_for_metrics", "reduce", "all_reduce", "all_gather") and args.pos and st.tensor(args.pos[0]) is not None:
+            return [(self.make_tensor("leaf", (), node, st, how=name), st)]
+        return None
+
+    # -- modules ------------------------------------------------------------------------------------------------------
+
+    def on_module(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        if name == "zero_grad":
+            self.emit(Cleared(self.site(node, st), None, frozenset({receiver})), st)
+            return [(NONE, st)]
+        if name in self.know.lists["same.module_methods"]:
+            return [(receiver, st)]
+        if name in ("state_dict", "load_state_dict", "register_buffer", "add_module", "register_parameter", "no_sync", "named_modules"):
+            return [(self.unknown(name), st)]
+        if name == "clip_grad_norm_":
+            self.emit(Clipped(self.site(node, st), self.thing(receiver), name, frozenset({receiver}), rescales=True), st)
+            return [(self.unknown(name), st)]
+        if name in ("step", "train_batch", "train_step", "optimize_parameters", "fit", "update"):
+            return None
+        if name == "__call__":
+            inputs = tuple(arg for arg in args.all() if self.provenant(arg, st))
+            for arg in args.all():
+                if isinstance(st.record(arg), Iterator):
+                    self.escape([arg], node, st, name)
+            return [(self.make_tensor("forward", (NONE, *inputs), node, st, owner=receiver, how=self._called(node), saves=True), st)]
+        value = self.unknown(name)
+        self.likely.add(value)
+        return [(value, st)]
+
+    def on_lossfn(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        if name != "__call__":
+            return self.on_module(receiver, name, args, node, st)
+        operands = self._operands_of(args, st)
+        return [(self.make_tensor("op", operands, node, st, how=self._called(node), saves=True), st)]
+
+    def on_ema(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        for arg in args.all():
+            if isinstance(st.record(arg), Iterator):
+                self.iterated(arg, f"`{self.label(node.func) if isinstance(node, ir.Call) else name}`", node, st, True)
+        return [(self.unknown(name), st)]
+
+    def on_scheduler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        return [(self.unknown(name), st)]
+
+    def on_loader(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        value = self.unknown(name)
+        self.data.add(value)
+        return [(value, st)]
+
+    # -- containers ---------------------------------------------------------------------------------------------------
+
+    def on_list(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        record = st.record(receiver)
+        assert isinstance(record, Listing)
+        assert isinstance(receiver, Ref)
+        label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
+        if name in ("append", "appendleft", "add", "insert") and args.pos:
+            value = args.pos[-1]
+            items = (*record.items, value) if record.items is not None and len(record.items) < 8 and name != "add" else None
+            owners = record.owners if record.items is None else self._union(items or (), st)
+            st.heap[receiver.oid] = replace(record, items=items, item=value, owners=owners)
+            self._keep(receiver, value, name, args, node, st, label)
+            return [(NONE, st)]
+        if name in ("extend", "extendleft", "update", "__iadd__") and args.pos:
+            results: Results = []
+            for item, path in self.iterate(args.pos[0], f"`{name}`", node, st):
+                inner = self.elements(args.pos[0], path)
+                items = (*record.items, *inner) if record.items is not None and inner is not None and len(inner) < 8 else None
+                owners = self._union([v for v in (receiver, args.pos[0]) if self.elements(v, path) != ()], path)
+                path.heap[receiver.oid] = replace(record, items=items, item=item, owners=owners)
+                for part in inner if inner is not None else (item,):
+                    self._keep(receiver, part, name, args, node, path, label)
+                results.append((NONE, path))
+            return results
+        if name == "clear":
+            st.heap[receiver.oid] = replace(record, items=(), item=None)
+            self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
+            return [(NONE, st)]
+        if name in ("pop", "popleft"):
+            item = record.items[-1] if record.items else record.item
+            st.heap[receiver.oid] = replace(record, items=None)
+            self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
+            return [(item if item is not None else self.unknown("", "item"), st)]
+        if name == "copy":
+            return [(self.new(replace(record, stamp=st.stamp), st), st)]
+        return [(self.unknown(name), st)]
+
+    def _keep(self, container: Value, value: Value, name: str, args: Args, node: ir.Node, st: State, label: str) -> None:
+        shown = node.args[-1].value if isinstance(node, ir.Call) and node.args else node
+        for part in value.items if isinstance(value, Tup) else (value,):
+            if self.is_tensor(part, st) and not (t := st.tensor(part)) is None or (isinstance(part, Sym) and self.kind(part, st) == "tensor"):
+                if t is not None and t.is_number:
+                    continue
+                self.stored(container, part, st, shown, name, label)
+
+    def on_dict(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        record = st.record(receiver)
+        assert isinstance(record, Mapping)
+        if name in ("items", "keys", "values"):
+            pairs = record.items
+            parts: tuple[Value, ...] = tuple(
+                Tup(pair) if name == "items" else pair[0] if name == "keys" else pair[1] for pair in pairs
+            )
+            return [(self.new(Listing(parts if record.closed else None, parts[0] if parts else None, stamp=st.stamp), st), st)]
+        if name in ("get", "pop", "setdefault") and args.pos:
+            for key, value in record.items:
+                if key == args.pos[0]:
+                    return [(value, st)]
+            return [(self.unknown(str(args.pos[0].value) if isinstance(args.pos[0], Const) else ""), st)]
+        if name == "clear" and isinstance(receiver, Ref):
+            st.heap[receiver.oid] = Mapping((), True, record.stamp)
+            self.emit(Emptied(self.site(node, st), self.thing(receiver)), st)
+            return [(NONE, st)]
+        if name == "update" and isinstance(receiver, Ref):
+            st.heap[receiver.oid] = replace(record, closed=False)
+            return [(NONE, st)]
+        return [(self.unknown(name), st)]
+
+    def on_iterator(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        if name == "__next__":
+            return self._next(Args([receiver]), node, st)
+        if name in ("send", "close", "throw", "__iter__"):
+            return [(self.unknown(name), st)]
+        raise Dead  # an iterator has no other methods: whatever this is, it is none
+
+    def on_tuple(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        return [(self.unknown(name), st)]
+
+    on_const = on_function = on_class = on_context = on_tuple
+
+
+__all__ = ["Api", "IteratorMade", "Methods"]

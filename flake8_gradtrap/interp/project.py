@@ -1,0 +1,205 @@
+"""Modules of the project: what a file defines and imports, and which files of the project its imports resolve to."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flake8_gradtrap.interp.ir import ClassDef, FunctionDef
+from flake8_gradtrap.interp.knowledge import knowledge
+from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
+from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
+
+_ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
+_CLIMB = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectModule(Value):
+    """A module of the project, as a value."""
+
+    module: Module = field(compare=False)
+    path: str
+
+
+class Module:
+    """A source file as the abstract run sees it: its names at module level, found without running it."""
+
+    def __init__(self, source: SourceFile, project: Project) -> None:
+        self.source = source
+        self.path = source.path
+        self.project = project
+        self.definitions: dict[str, TopLevel] = {}
+        self.imports: dict[str, tuple[str, str | None, int]] = {}
+        """Bound name: (module, name in it or None for the module itself, level)."""
+        self.stars: list[tuple[str, int]] = []
+        self.constants: dict[str, ast.Constant] = {}
+        self.protocol: dict[str, set[str]] = {}
+        """For the last part of each name or attribute chain, the methods and attributes that are used on it."""
+        self._values: dict[str, Value | None] = {}
+        for part in source.toplevel:
+            if part.kind in ("function", "class"):
+                self.definitions[part.name] = part
+        self._contents(source.tree.body)
+        self._protocol(source.tree)
+
+    def _contents(self, body: list[ast.stmt]) -> None:
+        for statement in body:
+            if isinstance(statement, ast.Import):
+                for alias in statement.names:
+                    name = alias.asname or alias.name.partition(".")[0]
+                    self.imports[name] = (alias.name if alias.asname else name, None, 0)
+            elif isinstance(statement, ast.ImportFrom):
+                for alias in statement.names:
+                    if alias.name == "*":
+                        self.stars.append((statement.module or "", statement.level))
+                    else:
+                        self.imports[alias.asname or alias.name] = (statement.module or "", alias.name, statement.level)
+            elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+                for target in statement.targets:
+                    if isinstance(target, ast.Name):
+                        self.constants[target.id] = statement.value
+            elif isinstance(statement, ast.If | ast.With):
+                self._contents(statement.body)
+            elif isinstance(statement, ast.Try):
+                self._contents(statement.body)
+                for handler in statement.handlers:
+                    for name, value in self._imports_of(handler.body).items():
+                        self.imports.setdefault(name, value)
+
+    @staticmethod
+    def _imports_of(body: list[ast.stmt]) -> dict[str, tuple[str, str | None, int]]:
+        found: dict[str, tuple[str, str | None, int]] = {}
+        for statement in body:
+            if isinstance(statement, ast.ImportFrom):
+                for alias in statement.names:
+                    found[alias.asname or alias.name] = (statement.module or "", alias.name, statement.level)
+        return found
+
+    def _protocol(self, tree: ast.Module) -> None:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                inner = node.value
+                name = inner.id if isinstance(inner, ast.Name) else inner.attr if isinstance(inner, ast.Attribute) else ""
+                if name:
+                    self.protocol.setdefault(name, set()).add(node.attr)
+
+    def lookup(self, name: str) -> Value | None:
+        """What a name at module level is bound to; None if it is not known."""
+        if name in self._values:
+            return self._values[name]
+        self._values[name] = None  # a cycle of imports ends here
+        value = self._find(name)
+        self._values[name] = value
+        return value
+
+    def _find(self, name: str) -> Value | None:
+        if (part := self.definitions.get(name)) is not None:
+            try:
+                statement = part.slice.statements[0]
+            except SourceError:
+                return None
+            if isinstance(statement, FunctionDef):
+                return Func(statement, id(statement), self)
+            if isinstance(statement, ClassDef):
+                return Class(statement, id(statement), self)
+        if name in self.imports:
+            module, attribute, level = self.imports[name]
+            return self.resolve(module, attribute, level)
+        if name in self.constants:
+            return Const.of(self.constants[name].value)
+        for module, level in self.stars:
+            target = self.project.find(module, level, self.path)
+            if target is not None and (value := target.lookup(name)) is not None:
+                return value
+        return None
+
+    def resolve(self, module: str, attribute: str | None, level: int) -> Value:
+        """The value of `from module import attribute` (or `import module`): of the project if it is there."""
+        target = self.project.find(module, level, self.path)
+        if attribute is None:
+            return ProjectModule(target, target.path) if target is not None else Api(knowledge().canonical(module))
+        if target is not None and (value := target.lookup(attribute)) is not None:
+            return value
+        below = self.project.find(f"{module}.{attribute}" if module else attribute, level, self.path)
+        if below is not None:
+            return ProjectModule(below, below.path)
+        if target is not None or level:
+            return Sym("global", (module, attribute, self.path), attribute)
+        return Api(knowledge().canonical(f"{module}.{attribute}"))
+
+
+class Project:
+    """The files that a run may read: those to which the imports of the checked file resolve, below the project's root.
+
+    `read` is False for text without a place (standard input without a name, a text from elsewhere): nothing is read then.
+    """
+
+    def __init__(self, read: bool = True) -> None:
+        self.read = read
+        self._modules: dict[str, Module | None] = {}
+        self._roots: dict[str, list[Path]] = {}
+        self._found: dict[tuple[str, int, str], Module | None] = {}
+
+    def _search_path(self, directory: Path) -> list[Path]:
+        """The directories from which an absolute import may start: the file's own, and its parents up to the root."""
+        key = str(directory)
+        if key not in self._roots:
+            result = [directory]
+            current = directory
+            for _ in range(_CLIMB):
+                if any((current / mark).exists() for mark in _ROOT_MARKS) or current.parent == current:
+                    break
+                current = current.parent
+                result.append(current)
+            else:
+                result = result[:3]
+            if current.parent == current:
+                result = result[:3]
+            result += [place / "src" for place in result if (place / "src").is_dir()]
+            self._roots[key] = result
+        return self._roots[key]
+
+    def find(self, dotted: str, level: int, importer: str) -> Module | None:
+        """The module of the project that an import names; None for anything else."""
+        if not self.read:
+            return None
+        directory = Path(importer).absolute().parent
+        key = (dotted, level, str(directory))
+        if key not in self._found:
+            self._found[key] = self._locate(dotted, level, directory)
+        return self._found[key]
+
+    def _locate(self, dotted: str, level: int, directory: Path) -> Module | None:
+        parts = dotted.split(".") if dotted else []
+        if level:
+            base = directory
+            for _ in range(level - 1):
+                base = base.parent
+            return self._open(base.joinpath(*parts))
+        if not parts or parts[0] in ("torch", "numpy", "typing", "os", "sys"):
+            return None
+        for base in self._search_path(directory):
+            found = self._open(base.joinpath(*parts))
+            if found is not None:
+                return found
+        return None
+
+    def _open(self, stem: Path) -> Module | None:
+        for path in (stem.with_name(stem.name + ".py"), stem / "__init__.py"):
+            key = str(path)
+            if key not in self._modules:
+                self._modules[key] = self._load(path)
+            if (module := self._modules[key]) is not None:
+                return module
+        return None
+
+    def _load(self, path: Path) -> Module | None:
+        try:
+            if not path.is_file() or path.stat().st_size > 2_000_000:
+                return None
+            text, _ = decode(path.read_bytes())
+            return Module(SourceFile(str(path), text), self)
+        except (OSError, SourceError, ValueError):
+            return None

@@ -1,0 +1,288 @@
+"""Questions about the provenance graph of tensors: has it history, what is it the sum of, what does its graph reach."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+from flake8_gradtrap.events import Owners, Site, Term
+from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.values import Const, Ref, Sym, Tensor, Tup, Value
+
+_LIMIT = 400
+"""A graph of more operations than this is not followed to its end."""
+
+CUTS = frozenset({"readout", "detach", "rewrap", "forced", "hard", "leaf", "grad"})
+"""Operations whose result has no history, whatever goes in."""
+
+
+class Provenance:
+    """Provenance as one path sees it. `likely`: unknowns that were computed from something with history."""
+
+    def __init__(self, state: State, likely: set[Value]) -> None:
+        self.state = state
+        self.likely = likely
+        self._history: dict[Value, bool | None] = {}
+
+    def history(self, value: Value, guess: bool = False) -> bool | None:
+        """Whether a value carries a gradient. With `guess`, what was computed by unknown code from a live value does."""
+        if guess:
+            sure = self.history(value)
+            return True if sure is None and self._guess(value, 0) else sure
+        if value not in self._history:
+            self._history[value] = None
+            self._history[value] = self._sure(value)
+        return self._history[value]
+
+    def _sure(self, value: Value) -> bool | None:
+        if isinstance(value, Const):
+            return False
+        if isinstance(value, Tup):
+            return self._any(value.items)
+        live = self.state.conds.get(("live", value))
+        if live is not None:
+            return bool(live)
+        tensor = self.state.tensor(value)
+        if tensor is None:
+            return None
+        if tensor.op in CUTS or tensor.mode is False:
+            return False
+        if tensor.op == "param":
+            return True
+        if tensor.op == "forward":
+            inner = self.history(tensor.parents[0]) if tensor.parents else None
+            if inner is False and tensor.parents[0] != Const.of(None):
+                return False
+            return True if tensor.mode else None
+        if tensor.op in ("call", "data"):
+            return None
+        found = self._any(tensor.parents)
+        return found if tensor.mode or found is False else None
+
+    def _any(self, values: tuple[Value, ...]) -> bool | None:
+        facts = [self.history(value) for value in values]
+        return True if True in facts else None if None in facts else False
+
+    def _guess(self, value: Value, depth: int) -> bool:
+        if value in self.likely:
+            return True
+        tensor = self.state.tensor(value)
+        if tensor is None or tensor.mode is False or tensor.op in CUTS or depth > 12:
+            return False
+        return any(self.history(parent) or self._guess(parent, depth + 1) for parent in tensor.parents)
+
+    # -- the graph below a value --------------------------------------------------------------------------------------
+
+    def graph(self, value: Value) -> Graph:
+        """Everything that a backward from this value walks."""
+        graph = Graph()
+        stack = [value]
+        while stack and len(graph.reaches) < _LIMIT:
+            current = stack.pop()
+            if current in graph.reaches or isinstance(current, Const):
+                continue
+            if isinstance(current, Tup):
+                stack.extend(current.items)
+                continue
+            tensor = self.state.tensor(current)
+            if tensor is None:
+                if isinstance(current, Sym):
+                    graph.reaches.add(current)
+                    if current in self.likely or current.op == "call":
+                        graph.incomplete = True
+                    if self.state.conds.get(("live", current)) or current in self.likely:
+                        graph.frees.add(current)
+                    graph.unknown = True
+                continue
+            if self.history(current) is False and tensor.op != "forced":
+                continue
+            graph.reaches.add(current)
+            if tensor.saves or tensor.op == "forward":
+                graph.frees.add(current)
+            if tensor.op == "forward" and tensor.owner is not None:
+                graph.owners.add(tensor.owner)
+                stack.extend(tensor.parents[1:])
+                continue
+            if tensor.op == "param":
+                graph.owners.add(tensor.owner if tensor.owner is not None else current)
+            if tensor.op == "scale":
+                graph.scaler = tensor.owner
+            if tensor.op == "call":
+                graph.unknown = True
+            stack.extend(tensor.parents)
+        return graph
+
+    # -- the parts of a loss ------------------------------------------------------------------------------------------
+
+    def terms(self, loss: Value) -> tuple[Term, ...]:
+        """The parts of a loss: each cut with its place, and whether it is added or multiplied."""
+        found = list(self._terms(loss, additive=True, seen=set(), depth=0))
+        live = [term for term in found if not term.cut and term.additive]
+        parts: dict[tuple[str, Hashable], Term] = {}
+        for term in found:
+            if term.cut:
+                whole = term.additive and not live and self.history(loss) is not True
+                parts.setdefault(
+                    (term.cut, term.site.node),
+                    Term(term.cut, term.site, term.how, term.had_history, term.additive, term.parameter, whole),
+                )
+        for value in self.ancestors(loss):
+            tensor = self.state.tensor(value)
+            if tensor is not None and tensor.op == "readout" and tensor.site is not None and tensor.parents:
+                if inner_op(self.state, tensor.parents[0]) == "param":
+                    term = Term("readout", tensor.site, tensor.how, True, False, True)
+                    parts.setdefault(("readout", tensor.site.node), term)
+        return tuple(parts.values())
+
+    def _terms(self, value: Value, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
+        if value in seen or depth > 40 or isinstance(value, Const):
+            return
+        seen.add(value)
+        if isinstance(value, Tup):
+            for item in value.items:
+                yield from self._terms(item, additive, seen, depth + 1)
+            return
+        tensor = self.state.tensor(value)
+        if tensor is None or tensor.site is None:
+            if isinstance(value, Sym) and additive and self._site is not None:
+                yield Term("", self._site)
+            return
+        site = tensor.site
+        self._site = site
+        op = tensor.op
+        if op in ("readout", "detach", "rewrap", "forced"):
+            source = tensor.parents[0] if tensor.parents else Const.of(None)
+            if op in ("readout", "rewrap"):
+                source = unread(self.state, source)
+            parameter = inner_op(self.state, source) == "param"
+            yield Term(op, site, tensor.how, self.history(source, guess=True), additive, parameter)
+            return
+        if op in ("hard", "leaf", "grad", "data"):
+            return
+        if tensor.mode is False and op != "phi":
+            if any(self._trainable(parent) for parent in tensor.parents) or op == "forward":
+                yield Term("no_grad", site, tensor.how, True, additive)
+            return
+        if op in ("add", "sub", "phi", "pass", "neg", "scale"):
+            yield from self._sum(tensor, additive, seen, depth)
+        elif op in ("mul", "div"):
+            yield from self._product(tensor, additive, seen, depth)
+        elif op == "forward":
+            if self.history(value) is False and tensor.parents:
+                yield from self._terms(tensor.parents[0], additive, seen, depth + 1)
+            elif additive:
+                yield Term("", site)
+        elif op == "op" and self.history(value) is False:
+            cuts = [term for parent in tensor.parents for term in self._terms(parent, additive, seen, depth + 1)]
+            yield from (term for term in cuts if term.cut in ("detach", "no_grad", "rewrap"))
+        elif additive:
+            yield Term("", site)
+
+    _site: Site | None = None
+
+    def _trainable(self, value: Value) -> bool:
+        """Whether a value would have history, had its operations been recorded."""
+        tensor = self.state.tensor(value)
+        if tensor is None:
+            return self.history(value) is True
+        return tensor.op in ("param", "forward") or (tensor.op not in CUTS and any(self._trainable(parent) for parent in tensor.parents))
+
+    def _sum(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
+        live_leaves: set[Value] = set()
+        for parent in tensor.parents:
+            if self.history(parent) is not False:
+                live_leaves |= self.ancestors(parent)
+        for parent in tensor.parents:
+            record = self.state.tensor(parent)
+            if record is not None and record.op == "detach" and tensor.op in ("add", "sub") and record.parents:
+                source = record.parents[0]
+                if self.ancestors(source) & live_leaves:
+                    continue  # straight-through: the same value stands beside it, alive
+            yield from self._terms(parent, additive, seen, depth + 1)
+
+    def _product(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
+        left, right = tensor.parents[0], tensor.parents[-1]
+        if tensor.op == "div":
+            yield from self._terms(left, additive, seen, depth + 1)
+            yield from self._terms(right, False, seen, depth + 1)
+            return
+        facts = (self._factor(left), self._factor(right))
+        for mine, other in ((left, facts[1]), (right, facts[0])):
+            yield from self._terms(mine, additive and not other, seen, depth + 1)
+
+    def _factor(self, value: Value) -> bool:
+        """Whether a factor may carry a gradient: what it is multiplied with is then a coefficient, not a term."""
+        if isinstance(value, Sym):
+            return value in self.likely or value.op in ("call", "item", "entry") or bool(self.state.conds.get(("live", value)))
+        return self.history(value) is not False
+
+    def ancestors(self, value: Value) -> set[Value]:
+        """A value and all that it was computed from, cuts included."""
+        found: set[Value] = set()
+        stack = [value]
+        while stack and len(found) < _LIMIT:
+            current = stack.pop()
+            if current in found or isinstance(current, Const):
+                continue
+            found.add(current)
+            if isinstance(current, Tup):
+                stack.extend(current.items)
+            tensor = self.state.tensor(current)
+            if tensor is not None:
+                stack.extend(tensor.parents)
+        return found
+
+    def addends(self, value: Value, into: Value) -> tuple[Value, ...] | None:
+        """What `value` adds to `into`: the other additive parts, if `into` is one of its additive parts, else None."""
+        if value == into:
+            return ()
+        tensor = self.state.tensor(value)
+        if tensor is None or tensor.op not in ("add", "sub", "mul", "div", "pass", "neg"):
+            return None
+        parents = tensor.parents[:1] if tensor.op == "div" else tensor.parents
+        for place, parent in enumerate(parents):
+            inner = self.addends(parent, into)
+            if inner is not None:
+                others = tuple(other for index, other in enumerate(parents) if index != place)
+                if tensor.op in ("mul", "div"):
+                    return inner
+                return inner + tuple(other for other in others if not isinstance(other, Const))
+        return None
+
+
+def inner_op(state: State, value: Value) -> str:
+    """The operation that made a value, views and casts looked through."""
+    tensor = state.tensor(value)
+    while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
+        value = tensor.parents[0]
+        tensor = state.tensor(value)
+    return tensor.op if tensor is not None else ""
+
+
+def unread(state: State, value: Value) -> Value:
+    """The tensor behind a number or array that was read out of it, and behind a detach for that purpose."""
+    tensor = state.tensor(value)
+    while tensor is not None and tensor.op in ("readout", "pass", "detach") and len(tensor.parents) == 1:
+        value = tensor.parents[0]
+        tensor = state.tensor(value)
+    return value
+
+
+@dataclass(slots=True)
+class Graph:
+    """What a backward walks: the tensors it reaches, the operations it frees, the modules that get gradients."""
+
+    reaches: set[Value] = field(default_factory=set)
+    frees: set[Value] = field(default_factory=set)
+    owners: set[Value] = field(default_factory=set)
+    scaler: Value | None = None
+    unknown: bool = False
+    incomplete: bool = False
+    """A part was computed out of sight, perhaps by modules that are not seen here."""
+
+    def whose(self) -> Owners:
+        return frozenset(self.owners) if self.owners and not self.incomplete else None
+
+
+def is_reference(value: Value) -> bool:
+    return isinstance(value, Ref | Sym)

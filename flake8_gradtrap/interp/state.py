@@ -1,0 +1,250 @@
+"""A path of the abstract run: everything that can differ between two ways through the program, and how paths merge."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flake8_gradtrap.events import Site
+from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Record, Ref, Stamp, Sym, Tensor, Tup, Value
+
+MANY = 10
+"""So many paths are followed side by side; more are merged by force, and what they disagree on becomes unknown."""
+SOME = 4
+"""From so many paths on, those that differ only in numbers, strings and unknowns are merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An activation of a function: its environment, the environments it closes over, the call that made it."""
+
+    env: int
+    closure: tuple[int, ...] = ()
+    func: Func | None = None
+    call: Site | None = None
+    handed: frozenset[Value] = frozenset()
+    """The values that came in as arguments, and what can be reached from them."""
+    globals: frozenset[str] = field(default=frozenset())
+
+
+class State:
+    """One path. Copies are cheap: all that it holds is immutable, only the dictionaries themselves are copied."""
+
+    __slots__ = ("conds", "envs", "frames", "heap", "mem", "mode", "overlay", "stamp")
+
+    def __init__(self) -> None:
+        self.envs: dict[int, dict[str, Value]] = {}
+        self.heap: dict[int, Record] = {}
+        self.overlay: dict[tuple[Value, Hashable], Value] = {}
+        """Attributes and elements that were written, by their holder and name (or key)."""
+        self.mem: dict[tuple[str, Hashable], Any] = {}
+        """What the rules remember on this path."""
+        self.conds: dict[Hashable, Any] = {}
+        """What was assumed of unknowns on this path."""
+        self.mode: bool | None = True
+        """Whether gradients are recorded."""
+        self.frames: tuple[Frame, ...] = ()
+        self.stamp: Stamp = ()
+
+    def fork(self) -> State:
+        new = State.__new__(State)
+        new.envs = {key: dict(env) for key, env in self.envs.items()}
+        new.heap = dict(self.heap)
+        new.overlay = dict(self.overlay)
+        new.mem = dict(self.mem)
+        new.conds = dict(self.conds)
+        new.mode = self.mode
+        new.frames = self.frames
+        new.stamp = self.stamp
+        return new
+
+    @property
+    def frame(self) -> Frame:
+        return self.frames[-1]
+
+    def record(self, value: Value | None) -> Record | None:
+        return self.heap.get(value.oid) if isinstance(value, Ref) else None
+
+    def tensor(self, value: Value | None) -> Tensor | None:
+        record = self.heap.get(value.oid) if isinstance(value, Ref) else None
+        return record if isinstance(record, Tensor) else None
+
+
+def collect(state: State) -> None:
+    """Forget what the rules remember of objects that nothing refers to any more."""
+    reached: set[int] = set()
+    stack: list[Any] = [value for env in state.envs.values() for value in env.values()]
+    holders: dict[Value, list[Value]] = {}
+    for (holder, _), value in state.overlay.items():
+        holders.setdefault(holder, []).append(value)
+    stack.extend(holders.get(Sym("frame", (0,)), ()))
+    for frame in state.frames:
+        stack.extend(frame.handed)
+        if frame.func is not None and frame.func.receiver is not None:
+            stack.append(frame.func.receiver)
+    seen: set[Any] = set()
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if isinstance(current, Ref):
+            reached.add(current.oid)
+            record = state.heap.get(current.oid)
+            if record is not None:
+                stack.extend(_parts(record))
+        elif isinstance(current, Tup):
+            stack.extend(current.items)
+        elif isinstance(current, Func) and current.receiver is not None:
+            stack.append(current.receiver)
+        elif isinstance(current, Sym):
+            stack.extend(part for part in current.args if isinstance(part, Value))
+        if isinstance(current, Value):
+            stack.extend(holders.get(current, ()))
+    gone = [key for key in state.mem if any(oid not in reached for oid in _oids(key[1]))]
+    for key in gone:
+        del state.mem[key]
+    lost = [key for key in state.overlay if isinstance(key[0], Ref) and key[0].oid not in reached]
+    for place in lost:
+        del state.overlay[place]
+
+
+def _parts(record: Record) -> list[Value]:
+    if isinstance(record, Tensor):
+        return [*record.parents, *([record.owner] if record.owner is not None else [])]
+    if isinstance(record, Iterator):
+        return [*record.sources, *([record.item] if record.item is not None else [])]
+    if isinstance(record, Listing):
+        return [*(record.items or ()), *([record.item] if record.item is not None else [])]
+    if isinstance(record, Mapping):
+        return [part for pair in record.items for part in pair]
+    return [*record.args, *(part for part in record.owners or () if isinstance(part, Value))]
+
+
+def _oids(key: Hashable) -> list[int]:
+    if isinstance(key, Ref):
+        return [key.oid]
+    if isinstance(key, tuple):
+        return [oid for part in key for oid in _oids(part)]
+    return []
+
+
+_MISSING = Const("<missing>", str)
+
+
+def _plain(value: Value) -> bool:
+    """Whether two paths may disagree on this value without losing more than a number, a string or an unknown."""
+    return value is _MISSING or isinstance(value, Sym) or (isinstance(value, Const) and value.type not in (bool, type(None)))
+
+
+class Merger:
+    """Merges paths that meet. `fresh` makes an identity for what they disagree on."""
+
+    def __init__(self, fresh: Any) -> None:
+        self.fresh = fresh
+        self.forced = 0
+
+    def merge(self, states: list[State]) -> list[State]:
+        if len(states) < 2:
+            return states
+        result: list[State] = []
+        for state in states:
+            for index, other in enumerate(result):
+                merged = self._pair(other, state, soft=False, force=False)
+                if merged is not None:
+                    result[index] = merged
+                    break
+            else:
+                result.append(state)
+        if len(result) > SOME:
+            result = self._reduce(result, SOME, force=False)
+        if len(result) > MANY:
+            self.forced += 1
+            result = self._reduce(result, MANY // 2, force=True)
+        return result
+
+    def _reduce(self, states: list[State], goal: int, force: bool) -> list[State]:
+        result: list[State] = []
+        for place, state in enumerate(states):
+            if len(result) + (len(states) - place) <= goal:
+                result.append(state)
+                continue
+            for index in range(len(result) - 1, -1, -1):
+                merged = self._pair(result[index], state, soft=True, force=force)
+                if merged is not None:
+                    result[index] = merged
+                    break
+            else:
+                result.append(state)
+        return result
+
+    def _pair(self, a: State, b: State, soft: bool, force: bool) -> State | None:
+        if a.frames != b.frames or a.stamp != b.stamp:
+            return None
+        if not force and (a.mode is not b.mode or a.mem != b.mem):
+            return None
+        differing: list[tuple[dict[Any, Value], Hashable, Value, Value]] = []
+        merged = a.fork()
+        for key in a.envs.keys() | b.envs.keys():
+            mine, theirs = merged.envs.setdefault(key, {}), b.envs.get(key, {})
+            if mine != theirs:
+                if not soft:
+                    return None
+                self._differences(mine, theirs, differing)
+        if a.overlay != b.overlay:
+            if not soft:
+                return None
+            self._differences(merged.overlay, b.overlay, differing)
+        for oid, record in b.heap.items():
+            mine_record = a.heap.get(oid)
+            if mine_record is None:
+                merged.heap[oid] = record
+            elif mine_record is not record and mine_record != record:
+                if not force:
+                    return None
+        if not force and not all(self._mergeable(a, b, x, y) for _, _, x, y in differing):
+            return None
+        for holder, name, x, y in differing:
+            holder[name] = self._join(merged, a, b, name, x, y)
+        merged.conds = {key: value for key, value in a.conds.items() if b.conds.get(key, _MISSING) == value}
+        if a.mem != b.mem:
+            merged.mem = {key: value for key, value in a.mem.items() if b.mem.get(key, _MISSING) == value}
+        if a.mode is not b.mode:
+            merged.mode = None
+        return merged
+
+    @staticmethod
+    def _differences(mine: dict[Any, Value], theirs: dict[Any, Value], out: list[tuple[dict[Any, Value], Hashable, Value, Value]]) -> None:
+        for name in mine.keys() | theirs.keys():
+            x, y = mine.get(name, _MISSING), theirs.get(name, _MISSING)
+            if x != y:
+                out.append((mine, name, x, y))
+
+    @staticmethod
+    def _mergeable(a: State, b: State, x: Value, y: Value) -> bool:
+        if _plain(x) and _plain(y):
+            return True
+        return a.tensor(x) is not None and b.tensor(y) is not None
+
+    def _join(self, merged: State, a: State, b: State, name: Hashable, x: Value, y: Value) -> Value:
+        one, two = a.tensor(x), b.tensor(y)
+        if one is not None and two is not None:
+            oid = self.fresh()
+            merged.heap[oid] = Tensor(
+                "phi", (x, y), one.site, one.mode, one.is_number and two.is_number, how=one.how, stamp=max(one.stamp, two.stamp)
+            )
+            return Ref(oid)
+        text = name if isinstance(name, str) else str(name[1]) if isinstance(name, tuple) and len(name) == 2 else ""
+        return Sym("joined", (self.fresh(),), text)
+
+
+def flatten(values: Iterable[Value]) -> list[Value]:
+    """The values, tuples taken apart."""
+    out: list[Value] = []
+    for value in values:
+        if isinstance(value, Tup):
+            out.extend(flatten(value.items))
+        else:
+            out.append(value)
+    return out

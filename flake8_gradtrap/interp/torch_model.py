@@ -1,0 +1,452 @@
+"""Functions and classes from outside the project: what `torch_api.toml` says of a full name, acted out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flake8_gradtrap.events import (
+    Clipped,
+    Differentiated,
+    GradientForced,
+    Iterated,
+    OptimizerMade,
+    ReadOut,
+    Rewrapped,
+    Thing,
+)
+from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.iteration import Iteration
+from flake8_gradtrap.interp.provenance import unread
+from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    Api,
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Ref,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
+
+_PURE = frozenset(
+    "builtins.isinstance builtins.hasattr builtins.callable builtins.issubclass builtins.len builtins.bool builtins.str "
+    "builtins.abs builtins.round builtins.type builtins.id torch.cuda.is_available torch.is_tensor torch.distributed.is_initialized "
+    "torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr inspect.isgenerator torch.is_grad_enabled "
+    "inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
+)
+_HARMLESS = ("builtins.", "os.", "logging.", "time.", "json.", "math.", "random.", "numpy.", "wandb.", "pathlib.", "shutil.", "sys.", "matplotlib.", "torch.save", "torch.distributed.")
+
+
+class TorchModel(Iteration):
+    def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        name = self.know.canonical(name)
+        roles = self.know.roles(name)
+        short = name.rpartition(".")[2]
+        if name == "builtins.next":
+            return self._next(args, node, st)
+        if "iterators.endless" in roles:
+            return [(self.new(Iterator(f"`{short}(…)`", tuple(args.pos), endless=True, stamp=st.stamp), st), st)]
+        if "iterators.lazy" in roles:
+            return [(self.make_lazy(name, args, node, st), st)]
+        if "iterators.wrappers" in roles:
+            return [(self._wrapped(args, node, st), st)]
+        if "iterators.consumers" in roles and (short not in ("max", "min") or len(args.pos) == 1):
+            return self.consume(name, args, node, st)
+        for prefix, handler in _HANDLERS:
+            if prefix in roles and (prefix != "makes.module" or short[:1].isupper() or short.startswith(("from_", "create_", "load", "resnet"))):
+                value = handler(self, name, args, node, st)
+                if value is not None:
+                    return [(value, st)]
+        if name in ("builtins.isinstance", "inspect.isgenerator", "torch.is_tensor"):
+            return [(self._type_test(name, args, st), st)]
+        if name == "builtins.float" and args.pos and isinstance(args.pos[0], Const) and args.pos[0].type is str:
+            text = str(args.pos[0].value).lower().lstrip("+-")
+            return [(Const.of(float("inf")) if text in ("inf", "infinity") else self.unknown("float"), st)]
+        if name == "builtins.len" and args.pos and isinstance(st.record(args.pos[0]), Iterator):
+            raise Dead  # an iterator has no length
+        if name.startswith("numpy.") and args.pos and (t := st.tensor(args.pos[0])) is not None and t.is_number:
+            return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
+        if name == "builtins.range":
+            return [(Sym("range", tuple(args.pos)), st)]
+        if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
+            st.overlay[(args.pos[0], args.pos[1].value)] = args.pos[2]
+            return [(NONE, st)]
+        if name == "builtins.getattr" and len(args.pos) >= 2 and isinstance(args.pos[1], Const) and isinstance(args.pos[1].value, str):
+            return self.get_attr(args.pos[0], args.pos[1].value, node, st)
+        if name == "copy.deepcopy" and args.pos:
+            return [(self._copied(args.pos[0], st), st)]
+        if name in _PURE:
+            return [(Sym("pure " + name, tuple(args.pos), short), st)]
+        if name == "builtins.print":
+            for value in args.pos:
+                if st.tensor(value) is not None:
+                    self.emit(ReadOut(self.site(node, st), self.thing(value), "print"), st)
+            return [(NONE, st)]
+        if name == "itertools.tee":
+            count = args.get(1, "n")
+            copies = int(count.value) if isinstance(count, Const) and isinstance(count.value, int) else 2
+            return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
+        if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (name.startswith("torch.") and name.count(".") == 1):
+            return [(self._operation(name, args, node, st), st)]
+        return [(self._unseen(name, args, node, st), st)]
+
+    # -- iterators ----------------------------------------------------------------------------------------------------
+
+    def _next(self, args: Args, node: ir.Node, st: State) -> Results:
+        if not args.pos:
+            return [(self.unknown(), st)]
+        record = st.record(args.pos[0])
+        if isinstance(record, Iterator):
+            results = self.iterate(args.pos[0], "`next`", node, st, whole=False, single=True)
+            return results if record.item is not None else [(self.unknown("", "item"), results[0][1])]
+        item = self.unknown("", "item")
+        self.data.add(item)
+        return [(item, st)]
+
+    def _wrapped(self, args: Args, node: ir.Node, st: State) -> Value:
+        """`tqdm(x)`: stands for x; around an iterator it is lazy itself."""
+        source = args.get(0, "iterable")
+        if source is None:
+            return self.unknown("progress")
+        if isinstance(st.record(source), Iterator):
+            return self.make_lazy("builtins.iter", Args([source]), node, st)
+        return source
+
+    def _tee(self, source: Value, node: ir.Node, st: State) -> Value:
+        record = st.record(source)
+        item = record.item if isinstance(record, Iterator) else None
+        return self.new(Listing(None, item, self.owners(source, st), stamp=st.stamp), st)
+
+    def _type_test(self, name: str, args: Args, st: State) -> Value:
+        if not args.pos:
+            return self.unknown()
+        record = st.record(args.pos[0])
+        if name == "torch.is_tensor":
+            return Sym("pure " + name, tuple(args.pos)) if record is None else Const.of(isinstance(record, Tensor) and not record.is_number)
+        if name == "inspect.isgenerator":
+            return Const.of(isinstance(record, Iterator)) if record is not None else Sym("pure " + name, tuple(args.pos))
+        tests = args.pos[1].items if len(args.pos) > 1 and isinstance(args.pos[1], Tup) else args.pos[1:2]
+        names = {test.name.rpartition(".")[2] for test in tests if isinstance(test, Api)}
+        if record is None or len(names) != len(tests):
+            return Sym("pure " + name, tuple(args.pos))
+        if isinstance(record, Iterator):
+            return Const.of(bool(names & {"Iterator", "Generator", "Iterable", "GeneratorType", "filter", "map", "zip", "chain"}))
+        if isinstance(record, Listing):
+            return Const.of(bool(names & {"list", "tuple", "Sequence", "Iterable", "Sized", "Collection", "set"}))
+        if isinstance(record, Tensor) and not record.is_number and names == {"Tensor"}:
+            return TRUE
+        if isinstance(record, Mapping):
+            return Const.of(bool(names & {"dict", "Mapping", "Iterable", "MutableMapping", "OrderedDict"}))
+        return Sym("pure " + name, tuple(args.pos))
+
+    def _copied(self, value: Value, st: State) -> Value:
+        record = st.record(value)
+        if isinstance(record, Thingy):
+            return self.new(record, st)
+        return value if not isinstance(record, Iterator) else self.unknown()
+
+    # -- making things ------------------------------------------------------------------------------------------------
+
+    def _make(self, kind: str, name: str, args: Args, node: ir.Node, st: State, flag: bool | None = None) -> Value:
+        return self.new(Thingy(kind, None, None, name, flag, tuple(args.pos), self.site(node, st), st.stamp), st)
+
+    def _make_optimizer(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        short = name.rpartition(".")[2]
+        if not short[:1].isupper() or name.startswith("torch.optim.swa_utils"):
+            return None
+        params = args.get(0, "params")
+        owners = self.owners(params, st)
+        if params is not None:
+            self._consume_groups(params, short, node, st)
+        optimizer = self.new(Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st)
+        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners), st)
+        return optimizer
+
+    def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
+        """An optimizer iterates its parameters, and those of each group."""
+        if isinstance(st.record(params), Iterator):
+            self.iterated(params, f"`{short}`", node, st, True)
+            return
+        for group in self.elements(params, st) or ():
+            record = st.record(group)
+            if isinstance(record, Mapping):
+                for key, value in record.items:
+                    if key == Const.of("params") and isinstance(st.record(value), Iterator):
+                        self.iterated(value, f"`{short}`", node, st, True)
+
+    def _make_scaler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        enabled = args.kw.get("enabled", TRUE)
+        return self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+
+    def _make_module(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        short = name.rpartition(".")[2]
+        if name.startswith(("torch.nn.functional", "torch.nn.init", "torch.nn.utils", "torch.nn.parallel")):
+            return None
+        for arg in args.all():
+            if isinstance(st.record(arg), Iterator):
+                self.iterated(arg, f"`{short}`", node, st, True)
+        return self._make("module", name, args, node, st)
+
+    def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        reduction = args.kw.get("reduction", NONE)
+        return self._make("lossfn", name, args, node, st, flag=False if reduction == Const.of("none") else True)
+
+    def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
+        return self.make_tensor("param" if trainable else "leaf", (), node, st, how="Parameter")
+
+    def _make_ema(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        for value in args.pos[:1]:
+            if isinstance(st.record(value), Iterator):
+                self.iterated(value, f"`{name.rpartition('.')[2]}`", node, st, True)
+        return self._make("ema", name, args, node, st)
+
+    def _same(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        if name == "torch.distributed.fsdp.ShardedGradScaler":
+            return None
+        return args.pos[0] if args.pos else args.kw.get("module") or args.kw.get("model")
+
+    def _context(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        roles = self.know.roles(name)
+        flag: bool | None
+        if "context.no_grad" in roles:
+            flag = False
+            if args.pos and isinstance(args.pos[0], Func):
+                func = args.pos[0]
+                return Func(func.node, func.ident, func.module, func.closure, func.receiver, func.owner, False)
+            if args.get(0, "mode") == FALSE:
+                flag = st.mode
+        elif "context.grad" in roles:
+            flag = True
+        else:
+            given = args.get(0, "mode")
+            flag = self.truth(given, st) if given is not None else None
+            if given is not None and not isinstance(given, Const) and flag is None:
+                flag = st.mode
+            made = self.new(Thingy("context", flag=flag, what=name), st)
+            if isinstance(node, ir.Call) and st.conds.get(("statement", id(node))):
+                st.mode = flag
+            return made
+        return self.new(Thingy("context", flag=flag, what=name), st)
+
+    # -- gradients ----------------------------------------------------------------------------------------------------
+
+    def _clip(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        params = args.get(0, "parameters")
+        limit = args.get(1, "max_norm", "clip_value", "value")
+        self.clip(params, limit, name.rpartition(".")[2], node, st)
+        return self.make_tensor("leaf", (), node, st, how="norm")
+
+    def clip(self, params: Value | None, limit: Value | None, by: str, node: ir.Node, st: State, rescales: bool = False) -> None:
+        """Gradients of `params` are clipped: the iterator is consumed, then the clip acts."""
+        if params is None:
+            return
+        record = st.record(params)
+        shown = self._shown(node)
+        if isinstance(record, Iterator):
+            self.iterated(params, f"`{by}`", node, st, True)
+        infinite = isinstance(limit, Const) and limit.value == float("inf")
+        infinite = infinite or (isinstance(limit, Api) and limit.name.endswith(".inf")) or (isinstance(limit, Sym) and limit.name == "inf")
+        scaled = limit is not None and self._mentions_scale(limit, st)
+        self.emit(Clipped(self.site(node, st), self.thing(params, shown), by, self.owners(params, st), infinite, rescales or scaled), st)
+
+    def _mentions_scale(self, value: Value, st: State, depth: int = 0) -> bool:
+        if depth > 5:
+            return False
+        if isinstance(value, Sym):
+            return "scale" in value.name or any(self._mentions_scale(a, st, depth + 1) for a in value.args if isinstance(a, Value))
+        tensor = st.tensor(value)
+        return tensor is not None and any(self._mentions_scale(parent, st, depth + 1) for parent in tensor.parents)
+
+    def _backward_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        loss = args.get(0, "tensors")
+        if loss is not None:
+            for part in self.elements(loss, st) or (loss,):
+                self.backward(part, Args([], args.kw), node, st)
+        return NONE
+
+    def backward(self, loss: Value, args: Args, node: ir.Node, st: State) -> None:
+        raise NotImplementedError
+
+    def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        outputs = args.get(0, "outputs")
+        create = args.kw.get("create_graph", FALSE)
+        retain = args.kw.get("retain_graph", create)
+        parts = () if outputs is None else self.elements(outputs, st) or (outputs,)
+        for part in parts:
+            graph = self.provenance(st).graph(part)
+            kept = None if not isinstance(retain, Const) else bool(retain.value)
+            self.emit(Differentiated(self.site(node, st), frozenset(graph.reaches), frozenset(graph.frees), kept), st)
+        if create != FALSE:
+            return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
+        return self.make_tensor("grad", tuple(parts), node, st, how="autograd.grad")
+
+    # -- tensors ------------------------------------------------------------------------------------------------------
+
+    def _factory(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        trainable = args.kw.get("requires_grad") == TRUE
+        return self.make_tensor("param" if trainable else "leaf", (), node, st, how=name.rpartition(".")[2])
+
+    def _hard(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        return self.make_tensor("hard", tuple(args.pos[:2]), node, st, how=name.rpartition(".")[2])
+
+    def _pass(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        return self.make_tensor("pass", self._operands_of(args, st), node, st, how=name.rpartition(".")[2])
+
+    def _operands_of(self, args: Args, st: State) -> tuple[Value, ...]:
+        operands: list[Value] = []
+        for arg in args.all():
+            parts = self.elements(arg, st)
+            record = st.record(arg)
+            if parts is None and isinstance(record, Listing) and record.item is not None:
+                parts = (record.item,)
+            for part in parts if parts is not None else (arg,):
+                if isinstance(part, Const | Func | Api):
+                    continue
+                if isinstance(part, Ref) and st.tensor(part) is None:
+                    continue
+                operands.append(part)
+        return tuple(operands)
+
+    def _readout(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        source = args.get(0)
+        if source is None or not (st.tensor(source) is not None or self.is_tensor(source, st)):
+            return None
+        tensor = st.tensor(source)
+        if tensor is not None and tensor.is_number:
+            return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
+        self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2]), st)
+        how = self.label(node)
+        return self.make_tensor("readout", (source,), node, st, is_number=True, how=how)
+
+    def _rewrap(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """`torch.tensor(t)`: a copy without history; with `requires_grad=True` a loss is laundered."""
+        source = args.get(0, "data")
+        short = name.removeprefix("torch.")
+        forced = args.kw.get("requires_grad") == TRUE
+        if source is None:
+            return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
+        parts = self.elements(source, st)
+        several = parts is not None or isinstance(st.record(source), Listing)
+        record = st.record(source)
+        if parts is None and isinstance(record, Listing) and record.item is not None:
+            parts = (record.item,)
+        single = st.tensor(source)
+        if not several and name in self.know.lists["tensors.keeps_single"] and (single is None or not single.is_number):
+            return self.make_tensor("pass", (source,), node, st, how=short)
+        operands = [part for part in (parts if parts is not None else (source,)) if self._wrappable(part, st)]
+        if not operands:
+            return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
+        provenance = self.provenance(st)
+        inner = tuple(unread(st, part) for part in operands)
+        facts = [provenance.history(part, guess=True) for part in inner]
+        history = True if True in facts else None if None in facts else False
+        how = f"{name}(…)"
+        if forced:
+            computed = any(self.computed(part, st) for part in inner)
+            if computed:
+                value = self.make_tensor("forced", inner, node, st, how=f"{name}(…, requires_grad=True)", mode=True)
+                self.emit(GradientForced(self.site(node, st), Thing(value, self.label(self._shown(node))), f"{name}(…, requires_grad=True)", False), st)
+                return value
+            return self.make_tensor("param", inner, node, st, how=short)
+        arrays = name == "torch.from_numpy" or any(self._is_array(part, st) for part in operands)
+        numbers = all((t := st.tensor(part)) is not None and t.is_number for part in operands) and not arrays
+        if numbers:
+            return self.make_tensor("pass", tuple(operands), node, st, how=short)
+        value = self.make_tensor("rewrap", inner, node, st, how=how)
+        if st.mode is not False:
+            certain = [part for part in operands if (t := st.tensor(part)) is not None and (arrays or not t.is_number)]
+            if certain:
+                source_thing = Thing(certain[0], self.label(self._shown(node)))
+                self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several), st)
+        return value
+
+    def _is_array(self, value: Value, st: State) -> bool:
+        """Whether a value is a NumPy array that was read out of a tensor."""
+        tensor = st.tensor(value)
+        while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
+            tensor = st.tensor(tensor.parents[0])
+        return tensor is not None and tensor.op == "readout" and "numpy" in tensor.how
+
+    def _wrappable(self, value: Value, st: State) -> bool:
+        return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
+
+    def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """`Variable(t)`: the tensor itself; `requires_grad=True` on a computed one launders it."""
+        source = args.get(0, "data")
+        if source is None:
+            return self.make_tensor("leaf", (), node, st)
+        trainable = args.get(1, "requires_grad") == TRUE
+        if not trainable:
+            return source if st.tensor(source) is not None else self.make_tensor("pass", (source,), node, st, how="Variable")
+        if self.computed(unread(st, source), st) or source in self.likely:
+            value = self.make_tensor("forced", (unread(st, source),), node, st, how="Variable(…, requires_grad=True)", mode=True)
+            thing = Thing(value, self.label(self._shown(node)))
+            self.emit(GradientForced(self.site(node, st), thing, "Variable(…, requires_grad=True)", False), st)
+            return value
+        return self.make_tensor("param", (), node, st, how="Variable")
+
+    def _binary_call(self, op: str, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        return self.binary(op, args.pos[0], args.pos[1], node, st) if len(args.pos) >= 2 else None
+
+    def _operation(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """Any other function of torch: a differentiable operation on its tensors."""
+        operands = self._operands_of(args, st)
+        if not operands or not name.rpartition(".")[2][:1].islower():
+            return self.unknown(name.rpartition(".")[2])
+        return self.make_tensor("op", operands, node, st, how=name.rpartition(".")[2], saves=True)
+
+    # -- out of sight -------------------------------------------------------------------------------------------------
+
+    def _unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """A function that is not in the table: it may have done anything to what it was given."""
+        for value in args.all():
+            if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
+                self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
+        if not name.startswith(_HARMLESS):
+            self.escape(args.all(), node, st, name)
+        short = name.rpartition(".")[2]
+        if "loss" in short.lower() and short[:1].isupper():
+            return self._make("lossfn", name, args, node, st, flag=None)
+        return self._unknown_result(short, args, st)
+
+
+_HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
+    ("makes.scaler", TorchModel._make_scaler),
+    ("makes.scheduler", lambda model, *rest: model._make("scheduler", *rest)),
+    ("makes.optimizer", TorchModel._make_optimizer),
+    ("makes.swa", TorchModel._same),
+    ("makes.lossfn", TorchModel._make_lossfn),
+    ("makes.parameter", TorchModel._make_parameter),
+    ("makes.ema", lambda model, *rest: model._make_ema(*rest)),
+    ("makes.loader", lambda model, *rest: model._make("loader", *rest)),
+    ("makes.accelerator", lambda model, *rest: model._make("accelerator", *rest)),
+    ("gradients.clip", TorchModel._clip),
+    ("gradients.backward", TorchModel._backward_function),
+    ("gradients.grad", TorchModel._grad_function),
+    ("context.no_grad", TorchModel._context),
+    ("context.grad", TorchModel._context),
+    ("context.set_grad", TorchModel._context),
+    ("same.functions", TorchModel._same),
+    ("tensors.factory", TorchModel._factory),
+    ("tensors.hard", TorchModel._hard),
+    ("tensors.rewrap", TorchModel._rewrap),
+    ("tensors.variable", TorchModel._variable),
+    ("tensors.readout", TorchModel._readout),
+    ("tensors.pass", TorchModel._pass),
+    ("tensors.add", lambda model, *rest: model._binary_call("+", *rest)),
+    ("tensors.sub", lambda model, *rest: model._binary_call("-", *rest)),
+    ("tensors.mul", lambda model, *rest: model._binary_call("*", *rest)),
+    ("tensors.div", lambda model, *rest: model._binary_call("/", *rest)),
+    ("makes.module", TorchModel._make_module),
+]
+__all__ = ["Iterated", "TorchModel"]

@@ -1,0 +1,220 @@
+"""Abstract values: what names, attributes and elements hold in the abstract run.
+
+A value is immutable and hashable. Whatever has an identity and can change (a tensor, a list, an optimizer, an instance) is
+a `Ref` to a record on the heap of a path (`state.State.heap`). What is not known is a `Sym`: it has an identity too, so that
+two conditions on the same unknown agree, and it is typed by what the program calls it and does with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flake8_gradtrap.events import Site
+    from flake8_gradtrap.interp.ir import ClassDef, FunctionDef, Lambda
+    from flake8_gradtrap.interp.project import Module
+
+
+class Value:
+    """Base of all abstract values."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Const(Value):
+    """A Python constant. `True` and `1` are different constants."""
+
+    value: Any
+    type: type = field(default=type(None))
+
+    @classmethod
+    def of(cls, value: Any) -> Const:
+        return cls(value, type(value))
+
+
+NONE = Const.of(None)
+TRUE = Const.of(True)
+FALSE = Const.of(False)
+
+
+class Sym(Value):
+    """An unknown with an identity: how it came to be (`op`), from what (`args`). `name` is what the program calls it."""
+
+    __slots__ = ("_hash", "args", "name", "op")
+
+    def __init__(self, op: str, args: tuple[Hashable, ...] = (), name: str = "") -> None:
+        self.op = op
+        self.args = args
+        self.name = name
+        self._hash = hash((op, args))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Sym) and self._hash == other._hash and self.op == other.op and self.args == other.args
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.op} {self.name or self.args}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref(Value):
+    """A reference to a record on the heap."""
+
+    oid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tup(Value):
+    """A tuple of known length."""
+
+    items: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Api(Value):
+    """Something imported from outside the project, by its full name: a module, a class or a function."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Func(Value):
+    """A visible function: its definition, the module and the environments that it closes over, and its bound receiver."""
+
+    node: FunctionDef | Lambda = field(compare=False)
+    ident: int
+    module: Module = field(compare=False)
+    closure: tuple[int, ...] = ()
+    receiver: Value | None = None
+    owner: Class | None = field(default=None, compare=False)
+    no_grad: bool | None = field(default=None, compare=False)
+    """The gradient mode that a decorator sets: False for `@torch.no_grad()`; None: the caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Class(Value):
+    """A visible class."""
+
+    node: ClassDef = field(compare=False)
+    ident: int
+    module: Module = field(compare=False)
+    closure: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Value):
+    """A method of a receiver whose class is not visible: `optimizer.step`, `loss.backward`."""
+
+    receiver: Value
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Super(Value):
+    """`super()` inside a method of `owner`, bound to `receiver`."""
+
+    owner: Class = field(compare=False)
+    receiver: Value
+
+
+# -- heap records -----------------------------------------------------------------------------------------------------
+
+Stamp = tuple[tuple[int, int], ...]
+"""The loops that were running when something was made, the outermost first, each with the number of its iteration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor, or a number with a tensor's provenance: one operation of the provenance graph.
+
+    `op`: "leaf" (made without history), "data" (from outside), "param", "forward", "add", "sub", "neg", "mul", "div", "op"
+    (any other differentiable operation), "pass" (a view, a cast, a reduction), "scale" (by a gradient scaler), "phi" (one of
+    several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad" (an accumulated
+    gradient), and the cuts "readout", "detach", "rewrap", "forced".
+    `mode`: whether gradients were recorded. `is_number`: a Python or NumPy value. `owner`: the module of a forward, the
+    scaler of a scale. `how`: what the program wrote. `saves`: it saves tensors for backward.
+    """
+
+    op: str
+    parents: tuple[Value, ...] = ()
+    site: Site | None = field(default=None, compare=False)
+    mode: bool | None = True
+    is_number: bool = False
+    owner: Value | None = None
+    how: str = ""
+    saves: bool = False
+    stamp: Stamp = ()
+    scalar: bool | None = None
+    kind: str = "tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Iterator:
+    """A one-shot iterator. `sources`: the iterators or iterables it draws from; `item`: what it yields.
+
+    `generator`: the visible generator function behind it, with its bound arguments.
+    """
+
+    how: str
+    sources: tuple[Value, ...] = ()
+    item: Value | None = None
+    of_parameters: bool = False
+    owners: frozenset[Hashable] | None = None
+    site: Site | None = field(default=None, compare=False)
+    generator: tuple[Func, tuple[tuple[str, Value], ...]] | None = None
+    endless: bool = False
+    single: bool = True
+    stamp: Stamp = ()
+    kind: str = "iterator"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list, set, deque or re-iterable view. `items`: its elements if all are known; `item`: a typical element else."""
+
+    items: tuple[Value, ...] | None = None
+    item: Value | None = None
+    owners: frozenset[Hashable] | None = None
+    of_parameters: bool = False
+    bounded: bool = False
+    stamp: Stamp = ()
+    shape: str = "list"
+    kind: str = "list"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A dict. `items`: known entries by key; `closed`: there are no others."""
+
+    items: tuple[tuple[Value, Value], ...] = ()
+    closed: bool = True
+    stamp: Stamp = ()
+    kind: str = "dict"
+
+
+@dataclass(frozen=True, slots=True)
+class Thingy:
+    """Any other object: `kind` is "instance", "module", "optimizer", "scaler", "scheduler", "context", "lossfn", "loader", …
+
+    `cls`: its visible class. `owners`: for an optimizer, whose parameters it has. `what`: the API that made it.
+    `flag`: for a scaler False when it is literally disabled; for a context the gradient mode that it sets.
+    """
+
+    kind: str
+    cls: Class | None = None
+    owners: frozenset[Hashable] | None = None
+    what: str = ""
+    flag: bool | None = None
+    args: tuple[Value, ...] = ()
+    site: Site | None = field(default=None, compare=False)
+    stamp: Stamp = ()
+
+
+Record = Tensor | Iterator | Listing | Mapping | Thingy

@@ -1,0 +1,31 @@
+"""The rules for people: a page a rule, and the table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flake8_gradtrap.rule import Rule
+
+_FIXES = {"safe": "`--fix`", "unsafe": "`--fix --unsafe-fixes`", "": "none"}
+
+
+def page(rule: type[Rule]) -> str:
+    """What `gradtrap rule CODE` shows and docs/rules/CODE.md holds, in Markdown."""
+    default = "on by default" if rule.default else "preview: off until `--preview`, or selected by code"
+    facts = f"{default} · fix: {_FIXES[rule.fix]} · since {rule.since}"
+    return f"# {rule.code} {rule.name}\n\n*{facts[0].upper()}{facts[1:]}*\n\n{rule.doc().strip()}\n"
+
+
+def table(rules: Iterable[type[Rule]]) -> str:
+    """The table of rules in the README, in Markdown."""
+    rows = ["| Code | Name | What it finds | Default | Fix |", "|---|---|---|---|---|"]
+    for rule in rules:
+        cells = (
+            f"[{rule.code}](docs/rules/{rule.code}.md)",
+            rule.name,
+            rule.summary.rstrip(".").replace("|", r"\|"),
+            "on" if rule.default else "preview",
+            rule.fix or "-",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,95 @@
+"""Output formats: each module renders findings as text."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+from flake8_gradtrap.config import NOT_ANALYSED
+from flake8_gradtrap.finding import Finding
+from flake8_gradtrap.source import SourceError, decode
+
+FORMATS = ("full", "concise", "json")
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what could steer a terminal; as many characters as before."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def message_of(finding: Finding) -> str:
+    """The message on one line."""
+    return printable(" ".join(finding.message.split("\n")))
+
+
+class Sources:
+    """The lines of files, read when they are asked for. `given`: contents that are not, or not yet, on disk."""
+
+    def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
+        self._given = given or {}
+        self._files: dict[str, list[str]] = {}
+
+    def line(self, path: str, row: int) -> str:
+        """A line without its end; empty where there is none."""
+        if path not in self._files:
+            self._files[path] = self._read(path)
+        lines = self._files[path]
+        return lines[row - 1].rstrip("\n") if 0 < row <= len(lines) else ""
+
+    def _read(self, path: str) -> list[str]:
+        try:
+            data = self._given[path] if path in self._given else open(path, "rb").read()  # noqa: SIM115
+        except (OSError, ValueError):
+            return []
+        try:
+            text, _ = decode(data)
+        except SourceError:
+            text = data.decode("latin-1")
+        return list(io.StringIO(text, newline=None))
+
+
+class Style:
+    """Colours, or none."""
+
+    def __init__(self, colour: bool = False) -> None:
+        self._colour = colour
+
+    def _paint(self, codes: str, text: str) -> str:
+        return f"\x1b[{codes}m{text}\x1b[0m" if self._colour and text else text
+
+    def bold(self, text: str) -> str:
+        return self._paint("1", text)
+
+    def red(self, text: str) -> str:
+        return self._paint("1;31", text)
+
+    def blue(self, text: str) -> str:
+        return self._paint("1;34", text)
+
+    def cyan(self, text: str) -> str:
+        return self._paint("36", text)
+
+    def faint(self, text: str) -> str:
+        return self._paint("2", text)
+
+
+def render(format: str, findings: Sequence[Finding], sources: Sources, style: Style, unsafe: bool = False) -> str:
+    """The findings in one of `FORMATS`. `unsafe`: unsafe fixes count as fixable."""
+    from flake8_gradtrap.report import concise, full, json  # they build on what is above
+
+    if format == "json":
+        return json.render(findings)
+    if format == "concise":
+        return concise.render(findings, style)
+    return full.render(findings, sources, style, unsafe)
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def is_trap(finding: Finding) -> bool:
+    return finding.code != NOT_ANALYSED

@@ -1,0 +1,45 @@
+"""A list of objects in the shape that ruff's users already parse; rows and columns from 1, columns in code points."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from flake8_gradtrap.finding import Finding, Fix, Span
+
+
+def render(findings: Iterable[Finding]) -> str:
+    return json.dumps([as_dict(finding) for finding in findings], indent=2) + "\n"
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "message": finding.message,
+        "filename": finding.filename,
+        **_range(finding.span),
+        "url": None,
+        "fix": None if finding.fix is None else _fix(finding.fix),
+        "trace": [
+            {"message": step.message, "filename": step.filename, "location": _range(step.span)["location"]}
+            for step in finding.trace
+        ],
+        "cell": None,
+    }
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    return {
+        "applicability": "safe" if fix.safe else "unsafe",
+        "message": fix.message,
+        "edits": [{"content": edit.content, **_range(edit.span)} for edit in fix.edits],
+    }
+
+
+def _range(span: Span) -> dict[str, dict[str, int]]:
+    return {
+        "location": {"row": span.row, "column": span.column},
+        "end_location": {"row": span.end_row, "column": span.end_column},
+    }

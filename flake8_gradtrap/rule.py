@@ -1,0 +1,126 @@
+"""What a rule is: a monitor over events, with everything that is said about it in one file.
+
+A rule module in `rules/` defines one subclass of `Rule`. Its methods marked with `@on(Event, …)` are called with each
+event of these kinds, in the order of a run, and a `Watch`: the memory of the path that is being run, and the way to report.
+A run has many paths (both branches of an `if`): memory is kept for each path, and must only hold immutable values.
+Values that differ only in where something happened should compare equal (`field(compare=False)`): paths that agree merge.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from flake8_gradtrap.events import Event, Site
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def on(*kinds: type[Event]) -> Callable[[F], F]:
+    """Mark a method of a rule as the one that hears events of these kinds."""
+
+    def mark(method: F) -> F:
+        method.hears = kinds  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One edit that a fix asks for, at the syntax of a site.
+
+    `kind`: "wrap" (put `before` and `after` around the expression), "statement-before" (insert the line `before` in front
+    of the statement in which the site stands), "function-top" (insert the line `before` as first statement of the function
+    that the site defines), "delete-statement", or "move-before" (move the statement of the site in front of that of `target`).
+    """
+
+    kind: str
+    site: Site
+    before: str = ""
+    after: str = ""
+    target: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A fix as a rule asks for it."""
+
+    message: str
+    changes: tuple[Change, ...]
+    safe: bool = True
+
+
+class Watch(Protocol):
+    """What a rule can do while it listens: remember, for the path that is being run, and report."""
+
+    def get(self, key: Hashable, default: Any = None) -> Any: ...
+    def put(self, key: Hashable, value: Hashable) -> None: ...
+    def drop(self, key: Hashable) -> None: ...
+    def items(self) -> Iterable[tuple[Hashable, Any]]: ...
+    def line(self, site: Site) -> int:
+        """The line of a site, for messages that name one."""
+        ...
+
+    def report(
+        self,
+        site: Site,
+        message: str,
+        trace: Iterable[tuple[str, Site]] = (),
+        remedy: Remedy | None = None,
+        preview: bool = False,
+        severity: str | None = None,
+    ) -> None:
+        """Report a trap. `message`: what happens to the user's training, with the fix; `{line:N}` is not interpreted."""
+        ...
+
+
+class Rule:
+    """Base of all rules. Subclasses set the metadata and mark their handlers with `@on`.
+
+    `code`: GTR and three digits. `name`: kebab-case, reads as "allow …". `summary`: one line for tables.
+    `default`: on by default (False: preview). `since`: the version that introduced it. `fix`: "safe", "unsafe" or "" (none).
+    """
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    default: ClassVar[bool] = True
+    since: ClassVar[str] = "0.1.0"
+    fix: ClassVar[str] = ""
+    severity: ClassVar[str] = "warning"
+    words: ClassVar[tuple[str, ...]] = ()
+    """Identifiers of which a function must mention at least one for the rule to say anything about it."""
+
+    @classmethod
+    def doc(cls) -> str:
+        """The rule's page: the docstring of its module."""
+        module = importlib.import_module(cls.__module__)
+        return module.__doc__ or ""
+
+    @classmethod
+    def handlers(cls) -> Iterator[tuple[type[Event], str]]:
+        for attribute in dir(cls):
+            for kind in getattr(getattr(cls, attribute), "hears", ()):
+                yield kind, attribute
+
+
+@cache
+def all_rules() -> dict[str, type[Rule]]:
+    """Every rule by its code: the modules of `flake8_gradtrap.rules` named gtrNNN_…."""
+    from flake8_gradtrap import rules as package
+
+    found: dict[str, type[Rule]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if not re.fullmatch(r"gtr\d{3}_\w+", info.name):
+            continue
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Rule) and value.__module__ == module.__name__:
+                found[value.code] = value
+    return dict(sorted(found.items()))

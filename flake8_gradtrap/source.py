@@ -1,0 +1,373 @@
+"""A file of source: its text as Python decodes it, its table of contents, and slices that libcst reads on demand.
+
+The standard library's `ast` gives the table of contents. Only the slices that matter are handed to libcst, and only
+slices with a finding have the positions of their nodes computed. Importing this module imports no libcst.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import keyword
+import re
+import sys
+import threading
+import tokenize
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from flake8_gradtrap.finding import Span
+
+if TYPE_CHECKING:
+    from libcst import CSTNode, MetadataWrapper, Module
+    from libcst.metadata import CodeRange
+
+    from flake8_gradtrap.interp.ir import Node, Statement
+
+T = TypeVar("T")
+
+_GROUP = 200
+"""Neighbouring statements are read as one slice of up to this many lines."""
+
+_DEEP = 1000
+"""Syntax nested deeper than this is not read: libcst's parser would overflow the stack."""
+
+_SHORT = 2000
+"""A text of fewer characters cannot be nested deep enough to do harm."""
+
+_BREAK = re.compile(r"\r\n?|\n")
+_FEED = re.compile(r"[ \t\f]*\f")
+_CONTINUED = re.compile(rb"[ \t\f;]*\\[\r\n]+")
+_KEYWORDS = frozenset(keyword.kwlist)
+_WORD = re.compile(r"[^\W\d]\w*")
+_QUOTED = [rf"{quote * 3}(?:[^{quote}\\]|\\.|{quote}(?!{quote * 2}))*+{quote * 3}" for quote in "'\""]
+_QUOTED += [rf"{quote}(?:[^{quote}\\]|\\.)*+{quote}" for quote in "'\""]
+_STRING = f"(?:{'|'.join(_QUOTED)})"
+_IDENTIFIER = re.compile(  # comments, strings, numbers and operators, skipped; then an f-string or an identifier
+    rf"""(?:\#[^\r\n]*+|(?:[rRbBuU]|[rR][bB]|[bB][rR])?{_STRING}|\d\w*+|[^\w'"\#]++)*+"""
+    rf"""((?:[rR]?[fFtT]|[fFtT][rR]){_STRING}|[^\W\d]\w*+|$)""",
+    re.DOTALL,
+)
+
+
+class SourceError(Exception):
+    """Source that cannot be read: why, and where (row and column from 1)."""
+
+    def __init__(self, message: str, row: int = 1, column: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.row = max(row, 1)
+        self.column = max(column, 1)
+
+
+# -- text -----------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """The text of a file, without its byte order mark, and the encoding that gives the bytes back."""
+    try:
+        try:
+            encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+        except SyntaxError:
+            data.decode("utf-8")  # where that fails, it says more of what is wrong
+            raise
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(error.encoding, errors="replace").removeprefix("\ufeff")
+        place = _row_and_column(before, len(before))
+        raise SourceError(f"the file is not {error.encoding}: {error.reason}", *place) from None
+    except (SyntaxError, LookupError, ValueError) as error:
+        raise SourceError(f"the file cannot be decoded: {error}") from None
+    if (at := text.find("\0")) >= 0:
+        raise SourceError("the file contains a NUL character", *_row_and_column(text, at))
+    return text, encoding
+
+
+def _row_and_column(text: str, offset: int) -> tuple[int, int]:
+    row = len(_BREAK.findall(text, 0, offset)) + 1
+    return row, offset - line_starts(text)[row - 1] + 1
+
+
+def line_starts(text: str) -> list[int]:
+    """The offset at which each line starts; lines end at \\n, \\r\\n and \\r, and nowhere else, as in Python."""
+    return [0, *(match.end() for match in _BREAK.finditer(text))]
+
+
+def identifiers(text: str) -> frozenset[str]:
+    """Every identifier in a text that is valid Python. Words in f-strings count; comments and other strings do not."""
+    found = set(_IDENTIFIER.findall(text))
+    for formatted in [word for word in found if word[-1:] in ("'", '"')]:
+        found.remove(formatted)
+        found.update(_WORD.findall(formatted))
+    if not text.isascii():
+        found = {unicodedata.normalize("NFKC", word) for word in found}
+    return frozenset(found - _KEYWORDS - {""})
+
+
+def parse(text: str) -> ast.Module:
+    """`ast.parse`, with a SourceError for whatever it cannot parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
+    except SyntaxError as error:
+        # A column of a SyntaxError counts from 1; 0 or None stand for no known place.
+        raise SourceError(f"syntax error: {error.msg}", error.lineno or 1, error.offset or 1) from None
+    except (RecursionError, MemoryError):
+        raise SourceError("the source is nested too deeply") from None
+    except ValueError as error:
+        raise SourceError(f"the source cannot be parsed: {error}") from None
+
+
+def deep(call: Callable[[], T]) -> T:
+    """Call a recursive function; where the stack is too low for it, again in a thread with a large stack."""
+    try:
+        return call()
+    except RecursionError:
+        pass
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    limit, size = sys.getrecursionlimit(), threading.stack_size()
+    try:
+        sys.setrecursionlimit(max(limit, 60 * _DEEP))
+        threading.stack_size(256 << 20)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    except (RuntimeError, ValueError) as error:
+        errors.append(error)
+    finally:
+        threading.stack_size(size)
+        sys.setrecursionlimit(limit)
+    if results:
+        return results[0]
+    if isinstance(errors[0], RuntimeError | MemoryError):  # RecursionError is one, and "can't start new thread"
+        raise SourceError("the source is nested too deeply") from None
+    raise errors[0]
+
+
+def _depth(nodes: list[ast.stmt]) -> int:
+    """How deeply syntax is nested, as libcst nests it."""
+    level: list[ast.AST] = list(nodes)
+    depth = 0
+    while level and depth <= _DEEP:
+        depth += 1
+        following: list[ast.AST] = []
+        for node in level:
+            if isinstance(node, ast.BoolOp):  # one level to ast, a chain to libcst
+                depth = max(depth, len(node.values))
+            following.extend(ast.iter_child_nodes(node))
+        level = following
+    return depth
+
+
+# -- contents -------------------------------------------------------------------------------------------------------
+
+
+class SourceFile:
+    """A file: its text, its syntax tree as `ast` sees it, and its top-level statements."""
+
+    def __init__(self, path: str, text: str, tree: ast.Module | None = None) -> None:
+        self.path = path
+        self.text = text
+        self.tree = parse(text) if tree is None else tree
+        self.starts = line_starts(text)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines, without what ends them; line n is `lines[n - 1]`."""
+        return _BREAK.split(self.text)
+
+    @cached_property
+    def newline(self) -> str:
+        """What ends the first line of the file, and so, where nothing else is known, a new one."""
+        found = _BREAK.search(self.text)
+        return found.group() if found else "\n"
+
+    @cached_property
+    def toplevel(self) -> tuple[TopLevel, ...]:
+        """The top-level statements, in groups that begin and end with a line."""
+        result: list[TopLevel] = []
+        kind, nodes, first, last = "", list[ast.stmt](), 0, 0
+        for node in self.tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                new = "class" if isinstance(node, ast.ClassDef) else "function"
+                start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            else:
+                new = "import" if isinstance(node, ast.Import | ast.ImportFrom) else "code"
+                start = node.lineno
+            end = self._end(node)
+            if nodes and (start <= last or (new == kind and new in ("import", "code") and end - first < _GROUP)):
+                kind = kind if kind == new else "code"
+            else:
+                if nodes:
+                    result.append(TopLevel(self, kind, nodes, first, last))
+                kind, nodes, first = new, [], start
+            nodes.append(node)
+            last = max(end, last)
+        if nodes:
+            result.append(TopLevel(self, kind, nodes, first, last))
+        return tuple(result)
+
+    def _end(self, node: ast.stmt) -> int:
+        """The last line of a statement: a backslash may make it longer than `ast` says."""
+        row = node.end_lineno or node.lineno
+        column = node.end_col_offset or 0
+        while _CONTINUED.match(self.text_of(row, row).encode(errors="replace"), column):
+            row, column = row + 1, 0
+        return min(row, len(self.starts))
+
+    def text_of(self, first: int, last: int) -> str:
+        """The text of some lines, with what ends them."""
+        return self.text[self.starts[first - 1] : self.starts[last] if last < len(self.starts) else len(self.text)]
+
+
+class TopLevel:
+    """Some top-level statements of a file, from line `first_line` to line `last_line`, decorators included.
+
+    `kind`: "function", "class" (one definition, whose name is `name`), "import" or "code".
+    """
+
+    def __init__(self, file: SourceFile, kind: str, nodes: list[ast.stmt], first: int, last: int) -> None:
+        self.kind = kind
+        self.nodes = nodes
+        self.name = str(getattr(nodes[0], "name", "")) if kind in ("function", "class") else ""
+        self.first_line = first
+        self.last_line = last
+        self._file = file
+
+    def __repr__(self) -> str:
+        return f"TopLevel({self.kind!r}, {self.name!r}, {self.first_line}-{self.last_line})"
+
+    @cached_property
+    def mentions(self) -> frozenset[str]:
+        """Every identifier in these statements."""
+        return identifiers(self._file.text_of(self.first_line, self.last_line))
+
+    @cached_property
+    def slice(self) -> Slice:
+        text = self._file.text_of(self.first_line, self.last_line)
+        return Slice(text, self.first_line, self.nodes, self._file.newline, self._file.path)
+
+
+class Slice:
+    """A piece of source, whole lines, that libcst reads when its statements are first asked for."""
+
+    def __init__(
+        self,
+        source: str,
+        first_line: int = 1,
+        nodes: list[ast.stmt] | None = None,
+        newline: str = "\n",
+        path: str = "",
+    ) -> None:
+        self.source = source
+        self.path = path
+        self.first_line = first_line
+        self.newline = newline
+        self._nodes = nodes
+        self._starts = line_starts(source)
+        # After a form feed Python counts the indentation anew. libcst does not: it reads these lines without.
+        self._fed: dict[int, int] = {}
+        self._readable = source
+        if "\f" in source:
+            lines = []
+            for row in range(1, len(self._starts) + 1):
+                line = self.line(first_line + row - 1)
+                if found := _FEED.match(line):
+                    self._fed[row] = found.end()
+                lines.append(line[self._fed.get(row, 0) :])
+            self._readable = "".join(lines)
+
+    @cached_property
+    def nodes(self) -> list[ast.stmt]:
+        """The statements as `ast` sees them."""
+        return parse(self.source).body if self._nodes is None else self._nodes
+
+    def line(self, row: int) -> str:
+        """A line of the file, with what ends it; "" outside of the slice."""
+        at = row - self.first_line
+        if not 0 <= at < len(self._starts):
+            return ""
+        return self.source[self._starts[at] : (*self._starts[at + 1 : at + 2], len(self.source))[0]]
+
+    def text_of(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+        """The lines of a function that is one of `nodes`, or stands in one."""
+        before = 1 if self._nodes is None else self.first_line
+        end = (node.end_lineno or node.lineno) - before + 1
+        start = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - before
+        return self.source[self._starts[start] : self._starts[end] if end < len(self._starts) else len(self.source)]
+
+    @cached_property
+    def module(self) -> Module:
+        """The slice as libcst sees it."""
+        import libcst
+
+        if len(self.source) > _SHORT and _depth(self.nodes) > _DEEP:
+            raise SourceError("the source is nested too deeply", self.first_line)
+        try:
+            return libcst.parse_module(self._readable)
+        except libcst.ParserSyntaxError as error:
+            row = self.first_line - 1 + min(max(error.raw_line, 1), len(_BREAK.split(self.source.rstrip())))
+            why = error.message.partition("\n")[0].strip()
+            raise SourceError(f"libcst cannot read this: {why}", row, error.raw_column + 1) from None
+        except (RecursionError, MemoryError):
+            raise SourceError("the source is nested too deeply", self.first_line) from None
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of its Rust half
+                raise
+            raise SourceError(f"libcst cannot read this: {error}", self.first_line) from None
+
+    @cached_property
+    def statements(self) -> tuple[Statement, ...]:
+        from flake8_gradtrap.interp.lower import lower
+
+        return lower(self)
+
+    @cached_property
+    def _wrapper(self) -> MetadataWrapper:
+        from libcst import MetadataWrapper
+
+        return MetadataWrapper(self.module, unsafe_skip_copy=True)
+
+    @cached_property
+    def _ranges(self) -> Mapping[CSTNode, CodeRange]:
+        from libcst.metadata import PositionProvider
+
+        return deep(lambda: self._wrapper.resolve(PositionProvider))
+
+    @cached_property
+    def parents(self) -> Mapping[CSTNode, CSTNode]:
+        """The parent of each libcst node."""
+        from libcst.metadata import ParentNodeProvider
+
+        return deep(lambda: self._wrapper.resolve(ParentNodeProvider))
+
+    def extent(self, first: CSTNode, last: CSTNode) -> Span | None:
+        """From where a libcst node begins to where another one (or the same) ends, in the file; None if not known."""
+        start, end = self._ranges.get(first), self._ranges.get(last)
+        if start is None or end is None:
+            return None
+        (row, column), (end_row, end_column) = (
+            (place.line + self.first_line - 1, place.column + 1 + self._fed.get(place.line, 0))
+            for place in (start.start, end.end)
+        )
+        return Span(row, column, end_row, end_column)
+
+    def span(self, node: Node) -> Span:
+        """Where a node stands in the file. Of a definition, its name; of a compound statement, its header."""
+        from flake8_gradtrap.interp.lower import bounds
+
+        found = self.extent(*bounds(node.cst)) if node.cst is not None else None
+        return found or Span(self.first_line, 1, self.first_line, 1)
+

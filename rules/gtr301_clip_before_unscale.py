@@ -1,0 +1,339 @@
+"""Gradients are clipped while they are still multiplied by the scaler's loss scale.
+
+## What it does
+
+Reports a clip (`clip_grad_norm_`, `clip_grad_value_`, or a visible clip of your own) of gradients that come from
+`scaler.scale(loss).backward()`, where no `scaler.unscale_(optimizer)` stands between that backward and the clip.
+
+## Why it is a trap
+
+Until `unscale_`, or `scaler.step`, divides them, all gradients are multiplied by the loss scale: 65,536 at the start.
+The norm that the clip sees is that much too large, so that it clips in every step, to the full; `scaler.step` then
+divides what is left by the scale once more. In the demo, under SGD, the update is 1/65536 of what the clip allows:
+the model stands still, and the loss is printed as ever. An Adam optimizer hides most of this, because it divides
+gradients by their own size; then every step is clipped to the same length, and the threshold means nothing.
+
+## Known limits
+
+False positives: a condition that decides about `unscale_` in a way that cannot be seen to agree with the clip's.
+
+False negatives: gradients whose owner is unknown while there are several optimizers; a scaler, model or optimizer
+handed to code that cannot be seen before the clip; a loss scale multiplied by hand.
+
+There is a fix where scaler and optimizer have names at the clip. Where some other path already unscales that
+optimizer, a second `unscale_` would raise, and there is none.
+
+## Trap
+
+```python
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+
+def train(model, loader, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cuda")
+    for x, y in loader:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = criterion(model(x), y)
+        scaler.scale(loss).backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+```
+
+## Fixed
+
+```python
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+
+def train(model, loader, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cuda")
+    for x, y in loader:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = criterion(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+```
+
+## References
+
+- [Working with unscaled gradients](https://docs.pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping)
+- [torch.amp.GradScaler](https://docs.pytorch.org/docs/stable/amp.html#gradient-scaling)
+- [torch.nn.utils.clip_grad_norm_](https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Escaped,
+    LoopStarted,
+    OptimizerMade,
+    Owners,
+    RunEnded,
+    ScalerUpdated,
+    Site,
+    Stepped,
+    Thing,
+    Unscaled,
+)
+from flake8_gradtrap.gradients import (
+    Mark,
+    alone,
+    clip_site,
+    common,
+    forget,
+    forget_touched,
+    graph_of,
+    lift,
+    meet,
+    overlap,
+    plain,
+    quoted,
+    settle,
+    tagged,
+)
+from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A clip of scaled gradients, kept until the optimizer is known that it should have unscaled."""
+
+    site: Site = field(compare=False)
+    backward: Site = field(compare=False)
+    by: str
+    scaler: Thing | None
+    owners: Owners
+    certain: bool
+    optimizers: tuple[Thing, ...] = ()
+    steps: tuple[Stepped, ...] = field(default=(), compare=False)
+    fixable: bool = True
+
+
+class ClipBeforeUnscale(Rule):
+    code = "GTR301"
+    name = "clip-before-unscale"
+    summary = "Gradients are clipped while they are still multiplied by the loss scale"
+    fix = "safe"
+    words = (
+        "clip_grad_norm_",
+        "clip_grad_value_",
+        "clip_grad_norm",
+        "clip_grads_with_norm_",
+        "scale",
+        "GradScaler",
+        "scaler",
+    )
+
+    def __init__(self) -> None:
+        self.unscaled: set[Hashable] = set()
+        """Optimizers (with their scaler) that are unscaled on some path: a second `unscale_` there would raise."""
+
+    @on(Backpropagated)
+    def backward(self, event: Backpropagated, watch: Watch) -> None:
+        if event.opaque:
+            forget(watch, "scaled")
+        elif event.scaler is not None or event.scaled:
+            key = event.scaler.key if event.scaler is not None else None
+            watch.put(("scaled", event.owners, key), Mark(event.site, graph_of(event), event.scaler))
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        meet(watch, event.optimizer, event.owners)
+
+    @on(Unscaled)
+    def unscale(self, event: Unscaled, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        if event.optimizer is not None:
+            self.unscaled.add((event.scaler.key, event.optimizer.key))
+        for key, mark in tagged(watch, "scaled"):
+            if mark.scaler is None or mark.scaler.key == event.scaler.key:
+                related = overlap(key[1], owners)
+                if related is not False:
+                    watch.drop(key)
+                if related and key[1] - owners:
+                    watch.put(("scaled", key[1] - owners, key[2]), mark)
+        for key, suspect in tagged(watch, "clipped"):
+            if overlap(suspect.owners, owners) is not False:
+                watch.put(key, replace(suspect, fixable=False))
+
+    @on(Clipped)
+    def clip(self, event: Clipped, watch: Watch) -> None:
+        if event.measures_only or event.rescales:
+            return
+        for key, mark in tagged(watch, "scaled"):
+            related = overlap(event.owners, key[1])
+            if related is not False:
+                watch.put(
+                    ("clipped", event.site, key[2]),
+                    Suspect(
+                        site=event.site,
+                        backward=mark.site,
+                        by=event.by,
+                        scaler=mark.scaler,
+                        owners=common(event.owners, key[1]),
+                        certain=related is True,
+                    ),
+                )
+
+    @on(LoopStarted)
+    def loop(self, event: LoopStarted, watch: Watch) -> None:
+        """A step in a loop of its own (`for optimizer in optimizers`) has a name that does not exist at the clip."""
+        for key, suspect in tagged(watch, "clipped"):
+            watch.put(key, replace(suspect, fixable=False))
+
+    @on(Stepped)
+    def step(self, event: Stepped, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        for key, suspect in tagged(watch, "clipped"):
+            if event.scaler is None or (suspect.scaler is not None and suspect.scaler.key != event.scaler.key):
+                continue
+            related = overlap(suspect.owners, owners)
+            if related:
+                watch.drop(key)
+                self.tell(suspect, event, watch)
+            elif related is None and event.optimizer not in suspect.optimizers:
+                watch.put(
+                    key,
+                    replace(
+                        suspect,
+                        optimizers=(*suspect.optimizers, event.optimizer),
+                        steps=(*suspect.steps, event),
+                    ),
+                )
+        settle(watch, owners, "scaled")
+
+    @on(ScalerUpdated)
+    def update(self, event: ScalerUpdated, watch: Watch) -> None:
+        for key, suspect in tagged(watch, "clipped"):
+            if suspect.scaler is None or suspect.scaler.key == event.scaler.key:
+                watch.drop(key)
+                self.decide(suspect, watch)
+        for key, mark in tagged(watch, "scaled"):
+            if mark.scaler is None or mark.scaler.key == event.scaler.key:
+                watch.drop(key)
+
+    @on(Cleared)
+    def clear(self, event: Cleared, watch: Watch) -> None:
+        settle(watch, meet(watch, event.optimizer, event.owners), "scaled")
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        forget_touched(watch, event, "scaled")
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for key, suspect in tagged(watch, "clipped"):
+            watch.drop(key)
+            self.decide(suspect, watch)
+
+    def decide(self, suspect: Suspect, watch: Watch) -> None:
+        """Report a clip for which no step named the optimizer for certain."""
+        only = alone(watch)
+        if suspect.certain or only:
+            self.tell(suspect, suspect.steps[0] if only and suspect.steps else None, watch)
+
+    def tell(self, suspect: Suspect, step: Stepped | None, watch: Watch) -> None:
+        scaler = quoted(suspect.scaler, "the scaler")
+        if step is not None and step.scaler is not None and step.scaler.label and step.optimizer.label:
+            call = f"`{step.scaler.label}.unscale_({step.optimizer.label})`"
+        else:
+            call = "`unscale_(optimizer)`"
+        place = clip_site(suspect.site, suspect.by, step.site if step is not None else suspect.backward)
+        watch.report(
+            place,
+            f"this clips gradients that {scaler} scaled at line {watch.line(suspect.backward)} and nobody unscaled: "
+            f"what it sees is too large by the loss scale, and the update is cut to almost nothing; "
+            f"call {call} before it",
+            trace=[
+                ("the scaled loss is back-propagated here", suspect.backward),
+                ("the gradients are clipped here, still scaled", place),
+                *([("they are unscaled only here, inside the step", step.site)] if step is not None else []),
+            ],
+            remedy=self.remedy(suspect, step),
+        )
+
+    def remedy(self, suspect: Suspect, step: Stepped | None) -> Remedy | None:
+        if step is None or step.scaler is None or not suspect.fixable:
+            return None
+        place, backward = lift(suspect.site, step.site), lift(suspect.backward, step.site)
+        if place is None or place == backward or not (plain(step.scaler.label) and plain(step.optimizer.label)):
+            return None
+        if (step.scaler.key, step.optimizer.key) in self.unscaled:
+            return None
+        line = f"{step.scaler.label}.unscale_({step.optimizer.label})"
+        return Remedy("Unscale the gradients before the clip", (Change("statement-before", place, line),))
+
+
+def trapped(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+    from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler(device, init_scale=1024.0)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    start = parameters_to_vector(model.parameters()).detach().clone()
+    norms = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.float16):
+            loss = nn.functional.mse_loss(model(x), y)
+        scaler.scale(loss).backward()
+        norm = clip_grad_norm_(model.parameters(), 0.1)
+        norms.append(norm.item())
+        scaler.step(optimizer)
+        scaler.update()
+    moved = (parameters_to_vector(model.parameters()).detach() - start).norm()
+    return {"first norm seen by the clip": norms[0], "distance moved": moved.item()}
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+    from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler(device, init_scale=1024.0)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    start = parameters_to_vector(model.parameters()).detach().clone()
+    norms = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.float16):
+            loss = nn.functional.mse_loss(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        norm = clip_grad_norm_(model.parameters(), 0.1)
+        norms.append(norm.item())
+        scaler.step(optimizer)
+        scaler.update()
+    moved = (parameters_to_vector(model.parameters()).detach() - start).norm()
+    return {"first norm seen by the clip": norms[0], "distance moved": moved.item()}
+
+
+def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:
+    seen = trapped["first norm seen by the clip"] / fixed["first norm seen by the clip"]
+    assert 1000 < seen < 1050, "the clip sees the norm times the scale of 1024"
+    assert fixed["distance moved"] / trapped["distance moved"] > 500, (
+        "the update is divided by the scale once too often"
+    )

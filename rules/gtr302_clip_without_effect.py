@@ -1,0 +1,341 @@
+"""Gradients are clipped where no step uses what was clipped.
+
+## What it does
+
+Reports a clip of gradients that were just cleared and not yet back-propagated, or that an optimizer has already
+applied and that are cleared before any other step. Also a clip inside a Lightning `training_step`, which runs before
+Lightning's own backward.
+
+## Why it is a trap
+
+The clip runs, raises nothing, and returns a plausible norm (of gradients that were used already), or zero. No update
+is ever limited by it. In the demo the clip allows updates of length 0.05; without effect, the longest update is many
+times that.
+
+## Known limits
+
+False positives: gradients written by hand, in a way that cannot be seen, between the clearing and the clip.
+
+False negatives: gradients whose owner is unknown while there are several optimizers; a clip of which only some of the
+gradients were cleared or applied; a loop whose backward happens in code that cannot be seen.
+
+The fix moves the clip in front of the step. It is unsafe: with a scaler, `unscale_` has to come first.
+
+## Trap
+
+```python
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+
+def train(model, loader, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        clip_grad_norm_(model.parameters(), 1.0)
+```
+
+## Fixed
+
+```python
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+
+def train(model, loader, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+```
+
+## References
+
+- [torch.nn.utils.clip_grad_norm_](https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html)
+- [torch.optim.Optimizer.zero_grad](https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html)
+- [Lightning: gradient clipping](https://lightning.ai/docs/pytorch/stable/advanced/training_tricks.html#gradient-clipping)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Escaped,
+    FunctionLeft,
+    OptimizerMade,
+    Owners,
+    RunEnded,
+    Site,
+    Stepped,
+)
+from flake8_gradtrap.gradients import (
+    Mark,
+    clip_site,
+    concerns,
+    forget,
+    forget_touched,
+    frame,
+    graph_of,
+    meet,
+    overlap,
+    settle,
+    tagged,
+)
+from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+
+LOGGING = re.compile(r"\b(log|log_dict|logger|logging|print|info|debug|add_scalar|set_postfix)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A clip that may have come at the wrong time. `before`: what had happened to its gradients."""
+
+    site: Site = field(compare=False)
+    by: str
+    owners: Owners
+    before: Site | None = field(default=None, compare=False)
+    scaled: bool = False
+    doubtful: bool = False
+    """Something was handed to code that cannot be seen, which may have gone backward."""
+
+
+class ClipWithoutEffect(Rule):
+    """In memory, by owners: "empty" (cleared, no backward since), "applied" (stepped, no backward since), "begun" (a
+    backward was seen), "head" (cleared before any backward of this path). Suspects, by site: "lost" (clipped when
+    empty), "late" (clipped when applied), "early" (clipped before anything happened)."""
+
+    code = "GTR302"
+    name = "clip-without-effect"
+    summary = "Gradients are clipped after the step, or before the backward"
+    fix = "unsafe"
+    words = (
+        "clip_grad_norm_",
+        "clip_grad_value_",
+        "clip_grad_norm",
+        "clip_grads_with_norm_",
+        "zero_grad",
+        "step",
+        "training_step",
+    )
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        meet(watch, event.optimizer, event.owners)
+
+    @on(Cleared)
+    def clear(self, event: Cleared, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        known = event.optimizer is not None or owners is not None
+        for key, suspect in tagged(watch, "late"):
+            if overlap(suspect.owners, owners) is not False:
+                watch.drop(key)
+                if known and concerns(watch, suspect.owners, owners):
+                    self.late(suspect, event.site, watch)
+        settle(watch, owners, "applied")
+        if not known:
+            return
+        watch.put(("empty", owners), Mark(event.site))
+        if all(overlap(key[1], owners) is False for key, _ in tagged(watch, "begun")):
+            watch.put(("head", owners), Mark(event.site))
+
+    @on(Backpropagated)
+    def backward(self, event: Backpropagated, watch: Watch) -> None:
+        owners = None if event.opaque else event.owners
+        settle(watch, owners, "empty", "applied")
+        watch.put(("begun", owners), Mark(event.site))
+        watch.put(("walked",), graph_of(event))
+        for key, suspect in tagged(watch, "late", "lost"):
+            if overlap(suspect.owners, owners) is False:
+                continue
+            if event.opaque or key[0] == "late":
+                watch.drop(key)
+            elif suspect.doubtful:  # here is the backward: it was not where the loss, or what else it was, went
+                watch.put(key, replace(suspect, doubtful=False))
+
+    @on(Clipped)
+    def clip(self, event: Clipped, watch: Watch) -> None:
+        if event.measures_only:
+            return
+        suspect = Suspect(event.site, event.by, event.owners)
+        empty = [(key[1], mark) for key, mark in tagged(watch, "empty")]
+        applied = [(key[1], mark) for key, mark in tagged(watch, "applied")]
+        if self.covers(empty, event.owners, watch):
+            before = [mark for owners, mark in empty if concerns(watch, owners, event.owners)][-1]
+            watch.put(("lost", event.site), replace(suspect, before=before.site, doubtful=before.flag))
+        elif self.covers(empty + applied, event.owners, watch):
+            before = [mark for owners, mark in applied if concerns(watch, owners, event.owners)][-1]
+            watch.put(("late", event.site), replace(suspect, before=before.site, scaled=before.scaler is not None))
+        elif not tagged(watch, "begun", "empty", "applied"):
+            watch.put(("early", event.site), suspect)
+
+    def covers(self, premises: list[tuple[Owners, Mark]], owners: Owners, watch: Watch) -> bool:
+        """Whether all gradients that are clipped fall under the premises."""
+        if owners is not None and all(theirs is not None for theirs, _ in premises):
+            return bool(premises) and owners <= frozenset().union(*(theirs or () for theirs, _ in premises))
+        return any(concerns(watch, theirs, owners) for theirs, _ in premises)
+
+    @on(Stepped)
+    def step(self, event: Stepped, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        if event.closure:
+            forget(watch, "empty", "applied", "late", "lost", "early")
+            watch.put(("begun", None), Mark(event.site))
+            return
+        for key, suspect in tagged(watch, "lost"):
+            if concerns(watch, suspect.owners, owners):
+                watch.drop(key)
+                self.lost(suspect, event, watch)
+        for key, suspect in tagged(watch, "late"):
+            if overlap(suspect.owners, owners) is not False:  # this step uses what was clipped
+                watch.drop(key)
+        watch.put(("applied", owners), Mark(event.site, scaler=event.scaler))
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        if LOGGING.search(event.to):
+            return
+        forget_touched(watch, event, "empty", "applied")
+        walked = watch.get(("walked",), frozenset())
+        if all(thing.key in walked for thing in event.things):
+            return
+        forget(watch, "late", "early")
+        for key, mark in tagged(watch, "empty"):
+            watch.put(key, replace(mark, flag=True))
+        forget(watch, "applied")
+        watch.put(("begun", None), Mark(event.site))
+
+    @on(FunctionLeft)
+    def leave(self, event: FunctionLeft, watch: Watch) -> None:
+        if event.function.rpartition(".")[2] != "training_step" or not event.values:
+            return
+        for key, suspect in tagged(watch, "early"):
+            watch.drop(key)
+            if not tagged(watch, "begun"):
+                watch.report(
+                    suspect.site,
+                    "this clips before the backward that runs when `training_step` has returned: it limits nothing; "
+                    "give the Trainer `gradient_clip_val`, or clip in `on_before_optimizer_step`",
+                    trace=[
+                        ("the gradients are clipped here", suspect.site),
+                        ("the loss is only returned here", event.site),
+                    ],
+                )
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for key, suspect in tagged(watch, "lost"):
+            watch.drop(key)
+            self.lost(suspect, None, watch)
+        if not event.again:
+            return
+        for tag, after in (("late", "head"), ("early", "empty")):
+            for key, suspect in tagged(watch, tag):
+                watch.drop(key)
+                for other, mark in tagged(watch, after):
+                    if not mark.flag and concerns(watch, suspect.owners, other[1]):
+                        if tag == "late":
+                            self.late(suspect, mark.site, watch)
+                        else:
+                            self.lost(replace(suspect, before=mark.site), None, watch)
+                        break
+
+    def lost(self, suspect: Suspect, step: Stepped | None, watch: Watch) -> None:
+        """A clip of gradients that were cleared."""
+        if suspect.doubtful or suspect.before is None:
+            return
+        place = clip_site(suspect.site, suspect.by, suspect.before)
+        watch.report(
+            place,
+            f"this clips gradients that line {watch.line(suspect.before)} has cleared and no backward filled since: no "
+            "update is ever limited; clip between `backward()` and `step()`",
+            trace=[
+                ("the gradients are cleared here", suspect.before),
+                ("and clipped here, while there are none", place),
+            ],
+            remedy=self.move(suspect, place, step.site if step is not None and step.scaler is None else None),
+        )
+
+    def late(self, suspect: Suspect, cleared: Site, watch: Watch) -> None:
+        """A clip of gradients that were applied already."""
+        assert suspect.before is not None
+        place = clip_site(suspect.site, suspect.by, suspect.before)
+        watch.report(
+            place,
+            f"this clips gradients that the step at line {watch.line(suspect.before)} has already applied, and "
+            f"line {watch.line(cleared)} clears: no update is ever limited; clip before the step",
+            trace=[
+                ("the gradients are applied here", suspect.before),
+                ("clipped here, after that", place),
+                ("and cleared here, before any other step", cleared),
+            ],
+            remedy=self.move(suspect, place, None if suspect.scaled else suspect.before),
+        )
+
+    def move(self, suspect: Suspect, place: Site, step: Site | None) -> Remedy | None:
+        if step is None or place.node == step.node or frame(place) != frame(step):
+            return None
+        change = Change("move-before", place, target=step)
+        return Remedy("Move the clip in front of the step", (change,), safe=False)
+
+
+def trapped(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+    from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    updates, norms = [], []
+    for _ in range(5):
+        before = parameters_to_vector(model.parameters()).detach().clone()
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        norm = clip_grad_norm_(model.parameters(), 0.1)
+        norms.append(norm.item())
+        after = parameters_to_vector(model.parameters()).detach()
+        updates.append((after - before).norm().item())
+    return {"longest update": max(updates), "update that the clip allows": 0.5 * 0.1, "norm that it returned": norms[0]}
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+    from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    updates, norms = [], []
+    for _ in range(5):
+        before = parameters_to_vector(model.parameters()).detach().clone()
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        norm = clip_grad_norm_(model.parameters(), 0.1)
+        norms.append(norm.item())
+        optimizer.step()
+        after = parameters_to_vector(model.parameters()).detach()
+        updates.append((after - before).norm().item())
+    return {"longest update": max(updates), "update that the clip allows": 0.5 * 0.1, "norm that it returned": norms[0]}
+
+
+def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:
+    assert trapped["norm that it returned"] > 0.1, "the clip returns a plausible norm"
+    assert trapped["longest update"] > 5 * trapped["update that the clip allows"]
+    assert fixed["longest update"] <= fixed["update that the clip allows"] * 1.001

@@ -1,0 +1,216 @@
+"""An optimizer steps again with gradients of which it has already applied a part.
+
+## What it does
+
+Reports "backward, step, backward, step" of one optimizer where nothing clears its gradients in between: no
+`zero_grad` of the optimizer or of the module, no `p.grad = None`. The finding stands at the second backward.
+
+## Why it is a trap
+
+`backward()` adds to `.grad`. Without clearing, each step applies the sum of all gradients since the start: an
+undamped momentum that never forgets, and grows. The loss often falls at first, which hides it. The demo compares the
+norm of the gradient that the last step uses with the norm of a fresh one.
+
+## Known limits
+
+False positives: an option that the user has to set, under which the gradients are cleared elsewhere.
+
+False negatives: whatever cannot be seen counts as clearing: a model or optimizer handed to code that cannot be seen,
+an engine that steps and clears. Gradients whose owner is unknown while there are several optimizers. A step function
+whose callers cannot be seen, because they may clear.
+
+## Trap
+
+```python
+import torch
+
+
+def train(model, loader, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+```
+
+## Fixed
+
+```python
+import torch
+
+
+def train(model, loader, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+```
+
+## References
+
+- [torch.Tensor.backward](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.backward.html)
+- [torch.optim.Optimizer.zero_grad](https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html)
+- [Zeroing out gradients](https://docs.pytorch.org/tutorials/recipes/recipes/zeroing_out_gradients.html)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Escaped,
+    IterationStarted,
+    OptimizerMade,
+    Owners,
+    Site,
+    Stepped,
+    Thing,
+)
+from flake8_gradtrap.gradients import alone, common, forget, graph_of, meet, overlap, quoted, rest, tagged, touches
+from flake8_gradtrap.rule import Rule, Watch, on
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Gradients that an optimizer has applied, and that are still there. `again`: a backward that added to them."""
+
+    owners: Owners
+    step: Site = field(compare=False)
+    again: Site | None = field(default=None, compare=False)
+    added: bool = False
+    certain: bool = False
+    settled: bool = False
+    """Whether `again` belongs to the iteration of the next step."""
+    walked: frozenset[object] = field(default=frozenset(), compare=False)
+
+
+class GradientsNeverCleared(Rule):
+    """In memory: "applied", by optimizer."""
+
+    code = "GTR501"
+    name = "gradients-never-cleared"
+    summary = "An optimizer applies gradients again that it has already applied, because nothing cleared them"
+    words = ("step", "backward")
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        meet(watch, event.optimizer, event.owners)
+        watch.drop(("applied", event.optimizer.key))
+
+    @on(Cleared)
+    def clear(self, event: Cleared, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        for key, applied in tagged(watch, "applied"):
+            if event.optimizer is not None and key[1] == event.optimizer.key:
+                watch.drop(key)
+            elif overlap(applied.owners, owners) is not False:
+                left = rest(applied.owners, owners)
+                watch.drop(key)
+                if left:
+                    watch.put(key, replace(applied, owners=left))
+
+    @on(Backpropagated)
+    def backward(self, event: Backpropagated, watch: Watch) -> None:
+        if event.opaque:
+            forget(watch, "applied")
+            return
+        for key, applied in tagged(watch, "applied"):
+            related = overlap(applied.owners, event.owners)
+            if related is False:
+                continue
+            first = not applied.settled
+            watch.put(
+                key,
+                replace(
+                    applied,
+                    owners=common(applied.owners, event.owners) if related is None else applied.owners,
+                    again=event.site if first else applied.again,
+                    added=True,
+                    certain=applied.certain or related is True,
+                    settled=True,
+                    walked=applied.walked | graph_of(event),
+                ),
+            )
+
+    @on(IterationStarted)
+    def iteration(self, event: IterationStarted, watch: Watch) -> None:
+        for key, applied in tagged(watch, "applied"):
+            if applied.settled:
+                watch.put(key, replace(applied, settled=False))
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        keys = {thing.key for thing in event.things}
+        for key, applied in tagged(watch, "applied"):
+            if key[1] in keys or touches(watch, event, applied.owners, applied.walked):
+                watch.drop(key)
+
+    @on(Stepped)
+    def step(self, event: Stepped, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        key = ("applied", event.optimizer.key)
+        applied: Applied | None = watch.get(key)
+        watch.drop(key)
+        if event.closure:  # the closure clears and goes backward, as often as the optimizer likes
+            return
+        if applied is not None and applied.added and applied.again is not None and (applied.certain or alone(watch)):
+            self.tell(event.optimizer, applied, applied.again, event, watch)
+        watch.put(key, Applied(owners, event.site))
+
+    def tell(self, optimizer: Thing, applied: Applied, again: Site, event: Stepped, watch: Watch) -> None:
+        call = f"`{optimizer.label}.zero_grad()`" if optimizer.label else "`zero_grad()`"
+        watch.report(
+            again,
+            f"this adds to gradients that {quoted(optimizer, 'the optimizer')} has already applied at line "
+            f"{watch.line(applied.step)} and nobody cleared: each step applies all gradients since the start; "
+            f"call {call} before it",
+            trace=[
+                ("the gradients are applied here", applied.step),
+                ("the next ones are added to them here", again),
+                ("and all of them are applied here", event.site),
+            ],
+        )
+
+
+def trapped(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    for _ in range(10):
+        loss = nn.functional.mse_loss(model(x), y)
+        fresh = torch.autograd.grad(loss, model.weight, retain_graph=True)[0].norm().item()
+        loss.backward()
+        optimizer.step()
+    assert model.weight.grad is not None
+    return {"norm that the last step used": model.weight.grad.norm().item(), "norm of its own gradient": fresh}
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        fresh = torch.autograd.grad(loss, model.weight, retain_graph=True)[0].norm().item()
+        loss.backward()
+        optimizer.step()
+    assert model.weight.grad is not None
+    return {"norm that the last step used": model.weight.grad.norm().item(), "norm of its own gradient": fresh}
+
+
+def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:
+    assert trapped["norm that the last step used"] > 3 * trapped["norm of its own gradient"], "ten gradients in one"
+    assert abs(fixed["norm that the last step used"] / fixed["norm of its own gradient"] - 1) < 1e-3

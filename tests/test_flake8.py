@@ -1,0 +1,156 @@
+"""The flake8 plugin: the findings of `gradtrap check` at the same places, under flake8's settings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import flake8.utils
+import pytest
+from conftest import ROOT, Cli, Stub
+from flake8.main.cli import main
+
+Flake8 = Callable[..., list[str]]
+
+
+@pytest.fixture
+def flake8_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Flake8:
+    """Runs flake8 in this process, in an empty folder; gives the lines of its output that are about traps."""
+    monkeypatch.chdir(tmp_path)
+    points = importlib.metadata.entry_points(group="flake8.extension", name="GTR")
+    assert [point.value for point in points] == ["flake8_gradtrap.plugin:Plugin"], "pip install -e . is missing"
+
+    def run(*arguments: str, input: str | None = None) -> list[str]:
+        if input is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
+            flake8.utils.stdin_get_value.cache_clear()
+        main(list(arguments))
+        output, errors = capfd.readouterr()
+        assert errors == ""
+        return [line for line in output.splitlines() if " GTR" in line]
+
+    return run
+
+
+def places(lines: list[str]) -> list[str]:
+    """`file:row:column: code` of each line."""
+    return sorted(" ".join(line.split()[:2]).removeprefix("./") for line in lines)
+
+
+SOURCE = """\
+x = 1; f()  # trap GTR301
+if x:
+\tg()  # trap GTR302
+é = "名"; h()  # trap GTR401
+i()  # trap GTR307
+j()  # trap GTR301  # noqa
+k()  # trap GTR301  # noqa: GTR3
+l()  # trap GTR301  # noqa: E501
+m(); \"\"\"
+# noqa
+\"\"\"; n()  # trap GTR301
+"""
+
+
+def test_the_same_findings_at_the_same_places(cli: Cli, stub: Stub, flake8_main: Flake8) -> None:
+    Path("a.py").write_text(SOURCE)
+    Path("b.py").write_bytes(b"\xef\xbb\xbf" + SOURCE.replace("\n", "\r\n").encode())
+    Path("c.py").write_text("# flake8: noqa\n" + SOURCE)
+    for options in ([], ["--select=GTR"], ["--select=GTR3"], ["--select=GTR301", "--ignore=GTR3"], ["--ignore=GTR302"]):
+        ours = places(cli("check", ".", "--output-format=concise", *options).stdout.splitlines())
+        assert places(flake8_main(".", *options)) == ours
+        assert ours
+    assert [place for place in places(flake8_main(".", "--select=GTR")) if place.startswith("a")] == [
+        "a.py:1:8: GTR301",
+        "a.py:3:2: GTR302",
+        "a.py:4:10: GTR401",
+        "a.py:8:1: GTR301",
+    ]
+
+
+def test_the_same_findings_on_all_fixtures(tmp_path: Path) -> None:
+    """With the real engine, in other processes."""
+    folder = str(ROOT / "fixtures")
+    checks = [
+        ["flake8_gradtrap", "check", "--isolated", "--output-format=concise", "--ignore=GTR000", folder],
+        ["flake8", "--isolated", "--select=GTR", "--extend-ignore=GTR000", folder],
+    ]
+    ours, theirs = (
+        places(
+            subprocess.run(
+                [sys.executable, "-m", *check], capture_output=True, text=True, cwd=tmp_path
+            ).stdout.splitlines()
+        )
+        for check in checks
+    )
+    assert ours == theirs
+    assert len(ours) > 50
+
+
+def test_messages(stub: Stub, flake8_main: Flake8) -> None:
+    Path("a.py").write_text("f()  # trap GTR301\n")
+    assert flake8_main("a.py") == ["a.py:1:1: GTR301 f is a trap"]
+
+
+def test_standard_input(stub: Stub, flake8_main: Flake8) -> None:
+    assert places(flake8_main("-", input="f()  # trap GTR301\n")) == ["stdin:1:1: GTR301"]
+    lines = flake8_main("-", "--stdin-display-name=src/train.py", input="f()  # trap GTR301\n")
+    assert places(lines) == ["src/train.py:1:1: GTR301"]
+    assert stub.checked == ["stdin", "src/train.py"]
+
+
+def test_many_processes(stub: Stub, flake8_main: Flake8) -> None:
+    for number in range(6):
+        Path(f"{number}.py").write_text("f()  # trap GTR301\n")
+    assert places(flake8_main("-j3", ".")) == [f"{number}.py:1:1: GTR301" for number in range(6)]
+
+
+def test_comments_can_be_disabled(stub: Stub, flake8_main: Flake8) -> None:
+    Path("a.py").write_text("f()  # trap GTR301  # noqa\ng()  # trap GTR401  # noqa: GTR401\n")
+    assert flake8_main("a.py") == []
+    assert places(flake8_main("a.py", "--disable-noqa")) == ["a.py:1:1: GTR301", "a.py:2:1: GTR401"]
+
+
+def test_preview_rules(stub: Stub, flake8_main: Flake8) -> None:
+    Path("a.py").write_text("f()  # trap GTR301\ng()  # trap GTR307\n")
+    on = ["a.py:1:1: GTR301"]
+    assert places(flake8_main("a.py")) == on
+    assert places(flake8_main("a.py", "--select=GTR")) == on
+    assert places(flake8_main("a.py", "--ignore=E501")) == on  # which replaces the default ignore list
+    assert places(flake8_main("a.py", "--extend-select=GTR307")) == [*on, "a.py:2:1: GTR307"]
+    assert places(flake8_main("a.py", "--select=GTR3")) == [*on, "a.py:2:1: GTR307"]
+    assert places(flake8_main("a.py", "--select=GTR307")) == ["a.py:2:1: GTR307"]
+
+
+@pytest.mark.parametrize(
+    "options", ["--select=E,F", "--extend-ignore=GTR", "--ignore=GTR", "--select=E --extend-select=F"]
+)
+def test_nothing_runs_where_nothing_can_be_reported(stub: Stub, flake8_main: Flake8, options: str) -> None:
+    Path("a.py").write_text("f()  # trap GTR301\n")
+    assert flake8_main("a.py", *options.split()) == []
+    assert stub.checked == []
+    assert flake8_main("a.py") != []
+    assert stub.checked == ["a.py"]
+
+
+def test_per_file_ignores_and_settings_in_a_file(stub: Stub, flake8_main: Flake8) -> None:
+    Path("a.py").write_text("f()  # trap GTR301\n")
+    Path("b.py").write_text("f()  # trap GTR301\ng()  # trap GTR401\n")
+    Path(".flake8").write_text("[flake8]\nextend-ignore = GTR4\nper-file-ignores =\n    a.py: GTR3\n")
+    assert places(flake8_main(".")) == ["b.py:1:1: GTR301"]
+
+
+def test_linting_with_flake8_loads_no_engine_where_it_is_not_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import torch\n")
+    code = """\
+import sys
+from flake8.main.cli import main
+main(["--isolated", "--select=E", "-j1", "a.py"])
+print([name for name in ("torch", "libcst", "rich", "flake8_gradtrap.engine") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert run.stdout == "[]\n"
