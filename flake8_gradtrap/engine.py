@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from flake8_gradtrap.interp.core import Report
     from flake8_gradtrap.interp.machine import Machine
 
-_LIBRARIES = re.compile(r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex)\b|pytorch", re.IGNORECASE)
+_LIBRARIES = re.compile(
+    r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +133,13 @@ def _failures(machine: Machine, source: SourceFile) -> Iterable[Finding]:
     for code, site, error in machine.failures:
         if code not in told:
             told.add(code)
-            span = _span(site, source)
+            span = _span(site)
             row = span[1].row if span is not None and span[0] == source.path else 1
             result.append(_not_analysed(source.path, f"internal error in {code}: {error}; please report it", row))
     return result
 
 
-def _span(site: Site, source: SourceFile) -> tuple[str, Span] | None:
+def _span(site: Site) -> tuple[str, Span] | None:
     """The file and the range of a site."""
     from flake8_gradtrap.interp.ir import Node
 
@@ -148,17 +150,27 @@ def _span(site: Site, source: SourceFile) -> tuple[str, Span] | None:
 
 
 def _finding(report: Report, source: SourceFile) -> Finding | None:
-    """A finding with positions. A trap that lies in another file is told at the call in this file that leads to it."""
-    trace = [Step(message, *place) for message, site in report.trace if (place := _span(site, source)) is not None]
-    site: Site | None = report.site
-    place = _span(report.site, source)
-    while site is not None and place is not None and place[0] != source.path:
+    """A finding with positions, in the file that is checked.
+
+    A trap whose place lies in another file is told here only if this file has a part in it: at the call that leads there,
+    else at the last step of the trace that lies here. What another file does all by itself is told when that one is checked.
+    """
+    rule = all_rules()[report.code]
+    trace = [Step(message, *place) for message, site in report.trace if (place := _span(site)) is not None]
+    place = _span(report.site)
+    if place is not None and place[0] != source.path:
+        own = [step for step in trace if step.filename == source.path]
+        if rule.at_definition or not own:
+            return None
         trace.append(Step("it happens here", *place))
-        site = site.caller
-        place = _span(site, source) if site is not None else None
+        site: Site | None = report.site
+        while place is not None and site is not None and place[0] != source.path:
+            site = site.caller
+            place = _span(site) if site is not None else None
+        if place is None:
+            place = (source.path, own[-1].span)
     if place is None:
         return None
-    rule = all_rules()[report.code]
     fix: Fix | None = None
     if report.remedy is not None:
         from flake8_gradtrap.fixes import build_edits
@@ -173,5 +185,5 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
 
 
 def _is_local(site: Site, source: SourceFile) -> bool:
-    place = _span(site, source)
+    place = _span(site)
     return place is not None and place[0] == source.path

@@ -90,7 +90,8 @@ class Term:
     `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
     (`requires_grad` put on a computed value), or "" for a live part. `how` is the expression that cut it. `had_history`:
     whether the value that was cut carried a gradient. `additive`: it is added to the rest (not multiplied, not divided).
-    `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there is.
+    `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there is. `addend`: where it (or
+    what it was computed into) is added to a live part.
     """
 
     cut: str
@@ -100,7 +101,7 @@ class Term:
     additive: bool = True
     parameter: bool = False
     whole: bool = False
-    escapes_to: Site | None = None
+    addend: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,8 @@ class Accumulated(Event):
     had_history: bool | None = None
     loop: Hashable = None
     made_by: tuple[Site, ...] = ()
+    graph: frozenset[Hashable] = frozenset()
+    """The tensors that the term was computed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,7 @@ class Stored(Event):
     loop: Hashable = None
     bounded: bool = False
     made_by: tuple[Site, ...] = ()
+    graph: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 from flake8_gradtrap.events import (
     Accumulated,
     Backpropagated,
+    Clipped,
     Differentiated,
     Emptied,
     Escaped,
@@ -73,15 +74,16 @@ def meet(watch: Watch, optimizer: Thing | None, owners: Owners) -> Owners:
     return owners
 
 
-def alone(watch: Watch) -> bool:
-    """Whether the path has mentioned at most one optimizer: then whatever is unknown belongs to it."""
-    return sum(1 for key, _ in watch.items() if isinstance(key, tuple) and key[0] == "optimizer") <= 1
+def alone(watch: Watch, owners: Owners = None) -> bool:
+    """Whether whatever is unknown belongs to these owners: the path has mentioned no optimizer of any others."""
+    seen = [theirs for _, theirs in tagged(watch, "optimizer")]
+    return len(seen) <= 1 or (owners is not None and all(overlap(theirs, owners) for theirs in seen))
 
 
 def concerns(watch: Watch, one: Owners, other: Owners) -> bool:
     """Whether two sets of owners are taken to be related: they share one, or nobody else could be meant."""
     related = overlap(one, other)
-    return alone(watch) if related is None else related
+    return alone(watch, one or other) if related is None else related
 
 
 # -- premises in memory -----------------------------------------------------------------------------------------------
@@ -95,6 +97,8 @@ class Mark:
     walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
     scaler: Thing | None = None
     flag: bool = False
+    loops: frozenset[Hashable] = frozenset()
+    """The loops that were running."""
 
 
 def tagged(watch: Watch, *tags: str) -> list[tuple[tuple[Any, ...], Any]]:
@@ -116,6 +120,22 @@ def settle(watch: Watch, owners: Owners, *tags: str) -> None:
             watch.drop(key)
             if left:
                 watch.put((key[0], left, *key[2:]), value)
+
+
+class InLoops(Rule):
+    """Base of rules that ask which loops are running. In memory: "active", by loop."""
+
+    @on(LoopStarted)
+    def loop(self, event: LoopStarted, watch: Watch) -> None:
+        watch.put(("active", event.loop), Mark(event.site))
+
+    @on(LoopLeft)
+    def left(self, event: LoopLeft, watch: Watch) -> None:
+        watch.drop(("active", event.loop))
+
+    @staticmethod
+    def running(watch: Watch) -> frozenset[Hashable]:
+        return frozenset(loop for (_, loop), _ in tagged(watch, "active"))
 
 
 def touches(watch: Watch, event: Escaped, owners: Owners, walked: frozenset[Hashable] = frozenset()) -> bool:
@@ -180,15 +200,31 @@ def plain(label: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][\w.]*(\[[\w'\"-]+\])?", label) is not None
 
 
+def atom(label: str) -> bool:
+    """Whether a label is a name or a single call, to which a method call can be appended."""
+    name, _, rest = label.partition("(")
+    if not plain(name) or not rest:
+        return plain(label)
+    depth = 1
+    for place, sign in enumerate(rest):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return place == len(rest) - 1
+    return False
+
+
+def by_hand(event: Clipped) -> bool:
+    """Whether gradients were scaled or overwritten in place: `p.grad.mul_(…)`, `p.grad.copy_(…)`."""
+    return event.rescales and ".grad." in event.by
+
+
 def quoted(thing: Thing | None, otherwise: str) -> str:
     return f"`{thing.label}`" if thing is not None and thing.label else otherwise
 
 
 # -- graphs that are kept ---------------------------------------------------------------------------------------------
 
-LOSSES = re.compile(
-    r"loss|err|cost|criterion|objective|entropy|nll|mse|bce|elbo|(^|[^a-z])(ce|kl|l1|l2)([^a-z]|$)", re.I
-)
+LOSSES = re.compile(r"loss|err|cost|criterion|objective|entropy|nll|mse|bce|elbo|\b(ce|kl|l1)\b", re.IGNORECASE)
 """What a loss is called, where the name has to say it."""
 
 
@@ -206,8 +242,9 @@ class Walk:
 class Kept:
     """A tensor with history that a total or a container keeps beyond its iteration.
 
-    `now` and `earlier`: the tensors of this iteration, and of those before; `graph`: what those of this iteration were
-    computed from. `totals`: the sums that hold them. `walked`: one of them was back-propagated in its own iteration.
+    `loops`: those that were running. `now` and `earlier`: the tensors of this iteration, and of those before; `graph`:
+    what those of this one were computed from. `totals`: the sums that hold them. `walked`: one of them, or a part
+    of its graph, was back-propagated in its own iteration.
     """
 
     site: Site = field(compare=False)
@@ -231,18 +268,20 @@ class Kept:
     count: int = 1
 
 
-class KeepsGraph(Rule):
+class KeepsGraph(InLoops):
     """Base of the rules about raw tensors that are summed, stored or returned.
 
     A candidate is a tensor with history that joins a total or a container. It is dropped when what it joined is
-    back-propagated later, on any path that was seen by then. It is reported when its loop is left, if it was
-    back-propagated in its own iteration; else when the run ends, if it surely has history and its loop goes backward
-    through something else, or through nothing while only the value was wanted.
+    back-propagated later, on any path. It is a finding when it was back-propagated in its own iteration; else when it
+    surely has history and its loop goes backward through something else, or through nothing while only the value was
+    wanted. Findings wait until the run ends, because another path may go backward.
     """
 
     def __init__(self) -> None:
         self.spared: set[Hashable] = set()
         """Places whose total or container is back-propagated, on whatever path."""
+        self.waiting: dict[Hashable, tuple[Kept, bool]] = {}
+        """Findings, by place."""
 
     def tell(self, kept: Kept, trained: bool, watch: Watch) -> None:
         raise NotImplementedError
@@ -252,15 +291,15 @@ class KeepsGraph(Rule):
         if isinstance(event, Accumulated):
             self.extend(event, watch)
             tensor, holder, by, totals = event.term, event.total, "", frozenset({event.total.key})
-            key: tuple[Hashable, ...] = ("kept", event.site)
+            key: tuple[Hashable, ...] = ("kept", *place_key(event.site))
         else:
             tensor, holder, by, totals = event.tensor, event.container, event.by, frozenset()
-            key = ("kept", event.site, event.container.key)
-        if event.had_history is False or event.site in self.spared:
+            key = ("kept", *place_key(event.site), event.container.key)
+        if event.had_history is False or place_key(event.site) in self.spared:
             return
         active = dict(tagged(watch, "active"))
         now = frozenset({tensor.key})
-        graph = now | getattr(event, "graph", frozenset())
+        graph = now | event.graph if event.had_history else now
         walks = [
             walk
             for _, walk in tagged(watch, "walk")
@@ -276,7 +315,7 @@ class KeepsGraph(Rule):
                 site=event.site,
                 tensor=tensor,
                 holder=holder,
-                loops=frozenset(loop for _, loop in active) | {event.loop},
+                loops=frozenset(loop for _, loop in active),
                 now=new.now | now,
                 graph=new.graph | graph,
                 totals=new.totals | totals,
@@ -301,14 +340,14 @@ class KeepsGraph(Rule):
         assert isinstance(event, Backpropagated | Differentiated)
         whole = isinstance(event, Backpropagated)
         tensors = graph_of(event) if isinstance(event, Backpropagated) else event.reaches
-        loops = frozenset(loop for (_, loop), _ in tagged(watch, "active"))
+        loops = self.running(watch)
         for key, kept in tagged(watch, "kept"):
-            own = whole and (kept.loop is None or kept.loop in loops)
+            own = whole and kept.loops <= loops  # all loops that it was kept in are still running
             later = kept.totals | kept.earlier if own else kept.totals | kept.earlier | kept.now
             if not tensors.isdisjoint(later):
-                self.spared.add(kept.site)
+                self.spared.add(place_key(kept.site))
                 watch.drop(key)
-            elif own and kept.now and not tensors.isdisjoint(kept.now | kept.graph):
+            elif own and kept.now and not tensors.isdisjoint(kept.graph):
                 retained = kept.retained or event.retains is not False
                 watch.put(key, replace(kept, walked=True, backward=event.site, retained=retained))
         if isinstance(event, Backpropagated):
@@ -322,7 +361,7 @@ class KeepsGraph(Rule):
             watch.drop(("over parameters",))
             watch.put(("small", event.loop), True)
         for key, kept in tagged(watch, "kept"):
-            if event.loop in kept.loops and kept.now:
+            if kept.now and event.loop in kept.loops:
                 earlier = kept.earlier | kept.now
                 watch.put(key, replace(kept, now=frozenset(), graph=frozenset(), earlier=earlier))
 
@@ -336,15 +375,12 @@ class KeepsGraph(Rule):
         if "for" in event.by and watch.get(("parameters", event.it.key)):
             watch.put(("over parameters",), True)
 
-    @on(LoopStarted)
-    def loop(self, event: LoopStarted, watch: Watch) -> None:
-        watch.put(("active", event.loop), Mark(event.site))
-
     @on(LoopLeft)
     def left(self, event: LoopLeft, watch: Watch) -> None:
-        watch.drop(("active", event.loop))
+        super().left(event, watch)
         for key, kept in tagged(watch, "kept"):
-            if kept.loop is not None and kept.loop == event.loop and kept.walked and not kept.retained:
+            freed = kept.backward is not None and not kept.retained  # no later backward can go through it
+            if kept.loop is not None and kept.loop == event.loop and kept.walked and freed:
                 watch.drop(key)
                 self.judge(kept, watch)
 
@@ -377,22 +413,32 @@ class KeepsGraph(Rule):
             if kept.loop is not None or event.again:
                 watch.drop(key)
                 self.judge(kept, watch)
+        for place, (kept, trained) in self.waiting.items():
+            if place not in self.spared:
+                self.tell(kept, trained, watch)
+        self.waiting.clear()
 
     def judge(self, kept: Kept, watch: Watch) -> None:
         """Decide about a candidate whose loop is over."""
-        if kept.site in self.spared or (kept.count < 2 and watch.get(("emptied", kept.holder.key))):
+        place = place_key(kept.site)
+        if kept.count < 2 and watch.get(("emptied", kept.holder.key)):
             return
         if kept.walked:
             if not (kept.retained and kept.escaped):
-                self.tell(kept, True, watch)
+                self.waiting[place] = kept, True
             return
         if not kept.history or kept.escaped or kept.loop is None or watch.get(("small", kept.loop)):
             return
         trains: Mark | None = watch.get(("trains", kept.loop))
         if trains is not None:
-            self.tell(replace(kept, backward=trains.site), True, watch)
+            self.waiting[place] = replace(kept, backward=trains.site), True
         elif kept.read and (kept.by or LOSSES.search(kept.tensor.label)):
-            self.tell(kept, False, watch)
+            self.waiting[place] = kept, False
+
+
+def place_key(site: Site) -> tuple[Hashable, ...]:
+    """A place with the calls that lead to it: two meters keep two things at one place."""
+    return (site.node, *frame(site))
 
 
 def place_of(kept: Kept) -> Site:
@@ -405,7 +451,7 @@ def detach(kept: Kept) -> Remedy | None:
     """The fix: detach what is kept, where its expression stands."""
     if place_of(kept) != kept.site or kept.by in ("extend", "yield") or not kept.tensor.label:
         return None
-    if plain(kept.tensor.label):
+    if plain(kept.tensor.label) or (atom(kept.tensor.label) and not kept.by):
         before, after = "", ".detach()"
     elif kept.by:  # it may be a part of what stands there
         return None

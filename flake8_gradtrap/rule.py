@@ -94,6 +94,8 @@ class Rule:
     since: ClassVar[str] = "0.1.0"
     fix: ClassVar[str] = ""
     severity: ClassVar[str] = "warning"
+    at_definition: ClassVar[bool] = False
+    """The rule speaks of a definition, whoever calls it: it is told only when the file of the definition is checked."""
     words: ClassVar[tuple[str, ...]] = ()
     """Identifiers of which a function must mention at least one for the rule to say anything about it."""
 

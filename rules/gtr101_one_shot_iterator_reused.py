@@ -81,7 +81,6 @@ class Story:
 
     made: IteratorMade = field(compare=False)
     exhausted: bool = False
-    told: bool = False
     by: Iterated | None = field(default=None, compare=False)
 
 
@@ -127,10 +126,9 @@ class OneShotIteratorReused(Rule):
         if story is None or event.single:
             return
         if not story.exhausted:
-            if event.whole is True:
+            if event.whole is True and not event.ends:
                 watch.put(event.it.key, replace(story, exhausted=True, by=event))
-        elif not story.told and not event.ends:
-            watch.put(event.it.key, replace(story, told=True))
+        elif not event.ends:
             self.tell(story.made, story.by, event, watch)
 
     def tell(self, made: IteratorMade, first: Iterated, again: Iterated, watch: Watch) -> None:

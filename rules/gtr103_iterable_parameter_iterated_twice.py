@@ -73,6 +73,7 @@ class IterableParameterIteratedTwice(Rule):
     name = "iterable-parameter-iterated-twice"
     summary = "A function iterates twice over an argument that may be a generator"
     fix = "safe"
+    at_definition = True
     words = ("parameters", "params", "named_parameters", "Iterable", "Iterator", "Generator", "filter", "map", "chain")
 
     @on(IteratorMade)

@@ -100,7 +100,7 @@ class DetachedLoss(Rule):
             watch.report(event.site, message, trace=trace)
         else:
             watch.report(
-                term.site,
+                term.addend or term.site,
                 f"the loss does not train this term: it {cause}; add the live value, and detach a copy for the log",
                 trace=trace,
             )

@@ -94,6 +94,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.gradients import (
     Mark,
     alone,
+    by_hand,
     clip_site,
     common,
     forget,
@@ -174,6 +175,10 @@ class ClipBeforeUnscale(Rule):
 
     @on(Clipped)
     def clip(self, event: Clipped, watch: Watch) -> None:
+        if event.rescales:  # by hand, perhaps by the scale
+            settle(watch, event.owners, "scaled")
+        if by_hand(event):
+            settle(watch, event.owners, "scaled")
         if event.measures_only or event.rescales:
             return
         for key, mark in tagged(watch, "scaled"):
@@ -244,7 +249,7 @@ class ClipBeforeUnscale(Rule):
 
     def decide(self, suspect: Suspect, watch: Watch) -> None:
         """Report a clip for which no step named the optimizer for certain."""
-        only = alone(watch)
+        only = alone(watch, suspect.owners)
         if suspect.certain or only:
             self.tell(suspect, suspect.steps[0] if only and suspect.steps else None, watch)
 

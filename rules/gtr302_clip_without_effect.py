@@ -81,6 +81,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     Mark,
+    by_hand,
     clip_site,
     concerns,
     forget,
@@ -91,6 +92,7 @@ from flake8_gradtrap.gradients import (
     overlap,
     settle,
     tagged,
+    touches,
 )
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
 
@@ -112,8 +114,8 @@ class Suspect:
 
 class ClipWithoutEffect(Rule):
     """In memory, by owners: "empty" (cleared, no backward since), "applied" (stepped, no backward since), "begun" (a
-    backward was seen), "head" (cleared before any backward of this path). Suspects, by site: "lost" (clipped when
-    empty), "late" (clipped when applied), "early" (clipped before anything happened)."""
+    backward was seen), "used" (a step was seen), "head" (cleared before any step of this path). Suspects, by site:
+    "lost" (clipped when empty), "late" (clipped when applied), "early" (clipped before anything happened)."""
 
     code = "GTR302"
     name = "clip-without-effect"
@@ -146,7 +148,7 @@ class ClipWithoutEffect(Rule):
         if not known:
             return
         watch.put(("empty", owners), Mark(event.site))
-        if all(overlap(key[1], owners) is False for key, _ in tagged(watch, "begun")):
+        if all(overlap(key[1], owners) is False for key, _ in tagged(watch, "used")):
             watch.put(("head", owners), Mark(event.site))
 
     @on(Backpropagated)
@@ -155,17 +157,19 @@ class ClipWithoutEffect(Rule):
         settle(watch, owners, "empty", "applied")
         watch.put(("begun", owners), Mark(event.site))
         watch.put(("walked",), graph_of(event))
-        for key, suspect in tagged(watch, "late", "lost"):
-            if overlap(suspect.owners, owners) is False:
-                continue
-            if event.opaque or key[0] == "late":
-                watch.drop(key)
-            elif suspect.doubtful:  # here is the backward: it was not where the loss, or what else it was, went
+        if event.opaque:
+            forget(watch, "late", "lost")
+        for key, suspect in tagged(watch, "lost"):
+            if suspect.doubtful and overlap(suspect.owners, owners) is not False:
+                # Here is the backward: it was not where the loss, or what else it was, went before the clip.
                 watch.put(key, replace(suspect, doubtful=False))
 
     @on(Clipped)
     def clip(self, event: Clipped, watch: Watch) -> None:
         if event.measures_only:
+            return
+        if by_hand(event):
+            settle(watch, event.owners, "empty", "applied")
             return
         suspect = Suspect(event.site, event.by, event.owners)
         empty = [(key[1], mark) for key, mark in tagged(watch, "empty")]
@@ -191,6 +195,7 @@ class ClipWithoutEffect(Rule):
         if event.closure:
             forget(watch, "empty", "applied", "late", "lost", "early")
             watch.put(("begun", None), Mark(event.site))
+            watch.put(("used", None), Mark(event.site))
             return
         for key, suspect in tagged(watch, "lost"):
             if concerns(watch, suspect.owners, owners):
@@ -200,19 +205,22 @@ class ClipWithoutEffect(Rule):
             if overlap(suspect.owners, owners) is not False:  # this step uses what was clipped
                 watch.drop(key)
         watch.put(("applied", owners), Mark(event.site, scaler=event.scaler))
+        watch.put(("used", owners), Mark(event.site))
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
         if LOGGING.search(event.to):
             return
         forget_touched(watch, event, "empty", "applied")
+        for key, suspect in tagged(watch, "late"):
+            if touches(watch, event, suspect.owners):
+                watch.drop(key)
         walked = watch.get(("walked",), frozenset())
         if all(thing.key in walked for thing in event.things):
             return
-        forget(watch, "late", "early")
+        forget(watch, "early")
         for key, mark in tagged(watch, "empty"):
             watch.put(key, replace(mark, flag=True))
-        forget(watch, "applied")
         watch.put(("begun", None), Mark(event.site))
 
     @on(FunctionLeft)

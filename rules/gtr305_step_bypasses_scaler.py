@@ -8,10 +8,11 @@ an unscaled backward, while the same scaler scales other losses.
 
 ## Why it is a trap
 
-Only `scaler.step` (or `unscale_`) divides gradients by the loss scale. Without it, plain SGD takes a step 65,536
-times too long: the demo measures exactly the scale. Adam hides it, because it divides gradients by their own size;
-what is left then is that overflows are no longer skipped: one inf gradient, and the weights are NaN. In the mirror
-image, gradients that were never multiplied are divided: with SGD the model stands still.
+Only `scaler.step` (or `unscale_`) divides gradients by the loss scale. Without it, plain SGD takes a step that is too
+long by the scale: 65,536 at the start; the demo measures exactly the scale that it sets. Adam hides it, because it
+divides gradients by their own size; what is left then is that overflows are no longer skipped: one inf gradient, and
+the weights are NaN. In the mirror image, gradients that were never multiplied are divided: with SGD the model stands
+still.
 
 ## Known limits
 
@@ -99,7 +100,7 @@ class StepBypassesScaler(Rule):
     code = "GTR305"
     name = "step-bypasses-scaler"
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
-    words = ("step", "scale", "GradScaler", "scaler")
+    words = ("scale", "GradScaler", "scaler")
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:

@@ -108,7 +108,7 @@ class ScalerNotUpdated(Rule):
     code = "GTR306"
     name = "scaler-not-updated"
     summary = "A gradient scaler steps twice without an update, or is updated before the last optimizer has stepped"
-    words = ("step", "update", "scale", "GradScaler", "scaler")
+    words = ("scale", "GradScaler", "scaler")
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -139,6 +139,8 @@ class ScalerNotUpdated(Rule):
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
+        if event.optimizer is None and event.owners is None:  # between two calls of a method, anything may happen
+            forget(watch, "stepped")
         settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "stale")
 
     @on(Escaped)

@@ -78,7 +78,7 @@ class RawLossSummed(KeepsGraph):
     name = "raw-loss-summed"
     summary = "A loss is summed with its graph, which the total keeps alive"
     fix = "safe"
-    words = ("backward", "item", "loss", "losses", "criterion", "update", "sum")
+    words = ("backward", "loss", "losses", "criterion")
 
     @on(Accumulated)
     def accumulated(self, event: Accumulated, watch: Watch) -> None:

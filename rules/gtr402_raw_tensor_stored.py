@@ -76,19 +76,7 @@ class RawTensorStored(KeepsGraph):
     name = "raw-tensor-stored"
     summary = "A tensor is stored with its graph, beyond the step that made it"
     fix = "safe"
-    words = (
-        "append",
-        "appendleft",
-        "extend",
-        "insert",
-        "setdefault",
-        "add",
-        "update",
-        "backward",
-        "loss",
-        "losses",
-        "history",
-    )
+    words = ("backward", "loss", "losses", "append")
 
     @on(Stored)
     def stored(self, event: Stored, watch: Watch) -> None:

@@ -7,17 +7,18 @@ Reports "backward, step, backward, step" of one optimizer where nothing clears i
 
 ## Why it is a trap
 
-`backward()` adds to `.grad`. Without clearing, each step applies the sum of all gradients since the start: an
-undamped momentum that never forgets, and grows. The loss often falls at first, which hides it. The demo compares the
-norm of the gradient that the last step uses with the norm of a fresh one.
+`backward()` adds to `.grad`. Without clearing, each step applies the sum of all gradients since the start, which is a
+momentum that never forgets. The loss falls at first, and then swings, as it does when the learning rate is too high.
+The demo compares the norm of the gradient that the last step uses with the norm of a fresh one.
 
 ## Known limits
 
-False positives: an option that the user has to set, under which the gradients are cleared elsewhere.
+False positives: a loop whose steps do not matter, like a probe for the largest batch that fits.
 
 False negatives: whatever cannot be seen counts as clearing: a model or optimizer handed to code that cannot be seen,
-an engine that steps and clears. Gradients whose owner is unknown while there are several optimizers. A step function
-whose callers cannot be seen, because they may clear.
+an engine that steps and clears; a clearing under any condition. Gradients whose owner is unknown while there are
+several optimizers. A step function whose callers cannot be seen, because they may clear; two steps at different
+places.
 
 ## Trap
 
@@ -57,6 +58,7 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import (
@@ -64,37 +66,73 @@ from flake8_gradtrap.events import (
     Cleared,
     Escaped,
     IterationStarted,
+    LoopStarted,
     OptimizerMade,
     Owners,
+    RunEnded,
     Site,
     Stepped,
-    Thing,
 )
-from flake8_gradtrap.gradients import alone, common, forget, graph_of, meet, overlap, quoted, rest, tagged, touches
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.gradients import (
+    InLoops,
+    alone,
+    common,
+    forget,
+    graph_of,
+    meet,
+    overlap,
+    quoted,
+    rest,
+    tagged,
+    touches,
+)
+from flake8_gradtrap.rule import Watch, on
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Gradients that an optimizer has applied, and that are still there. `again`: a backward that added to them."""
+    """Gradients that an optimizer has applied, and that are still there.
+
+    `steps`: the places that applied them, `loops`: those that were running then. `again`: a backward that added to
+    them.
+    """
 
     owners: Owners
     step: Site = field(compare=False)
-    again: Site | None = field(default=None, compare=False)
-    added: bool = False
+    steps: frozenset[Hashable]
+    again: Site | None = None
+    loops: frozenset[Hashable] = frozenset()
     certain: bool = False
     settled: bool = False
     """Whether `again` belongs to the iteration of the next step."""
-    walked: frozenset[object] = field(default=frozenset(), compare=False)
+    walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
 
 
-class GradientsNeverCleared(Rule):
-    """In memory: "applied", by optimizer."""
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """That gradients were cleared after these steps, which were taken in these loops."""
+
+    steps: frozenset[Hashable]
+    loops: frozenset[Hashable]
+
+
+class GradientsNeverCleared(InLoops):
+    """In memory, by optimizer: "applied" gradients, and "clearing".
+
+    A finding waits until the run ends: where another path clears the gradients between two steps, a condition decides,
+    and the path without may not exist (`if i % k == 0: zero_grad()` and `if (i + 1) % k == 0: step()`).
+    """
 
     code = "GTR501"
     name = "gradients-never-cleared"
     summary = "An optimizer applies gradients again that it has already applied, because nothing cleared them"
     words = ("step", "backward")
+
+    def __init__(self) -> None:
+        self.cleared: set[Hashable] = set()
+        """Steps between which the gradients are cleared on some path."""
+        self.waiting: dict[Hashable, tuple[Applied, Site, Stepped]] = {}
+        """Findings, by the place of the step."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -105,6 +143,8 @@ class GradientsNeverCleared(Rule):
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         for key, applied in tagged(watch, "applied"):
+            if overlap(applied.owners, owners) is not False:
+                watch.put(("clearing", key[1]), Clearing(applied.steps, applied.loops))
             if event.optimizer is not None and key[1] == event.optimizer.key:
                 watch.drop(key)
             elif overlap(applied.owners, owners) is not False:
@@ -129,7 +169,6 @@ class GradientsNeverCleared(Rule):
                     applied,
                     owners=common(applied.owners, event.owners) if related is None else applied.owners,
                     again=event.site if first else applied.again,
-                    added=True,
                     certain=applied.certain or related is True,
                     settled=True,
                     walked=applied.walked | graph_of(event),
@@ -141,6 +180,13 @@ class GradientsNeverCleared(Rule):
         for key, applied in tagged(watch, "applied"):
             if applied.settled:
                 watch.put(key, replace(applied, settled=False))
+
+    @on(LoopStarted)
+    def loop(self, event: LoopStarted, watch: Watch) -> None:
+        super().loop(event, watch)
+        for key, clearing in tagged(watch, "clearing"):
+            if event.loop in clearing.loops:  # cleared between two runs of the loop, not within
+                watch.drop(key)
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
@@ -155,13 +201,31 @@ class GradientsNeverCleared(Rule):
         key = ("applied", event.optimizer.key)
         applied: Applied | None = watch.get(key)
         watch.drop(key)
+        clearing: Clearing | None = watch.get(("clearing", event.optimizer.key))
+        if clearing is not None:
+            watch.drop(("clearing", event.optimizer.key))
+            self.cleared |= clearing.steps & {event.site.node}
         if event.closure:  # the closure clears and goes backward, as often as the optimizer likes
             return
-        if applied is not None and applied.added and applied.again is not None and (applied.certain or alone(watch)):
-            self.tell(event.optimizer, applied, applied.again, event, watch)
-        watch.put(key, Applied(owners, event.site))
+        steps = applied.steps if applied is not None else frozenset()
+        if (
+            applied is not None
+            and applied.again is not None
+            and event.site.node in steps
+            and (applied.certain or alone(watch, owners))
+        ):
+            self.waiting.setdefault(event.site.node, (applied, applied.again, event))
+        watch.put(key, Applied(owners, event.site, steps | {event.site.node}, loops=self.running(watch)))
 
-    def tell(self, optimizer: Thing, applied: Applied, again: Site, event: Stepped, watch: Watch) -> None:
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for step, (applied, again, stepped) in self.waiting.items():
+            if step not in self.cleared:
+                self.tell(applied, again, stepped, watch)
+        self.waiting.clear()
+
+    def tell(self, applied: Applied, again: Site, event: Stepped, watch: Watch) -> None:
+        optimizer = event.optimizer
         call = f"`{optimizer.label}.zero_grad()`" if optimizer.label else "`zero_grad()`"
         watch.report(
             again,

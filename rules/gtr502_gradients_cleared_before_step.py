@@ -13,11 +13,11 @@ moving by it.
 
 ## Known limits
 
-False positives: gradients that are thrown away on purpose under a condition, when they are not finite, in front of a
-step that is taken all the same; gradients written by hand in a way that cannot be seen.
+False positives: gradients written by hand in a way that cannot be seen.
 
-False negatives: gradients whose owner is unknown while there are several optimizers; a clearing of only a part of
-what the optimizer owns; anything handed to code that cannot be seen between clearing and step.
+False negatives: a clearing under a condition, which may be meant (gradients that are not finite); gradients whose
+owner is unknown while there are several optimizers; a clearing of only a part of what the optimizer owns; anything
+handed to code that cannot be seen between clearing and step.
 
 ## Trap
 
@@ -61,9 +61,22 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from flake8_gradtrap.events import Backpropagated, Cleared, Escaped, OptimizerMade, Owners, Site, Stepped, Thing
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Escaped,
+    LoopStarted,
+    OptimizerMade,
+    RunEnded,
+    Site,
+    Stepped,
+    Thing,
+)
 from flake8_gradtrap.gradients import (
+    InLoops,
     Mark,
+    by_hand,
     common,
     concerns,
     forget,
@@ -75,7 +88,7 @@ from flake8_gradtrap.gradients import (
     settle,
     tagged,
 )
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +102,23 @@ class Wiped:
     scaler: Thing | None = None
 
 
-class GradientsClearedBeforeStep(Rule):
-    """In memory, by owners: "filled" gradients, that no step has used yet, and "wiped" ones."""
+class GradientsClearedBeforeStep(InLoops):
+    """In memory, by owners: "filled" gradients, that no step has used yet, and "wiped" ones.
+
+    A finding waits until the run ends: where the same step uses the same gradients on another path, a condition decides
+    (`if not finite: optimizer.zero_grad()`), and the clearing is meant.
+    """
 
     code = "GTR502"
     name = "gradients-cleared-before-step"
     summary = "Gradients are cleared between the backward and the step"
-    words = ("zero_grad", "grad", "step")
+    words = ("zero_grad", "grad")
+
+    def __init__(self) -> None:
+        self.used: set[tuple[Hashable, Hashable]] = set()
+        """Backwards, with the steps that use their gradients on some path."""
+        self.waiting: dict[tuple[Hashable, Hashable], tuple[Wiped, Stepped]] = {}
+        """Findings, by backward and step."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -107,7 +130,14 @@ class GradientsClearedBeforeStep(Rule):
             forget(watch, "filled", "wiped")
             return
         settle(watch, event.owners, "wiped")
-        watch.put(("filled", event.owners), Mark(event.site, graph_of(event)))
+        watch.put(("filled", event.owners), Mark(event.site, graph_of(event), loops=self.running(watch)))
+
+    @on(LoopStarted)
+    def loop(self, event: LoopStarted, watch: Watch) -> None:
+        super().loop(event, watch)
+        for key, mark in tagged(watch, "filled"):
+            if event.loop in mark.loops:  # left over from when the loop ran last
+                watch.drop(key)
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
@@ -120,6 +150,11 @@ class GradientsClearedBeforeStep(Rule):
                 watch.put(("wiped", common(key[1], owners), event.site), wiped)
         settle(watch, owners, "filled")
 
+    @on(Clipped)
+    def clip(self, event: Clipped, watch: Watch) -> None:
+        if by_hand(event):
+            settle(watch, event.owners, "wiped")
+
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
         forget_touched(watch, event, "filled")
@@ -130,17 +165,25 @@ class GradientsClearedBeforeStep(Rule):
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
-        partly = any(overlap(key[1], owners) is not False for key, _ in tagged(watch, "filled"))
+        used = [mark for key, mark in tagged(watch, "filled") if overlap(key[1], owners) is not False]
+        self.used |= {(mark.site.node, event.site.node) for mark in used}
         for key, wiped in tagged(watch, "wiped"):
             theirs = wiped.optimizer == event.optimizer.key
             if not theirs and not concerns(watch, key[1], owners):
                 continue
             watch.drop(key)
-            if not partly and not event.closure:
-                self.tell(wiped, key[1], event, watch)
+            if not used and not event.closure:
+                self.waiting.setdefault((wiped.backward.node, event.site.node), (wiped, event))
         settle(watch, owners, "filled", "wiped")
 
-    def tell(self, wiped: Wiped, owners: Owners, event: Stepped, watch: Watch) -> None:
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for places, (wiped, step) in self.waiting.items():
+            if places not in self.used:
+                self.tell(wiped, step, watch)
+        self.waiting.clear()
+
+    def tell(self, wiped: Wiped, event: Stepped, watch: Watch) -> None:
         watch.report(
             wiped.cleared,
             f"this clears the gradients of line {watch.line(wiped.backward)} before "

@@ -76,7 +76,7 @@ class GraphBackpropagatedTwice(Rule):
     code = "GTR503"
     name = "graph-backpropagated-twice"
     summary = "A second backward goes through a graph that the first one freed"
-    words = ("backward", "grad")
+    words = ("backward",)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -230,6 +232,24 @@ def test_fix(cli: Cli, stub: Stub) -> None:
     assert path.stat().st_ino == before.st_ino
     write("b.py", FIXABLE)
     assert cli("check", "b.py", "--fix").exit_code == 0
+
+
+def test_a_second_run_changes_nothing(cli: Cli, tmp_path: Path) -> None:
+    """With the real engine and all fixes, on programs of every kind."""
+    shutil.copytree(ROOT / "fixtures", tmp_path, dirs_exist_ok=True)
+    traps = [str(path) for folder in ("GTR1*", "GTR3*") for path in tmp_path.glob(f"{folder}/trap_*.py")]
+
+    def contents() -> dict[str, bytes]:
+        return {path: Path(path).read_bytes() for path in traps}
+
+    before = contents()
+    assert "Fixed" in cli("check", "--fix", "--unsafe-fixes", *traps).stderr
+    once = contents()
+    assert sum(before[path] != once[path] for path in traps) > 10
+    assert "Fixed" not in cli("check", "--fix", "--unsafe-fixes", *traps).stderr
+    assert contents() == once
+    for text in once.values():
+        ast.parse(text)
 
 
 def test_unsafe_fixes_are_asked_for(cli: Cli, stub: Stub) -> None:

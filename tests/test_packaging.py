@@ -116,6 +116,7 @@ def test_it_finds_a_trap_outside_the_checkout(installed: Path, tmp_path: Path) -
     output = run(installed / "gradtrap", "check", "--output-format=json", "train.py", cwd=tmp_path, status=1)
     (finding,) = json.loads(output)
     assert (finding["code"], finding["location"]) == ("GTR301", {"row": 10, "column": 9})
-    output = run(installed / "flake8", "--isolated", "--select=GTR", "train.py", cwd=tmp_path, status=1)
+    flake8 = (installed / "python", "-m", "flake8", "--isolated")
+    output = run(*flake8, "--select=GTR", "train.py", cwd=tmp_path, status=1)
     assert output == f"train.py:10:9: GTR301 {finding['message']}\n"
-    assert f"flake8-gradtrap: {__version__}" in run(installed / "flake8", "--version", cwd=tmp_path).replace("\n", "")
+    assert f"flake8-gradtrap: {__version__}" in run(*flake8, "--version", cwd=tmp_path).replace("\n", "")

@@ -12,6 +12,7 @@ from flake8_gradtrap.interp.statements import Statements
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
+    TRUE,
     Api,
     Class,
     Const,
@@ -200,6 +201,8 @@ class Calls(Statements):
             return [(base, st)]
         if isinstance(base, Sym) and name == "module" and self.kind(base, st) == "module":
             return [(base, st)]
+        if name == "_per_optimizer_states":
+            self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
         if name in ("weight", "bias") and self.kind(base, st) == "module":
             return [(self.parameter(base, name, node, st), st)]
         attr = Sym("attr", (base, name), name)
@@ -228,6 +231,9 @@ class Calls(Statements):
         if called:
             return Method(base, name)
         attr = Sym("attr", (base, name), name)
+        if name == "requires_grad":
+            history = self.provenance(st).history(base)
+            return Const.of(history) if history is not None else attr
         if record is not None and record.op in ("forward", "call", "pass", "op") and name not in self.know.methods["number"]:
             if name in ("shape", "device", "dtype", "ndim", "is_cuda", "grad_fn", "is_leaf", "requires_grad", "size"):
                 return attr
@@ -301,8 +307,13 @@ class Calls(Statements):
         record = st.record(value)
         if record is not None and not isinstance(record, Tensor):
             return value
+        return self.output(module, value, args, node, st)
+
+    def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
+        """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for part in args.all() if self.provenant(part, st))
-        return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True)
+        mode = None if st.mode and st.overlay.get((module, "frozen")) == TRUE else st.mode
+        return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode)
 
     def _called(self, node: ir.Node) -> str:
         return self.label(node.func) if isinstance(node, ir.Call) else ""
@@ -349,11 +360,13 @@ class Calls(Statements):
         provenance = self.provenance(st)
         live = tuple(arg for arg in args.all() if self.provenant(arg, st) and provenance.history(arg, guess=True))
         value = self.unknown(name)
+        models = any(self.kind(arg, st) == "module" for arg in args.all())
+        result: Value = value
         if live and self.kind_of_unknown(value) in ("", "tensor"):
-            return self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
-        if live or any(self.kind(arg, st) == "module" for arg in args.all()):
-            self.likely.add(value)
-        return value
+            result = self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
+        if models or (live and result is value):
+            self.likely.add(result)
+        return result
 
     def bind(self, func: Func, args: Args, st: State) -> dict[str, Value]:
         """The environment in which a function starts."""
@@ -469,7 +482,9 @@ class Calls(Statements):
         site = mark.args[0] if isinstance(mark, Sym) and isinstance(mark.args[0], Site) else self.site(node, st)
         values = self.tensors_in(value, st)
         if (frame_key, "backward") in st.overlay:
-            for part in values:
+            record = st.record(value)
+            entries = [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
+            for part in [*values, *entries]:
                 st.overlay[(part, "made by")] = Sym("sites", (site,))
         by = self.promise(func, st)
         if by and values:
@@ -507,11 +522,11 @@ class Calls(Statements):
         env = self.bind(func, args, st)
         endless = _endless(func.node.body)
         how = f"the generator `{func.node.name}(…)`"
-        sources = tuple(value for name, value in env.items() if name != "self" and isinstance(st.record(value), Iterator))
-        made = Iterator(how, sources, None, False, None, self.site(node, st), (func, tuple(env.items())), endless, stamp=st.stamp)
+        of_parameters = bool(func.node.mentions & self.know.lists["iterators.of_parameters"])
+        made = Iterator(how, (), None, of_parameters, None, self.site(node, st), (func, tuple(env.items())), endless, stamp=st.stamp)
         it = self.new(made, st)
         if not endless and not self._is_context_manager(func):
-            self.emit(IteratorMade(self.site(node, st), self.thing(it, node), how), st)
+            self.emit(IteratorMade(self.site(node, st), self.thing(it, node), how, of_parameters), st)
         return it
 
     def _is_context_manager(self, func: Func) -> bool:

@@ -11,7 +11,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import Module
-from flake8_gradtrap.interp.provenance import Provenance
+from flake8_gradtrap.interp.provenance import Graph, Provenance
 from flake8_gradtrap.interp.state import Merger, State
 from flake8_gradtrap.interp.values import (
     Class,
@@ -167,7 +167,7 @@ class Core:
         return self.new(Tensor(op, parents, self.site(node, st), stamp=st.stamp, **more), st)
 
     def provenance(self, st: State) -> Provenance:
-        return Provenance(st, self.likely)
+        return Provenance(st, self.likely, self.data)
 
     # -- places and names ---------------------------------------------------------------------------------------------
 
@@ -240,6 +240,8 @@ class Core:
         done = self.module.protocol.get(name)
         if done:
             kind = self.know.kind_by_protocol(done)
+            if kind == "tensor" and done & {"step", "module", "save_checkpoint", "parameters", "prepare"}:
+                return by_name or "engine"
             if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
                 return by_name
             if kind:
@@ -272,11 +274,11 @@ class Core:
             if record.kind == "optimizer":
                 return record.owners
             if record.kind in ("module", "instance"):
-                return frozenset({value})
+                return self.leaves(value, st)
             return None
         if isinstance(record, Tensor):
             if record.op == "param":
-                return frozenset({record.owner if record.owner is not None else value})
+                return self.leaves(record.owner, st) if record.owner is not None else frozenset({value})
             if record.op in ("leaf", "data"):
                 return frozenset({value})
             return None
@@ -287,8 +289,44 @@ class Core:
                 holder = value.args[0]
                 return frozenset({holder}) if isinstance(holder, Value) else None
             if self.kind(value, st) == "module":
-                return frozenset({value})
+                return self.leaves(value, st)
         return None
+
+    def leaves(self, module: Value, st: State, depth: int = 0) -> Owners:
+        """The modules of which a module is made, as far as they can be seen: what an owner of gradients is compared by.
+
+        None for a part of an unknown module: it is not known what else belongs to the whole.
+        """
+        if isinstance(module, Tup):
+            return frozenset(module.items)
+        if isinstance(module, Sym):
+            holder = module.args[0] if module.op in ("attr", "entry") and module.args else None
+            return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
+        found: set[Hashable] = set()
+        record = st.record(module)
+        if isinstance(record, Thingy) and record.cls is not None and depth < 4:
+            for (holder, name), part in st.overlay.items():
+                if holder != module or part == module or name == "frozen":
+                    continue
+                inner = st.record(part)
+                if isinstance(inner, Thingy) and inner.kind == "module":
+                    found |= self.leaves(part, st, depth + 1) or frozenset()
+                elif isinstance(inner, Tensor) and inner.op == "param":
+                    found.add(part)
+        return frozenset(found) if found else frozenset({module})
+
+    def owners_of(self, graph: Graph, st: State) -> Owners:
+        """Whose gradients a backward through a graph fills."""
+        modules = graph.whose()
+        if modules is None:
+            return None
+        found: set[Hashable] = set()
+        for module in modules:
+            parts = self.leaves(module, st) if isinstance(module, Value) else None
+            if parts is None:
+                return None
+            found |= parts
+        return frozenset(found)
 
     def _union(self, values: Iterable[Value], st: State) -> Owners:
         found: set[Hashable] = set()
@@ -301,8 +339,8 @@ class Core:
             found |= owners
         return frozenset(found) if found else None
 
-    def reachable(self, value: Value, st: State, depth: int = 0) -> set[Value]:
-        """A value and what it holds: elements, sources, entries."""
+    def reachable(self, value: Value, st: State, depth: int = 0, attributes: bool = False) -> set[Value]:
+        """A value and what it holds: elements, sources, entries, and the attributes of visible instances if asked."""
         found = {value}
         if depth > 3:
             return found
@@ -316,8 +354,11 @@ class Core:
             inner = record.items or ()
         elif isinstance(record, Mapping):
             inner = tuple(item for _, item in record.items)
+        elif isinstance(record, Thingy) and record.cls is not None and attributes:
+            inner = tuple(item for (holder, _), item in st.overlay.items() if holder == value)
         for part in inner:
-            found |= self.reachable(part, st, depth + 1)
+            if part not in found:
+                found |= self.reachable(part, st, depth + 1, attributes)
         return found
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -337,7 +378,7 @@ class Core:
         """Tell that things were handed to code that cannot be seen."""
         things = []
         for value in values:
-            for part in self.reachable(value, st):
+            for part in self.reachable(value, st, attributes=True):
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
                     things.append(Thing(part, getattr(part, "name", "")))
         if things:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -171,12 +172,14 @@ class Expressions(Core):
         for value, path in self.eval(node.value, st) if node.value is not None else [(NONE, st)]:
             if node.is_from:
                 for item, after in self.iterate(value, "`yield from`", node, path):
-                    results.append((self._yielded(item, after), after))
+                    results.append((self._yielded(item, after, node), after))
             else:
-                results.append((self._yielded(value, path), path))
+                results.append((self._yielded(value, path, node), path))
         return results
 
-    def _yielded(self, value: Value, st: State) -> Value:
+    def _yielded(self, value: Value, st: State, node: ir.Node) -> Value:
+        if (Sym("frame", (st.frame.env,)), "backward") in st.overlay and st.tensor(value) is not None:
+            st.overlay[(value, "made by")] = Sym("sites", (self.site(node, st),))
         st.overlay[(Sym("frame", (st.frame.env,)), "yielded")] = value
         return self.unknown()
 
@@ -207,6 +210,9 @@ class Expressions(Core):
                 except (ArithmeticError, ValueError):
                     return self.unknown()
             return Sym(op, (left, right))
+        if isinstance(left, Sym) and op == "+" and left.op == "+" and isinstance(right, Const) and isinstance(left.args[1], Const):
+            with contextlib.suppress(TypeError):  # (i + 1) + 1 is i + 2
+                return Sym("+", (left.args[0], Const.of(left.args[1].value + right.value)))
         one, two = st.record(left), st.record(right)
         if isinstance(one, Listing) or isinstance(two, Listing):
             return self._concatenate(left, right, st)
@@ -267,8 +273,16 @@ class Expressions(Core):
         if self.is_tensor(left, st) or self.is_tensor(right, st):
             return self.make_tensor("hard", (left, right), node, st, how=op)
         if op in ("!=", "is not"):
-            return Sym("not", (Sym("==", (left, right)),))
+            same = self.compare("==", left, right, node, st)
+            return Const.of(not same.value) if isinstance(same, Const) else Sym("not", (same,))
         if op in ("==", "is"):
+            first = self._first_index(left)
+            if first is not None and isinstance(right, Const) and right.value == 0:
+                return Const.of(first)
+            if isinstance(left, Sym) and left.op == "%" and right == Sym("-", (left.args[1], Const.of(1))):
+                # `i % k == k - 1` says the same as `(i + 1) % k == 0`
+                after = self.binary("+", left.args[0], Const.of(1), node, st)  # type: ignore[arg-type]
+                return Sym("==", (Sym("%", (after, left.args[1])), Const.of(0)))
             if right in (TRUE, FALSE) and isinstance(left, Sym):
                 return left if right == TRUE else Sym("not", (left,))
             return Sym("==", (left, right))
@@ -277,6 +291,17 @@ class Expressions(Core):
         if op in (">=", "<="):
             return Sym("not", (Sym("<" if op == ">=" else ">", (left, right)),))
         return Sym(op, (left, right))
+
+    @staticmethod
+    def _first_index(value: Value) -> bool | None:
+        """Whether a loop's index (or its remainder) is 0: in the first iteration it is, in the next it is not."""
+        if not isinstance(value, Sym):
+            return None
+        if value.op == "index" or (value.op == "%" and isinstance(value.args[0], Sym) and value.args[0].op == "index"):
+            return True
+        if value.op == "+" and isinstance(value.args[0], Sym) and value.args[0].op == "index":
+            return False
+        return None
 
     # -- conditions ---------------------------------------------------------------------------------------------------
 
@@ -354,6 +379,8 @@ class Expressions(Core):
         if value.op == "not":
             inner = self.truth(value.args[0], st)  # type: ignore[arg-type]
             return None if inner is None else not inner
+        if (first := self._first_index(value)) is not None:
+            return not first
         if value.op == "isnone":
             if st.conds.get(("truth", value.args[0])) is True:
                 return False
@@ -396,6 +423,10 @@ class Expressions(Core):
             for key, value in reversed(record.items):
                 if key == index:
                     return value
+            if record.default and isinstance(base, Ref):
+                made = self.new(Listing((), None, stamp=record.stamp), st)
+                st.heap[base.oid] = Mapping((*record.items, (index, made)), record.closed, record.stamp, record.default)
+                return made
             return Sym("entry", (base, index), self.label(node.index).strip("'\""))
         if isinstance(record, Listing):
             if isinstance(index, Sym) and index.op == "slice":

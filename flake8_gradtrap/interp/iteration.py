@@ -43,6 +43,8 @@ class Iteration(Calls):
             return [(self.make_tensor("pass", (value,), node, st, how="element"), st)]
         if self.kind(value, st) == "module":
             return [(self.submodule(value, self.fresh()), st)]
+        if isinstance(value, Sym) and value.op == "range":
+            return [(Sym("index", (self.fresh(),)), st)]
         item_value = self.unknown("", "item")
         if self.kind(value, st) == "loader" or value in self.data or (isinstance(value, Sym) and value.op == "param"):
             self.data.add(item_value)
@@ -54,8 +56,8 @@ class Iteration(Calls):
 
     def parameter_item(self, owners: Owners, site: Site | None, st: State) -> Value:
         """A parameter of a module."""
-        owner = next(iter(owners)) if owners and len(owners) == 1 else None
-        owner = owner if isinstance(owner, Value) else None
+        parts = tuple(part for part in owners or () if isinstance(part, Value))
+        owner = parts[0] if len(parts) == 1 else Tup(parts) if parts else None
         site = site or Site(self.module.path)
         return self.new(Tensor("param", (), site, True, owner=owner, how="a parameter", stamp=()), st)
 
@@ -114,6 +116,8 @@ class Iteration(Calls):
                 items.append((inner.items[0] if inner.items else inner.item) or self.unknown("", "item"))
             elif isinstance(source, Tup) and source.items:
                 items.append(source.items[0])
+            elif isinstance(inner, Tensor):
+                items.append(self.new(Tensor("pass", (source,), inner.site, st.mode, how="element", stamp=st.stamp), st))
             else:
                 item = self.unknown("", "item")
                 if self.kind(source, st) == "loader" or source in self.data or (isinstance(source, Sym) and source.op == "param"):
@@ -122,7 +126,9 @@ class Iteration(Calls):
         if record.how == "`zip(…)`":
             return Tup(tuple(items))
         if record.how == "`enumerate(…)`":
-            return Tup((self.unknown("", "index"), items[0] if items else self.unknown()))
+            index = Sym("index", (self.fresh(),))
+            count = Sym("+", (index, Const.of(record.start))) if record.start else index
+            return Tup((count, items[0] if items else self.unknown()))
         return items[0] if items and record.how not in ("`map(…)`", "`starmap(…)`") else self.unknown("", "item")
 
     # -- making iterators ---------------------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ class Iteration(Calls):
         """`module.parameters()` and its kin: a generator over what the module owns."""
         record = st.record(holder)
         kind = self.kind(holder, st)
-        owners: Owners = frozenset({holder}) if kind in ("module", "instance", "") or record is not None else None
+        owners: Owners = self.leaves(holder, st) if kind in ("module", "instance", "") or record is not None else None
         item: Value = self.parameter_item(owners, self.site(node, st), st) if "param" in method else self.unknown("module", "item")
         if method in self.know.lists["iterators.named"]:
             item = Tup((self.unknown("name", "item"), item))
@@ -160,7 +166,14 @@ class Iteration(Calls):
         endless = bool(records) and all(isinstance(r, Iterator) and r.endless for r in records)
         if short == "zip" or short == "enumerate":
             endless = bool(records) and any(isinstance(r, Iterator) and r.endless for r in records) and len(records) == 1
-        made = Iterator(f"`{short}(…)`", tuple(sources), None, of_parameters, owners, self.site(node, st), endless=endless, stamp=st.stamp)
+        start = 0
+        if short == "enumerate":
+            given = args.get(1, "start")
+            start = given.value if isinstance(given, Const) and isinstance(given.value, int) else 0
+            sources = sources[:1]
+        made = Iterator(
+            f"`{short}(…)`", tuple(sources), None, of_parameters, owners, self.site(node, st), endless=endless, start=start, stamp=st.stamp
+        )  # fmt: skip
         it = self.new(made, st)
         if not endless:
             self.emit(IteratorMade(self.site(node, st), self.thing(it, node), made.how, of_parameters), st)

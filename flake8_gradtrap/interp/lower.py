@@ -76,6 +76,8 @@ def bounds(node: cst.CSTNode) -> tuple[cst.CSTNode, cst.CSTNode]:
         case cst.ExceptHandler() | cst.ExceptStarHandler():
             kind = node.name.name if node.name is not None else node.type
             return node, node.whitespace_after_except if kind is None else outer(kind)[1]
+        case cst.CompFor():
+            return outer(node.target)[0], outer(node.iter)[1]
         case cst.GeneratorExp() | cst.Tuple() if node.lpar:
             return node.lpar[-1], node.rpar[0]
     return node, node

@@ -58,6 +58,13 @@ class Methods(TorchModel):
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
+        if name in ("append", "appendleft", "add", "insert") and args.pos and isinstance(receiver, Sym):
+            label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
+            self._keep(receiver, args.pos[-1], name, args, node, st, label)
+            return NONE
+        if name == "clear" and isinstance(receiver, Sym):
+            self.emit(Emptied(self.site(node, st), self.thing(receiver)), st)
+            return NONE
         if name in ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_"):
             record = st.record(args.pos[0]) if args.pos else None
             if isinstance(record, Iterator):
@@ -72,6 +79,12 @@ class Methods(TorchModel):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
             self.escape([receiver, *args.all()], node, st, name)
+        if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
+            value = Sym("derived", (self.fresh(),), receiver.name)
+            for group in (self.data, self.likely):
+                if receiver in group:
+                    group.add(value)
+            return value
         return self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
 
     # -- tensors ------------------------------------------------------------------------------------------------------
@@ -169,7 +182,7 @@ class Methods(TorchModel):
         self.emit(
             Backpropagated(
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
-                provenance.terms(loss), graph.whose(), scaler, scaled,
+                provenance.terms(loss), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
             ),
             st,
@@ -268,23 +281,24 @@ class Methods(TorchModel):
 
     def on_module(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name == "zero_grad":
-            self.emit(Cleared(self.site(node, st), None, frozenset({receiver})), st)
+            self.emit(Cleared(self.site(node, st), None, self.leaves(receiver, st)), st)
             return [(NONE, st)]
         if name in self.know.lists["same.module_methods"]:
+            if name == "requires_grad_":
+                st.overlay[(receiver, "frozen")] = TRUE if args.get(0, "requires_grad") == FALSE else FALSE
             return [(receiver, st)]
         if name in ("state_dict", "load_state_dict", "register_buffer", "add_module", "register_parameter", "no_sync", "named_modules"):
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
-            self.emit(Clipped(self.site(node, st), self.thing(receiver), name, frozenset({receiver}), rescales=True), st)
+            self.emit(Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st)
             return [(self.unknown(name), st)]
         if name in ("step", "train_batch", "train_step", "optimize_parameters", "fit", "update"):
             return None
         if name == "__call__":
-            inputs = tuple(arg for arg in args.all() if self.provenant(arg, st))
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
                     self.escape([arg], node, st, name)
-            return [(self.make_tensor("forward", (NONE, *inputs), node, st, owner=receiver, how=self._called(node), saves=True), st)]
+            return [(self.output(receiver, NONE, args, node, st), st)]
         value = self.unknown(name)
         self.likely.add(value)
         return [(value, st)]
@@ -349,7 +363,11 @@ class Methods(TorchModel):
 
     def _keep(self, container: Value, value: Value, name: str, args: Args, node: ir.Node, st: State, label: str) -> None:
         shown = node.args[-1].value if isinstance(node, ir.Call) and node.args else node
-        for part in value.items if isinstance(value, Tup) else (value,):
+        record = st.record(value)
+        parts = value.items if isinstance(value, Tup) else (value,)
+        if isinstance(record, Mapping):
+            parts = tuple(item for _, item in record.items)
+        for part in parts:
             if self.is_tensor(part, st) and not (t := st.tensor(part)) is None or (isinstance(part, Sym) and self.kind(part, st) == "tensor"):
                 if t is not None and t.is_number:
                     continue
@@ -370,7 +388,7 @@ class Methods(TorchModel):
                     return [(value, st)]
             return [(self.unknown(str(args.pos[0].value) if isinstance(args.pos[0], Const) else ""), st)]
         if name == "clear" and isinstance(receiver, Ref):
-            st.heap[receiver.oid] = Mapping((), True, record.stamp)
+            st.heap[receiver.oid] = Mapping((), True, record.stamp, record.default)
             self.emit(Emptied(self.site(node, st), self.thing(receiver)), st)
             return [(NONE, st)]
         if name == "update" and isinstance(receiver, Ref):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Owners, Site, Term
+from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import Const, Ref, Sym, Tensor, Tup, Value
 
@@ -19,9 +20,10 @@ CUTS = frozenset({"readout", "detach", "rewrap", "forced", "hard", "leaf", "grad
 class Provenance:
     """Provenance as one path sees it. `likely`: unknowns that were computed from something with history."""
 
-    def __init__(self, state: State, likely: set[Value]) -> None:
+    def __init__(self, state: State, likely: set[Value], data: set[Value]) -> None:
         self.state = state
         self.likely = likely
+        self.data = data
         self._history: dict[Value, bool | None] = {}
 
     def history(self, value: Value, guess: bool = False) -> bool | None:
@@ -42,6 +44,8 @@ class Provenance:
         live = self.state.conds.get(("live", value))
         if live is not None:
             return bool(live)
+        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ")):
+            return False
         tensor = self.state.tensor(value)
         if tensor is None:
             return None
@@ -76,40 +80,44 @@ class Provenance:
     def graph(self, value: Value) -> Graph:
         """Everything that a backward from this value walks."""
         graph = Graph()
-        stack = [value]
+        stack = [(value, False)]
         while stack and len(graph.reaches) < _LIMIT:
-            current = stack.pop()
+            current, inside = stack.pop()  # inside: within a module whose output counts as a whole
             if current in graph.reaches or isinstance(current, Const):
                 continue
             if isinstance(current, Tup):
-                stack.extend(current.items)
+                stack.extend((item, inside) for item in current.items)
                 continue
             tensor = self.state.tensor(current)
             if tensor is None:
-                if isinstance(current, Sym):
+                if isinstance(current, Sym) and self.history(current) is not False:
                     graph.reaches.add(current)
-                    if current in self.likely or current.op == "call":
+                    if current in self.likely:
                         graph.incomplete = True
-                    if self.state.conds.get(("live", current)) or current in self.likely:
+                    if self.state.conds.get(("live", current)):
                         graph.frees.add(current)
                     graph.unknown = True
                 continue
             if self.history(current) is False and tensor.op != "forced":
                 continue
             graph.reaches.add(current)
-            if tensor.saves or tensor.op == "forward":
+            if (tensor.saves or tensor.op == "forward") and tensor.mode:
                 graph.frees.add(current)
             if tensor.op == "forward" and tensor.owner is not None:
-                graph.owners.add(tensor.owner)
-                stack.extend(tensor.parents[1:])
+                if not inside:
+                    graph.owners.add(tensor.owner)
+                stack.extend((part, False) for part in tensor.parents[1:])
+                if tensor.mode:  # else it is frozen, or run without gradients
+                    stack.append((tensor.parents[0], True))
                 continue
-            if tensor.op == "param":
+            if tensor.op == "param" and not inside:
                 graph.owners.add(tensor.owner if tensor.owner is not None else current)
             if tensor.op == "scale":
                 graph.scaler = tensor.owner
             if tensor.op == "call":
                 graph.unknown = True
-            stack.extend(tensor.parents)
+                graph.incomplete = graph.incomplete or current in self.likely
+            stack.extend((part, inside) for part in tensor.parents)
         return graph
 
     # -- the parts of a loss ------------------------------------------------------------------------------------------
@@ -122,10 +130,7 @@ class Provenance:
         for term in found:
             if term.cut:
                 whole = term.additive and not live and self.history(loss) is not True
-                parts.setdefault(
-                    (term.cut, term.site.node),
-                    Term(term.cut, term.site, term.how, term.had_history, term.additive, term.parameter, whole),
-                )
+                parts.setdefault((term.cut, term.site.node), replace(term, whole=whole))
         for value in self.ancestors(loss):
             tensor = self.state.tensor(value)
             if tensor is not None and tensor.op == "readout" and tensor.site is not None and tensor.parents:
@@ -198,7 +203,13 @@ class Provenance:
                 source = record.parents[0]
                 if self.ancestors(source) & live_leaves:
                     continue  # straight-through: the same value stands beside it, alive
-            yield from self._terms(parent, additive, seen, depth + 1)
+            beside_live = len(tensor.parents) > 1 and any(
+                other is not parent and self.history(other, guess=True) for other in tensor.parents
+            )
+            for term in self._terms(parent, additive, seen, depth + 1):
+                if term.cut and term.addend is None and beside_live and tensor.op != "phi":
+                    term = replace(term, addend=_operand(tensor, parent))
+                yield term
 
     def _product(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
         left, right = tensor.parents[0], tensor.parents[-1]
@@ -250,6 +261,20 @@ class Provenance:
         return None
 
 
+def _operand(tensor: Tensor, parent: Value) -> Site | None:
+    """Where an operand of a sum stands; the sum itself where the operands do not show."""
+    site = tensor.site
+    if site is None:
+        return None
+    node = site.node
+    left = bool(tensor.parents) and tensor.parents[0] == parent
+    if isinstance(node, ir.BinOp):
+        return Site(node.left if left else node.right, site.caller)
+    if isinstance(node, ir.AugAssign):
+        return Site(node.value, site.caller)
+    return site
+
+
 def inner_op(state: State, value: Value) -> str:
     """The operation that made a value, views and casts looked through."""
     tensor = state.tensor(value)
@@ -281,6 +306,7 @@ class Graph:
     """A part was computed out of sight, perhaps by modules that are not seen here."""
 
     def whose(self) -> Owners:
+        """The modules whose parameters get gradients; None if there may be others."""
         return frozenset(self.owners) if self.owners and not self.incomplete else None
 
 

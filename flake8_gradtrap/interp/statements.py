@@ -107,6 +107,9 @@ class Statements(Expressions):
                     self.emit(Clipped(self.site(node, after), target, f"`{node.op}=`", owners, rescales=True), after)
                     ends.append((after, "", None))
                     continue
+                if isinstance(record, Tensor) and record.op == "param":
+                    ends.append((after, "", None))  # a leaf that is updated in place (under no_grad) is still that leaf
+                    continue
                 new = self.binary(node.op, old, value, node, after)
                 ends.extend((there, "", None) for there in self.assign(node.target, new, after, node))
         return ends
@@ -263,13 +266,18 @@ class Statements(Expressions):
         tensor = st.tensor(base)
         is_tensor = tensor is not None or self.kind(base, st) == "tensor"
         if name == "grad":
-            if value == NONE or tensor is not None or is_tensor:
+            if value == NONE:
                 self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
+            else:
+                owners = self.owners(base, st) or frozenset()
+                self.escape([base, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand")
             return
         if name == "requires_grad" and is_tensor:
             if value == TRUE:
                 self.force(base, node, st, f"{self.label(target.value)}.requires_grad = True")
             elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
+                if tensor.owner is not None:
+                    st.overlay[(tensor.owner, "frozen")] = TRUE
                 st.heap[base.oid] = Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp)
             return
         if name == "data" and is_tensor:
@@ -279,6 +287,8 @@ class Statements(Expressions):
         if isinstance(value, Sym) and value.op in ("call", "item", "entry") and not self.kind_of_unknown(value):
             value.name = name
         st.overlay[(base, name)] = value
+        if self.is_tensor(value, st) and self.made_by(value, st):
+            self.stored(base, value, st, node, "attribute", self.label(target))
 
     def force(self, value: Value, node: ir.Node, st: State, how: str) -> None:
         """`requires_grad` is put on a value: on a computed one that is GTR209's business, on a leaf it is ordinary."""
@@ -318,7 +328,7 @@ class Statements(Expressions):
             if old is None:
                 old = next((item for key, item in record.items if key == index), None)
             entries = tuple((key, item) for key, item in record.items if key != index)
-            st.heap[base.oid] = Mapping((*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp)
+            st.heap[base.oid] = Mapping((*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp, record.default)
         elif isinstance(record, Listing) and isinstance(base, Ref):
             items = list(record.items) if record.items is not None else None
             if items is not None and isinstance(index, Const) and isinstance(index.value, int) and -len(items) <= index.value < len(items):
@@ -363,7 +373,7 @@ class Statements(Expressions):
             self.emit(
                 Accumulated(
                     self.site(site_node, st), Thing(term, self.label(site_node)), total, Thing(old, total.label),
-                    provenance.history(term), loop, self.made_by(term, st),
+                    provenance.history(term), loop, self.made_by(term, st), frozenset(provenance.graph(term).reaches),
                 ),
                 st,
             )  # fmt: skip
@@ -408,14 +418,26 @@ class Statements(Expressions):
 
     def stored(self, container: Value, value: Value, st: State, node: ir.Node, by: str, label: str) -> None:
         record = st.record(container)
+        if record is None:
+            root = container
+            while isinstance(root, Sym) and root.op in ("entry", "attr") and isinstance(root.args[0], Value):
+                root = root.args[0]
+            if isinstance(root, Sym) and root.op not in ("param", "global", "attr"):
+                return  # it may have been made in this iteration
+            record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
         loop = self.outlived_loop(stamp, st)
         if loop is None and st.stamp:
             return
         bounded = isinstance(record, Listing) and record.bounded
-        history = self.provenance(st).history(value)
-        site = self.site(node, st)
-        self.emit(Stored(site, self.thing(value, node), Thing(container, label), by, history, loop, bounded, self.made_by(value, st)), st)
+        provenance = self.provenance(st)
+        self.emit(
+            Stored(
+                self.site(node, st), self.thing(value, node), Thing(container, label), by, provenance.history(value), loop, bounded,
+                self.made_by(value, st), frozenset(provenance.graph(value).reaches),
+            ),
+            st,
+        )  # fmt: skip
 
     # -- branches -----------------------------------------------------------------------------------------------------
 
@@ -444,6 +466,8 @@ class Statements(Expressions):
 
     def exec_Try(self, node: ir.Try, st: State) -> list[End]:
         before = st.fork()
+        if any(handler.type is not None and "OutOfMemory" in self.label(handler.type) for handler in node.handlers):
+            self.emit(Cleared(self.site(node, st), None, None), st)  # a probe for memory does not train
         ends: list[End] = []
         body = self.exec_block(node.body, st)
         for path, signal, value in body:
@@ -531,10 +555,12 @@ class Statements(Expressions):
                     entering.extend(self.assign(node.target, element, path, node))
             live = []
             for path in entering:
+                before = dict(path.conds)
                 for after, signal, value in self.exec_block(node.body, path):
                     if signal in ("", "continue"):
+                        last = self._was_last(after, before)
                         self._forget_before_next(node, after)
-                        live.append(after)
+                        (finished if last else live).append(after)
                     elif signal == "break":
                         broken.append(after)
                     else:
@@ -579,6 +605,8 @@ class Statements(Expressions):
         """The next element of a loop: like the last one, another identity."""
         if isinstance(item, Tup):
             return Tup(tuple(self.again(part, st) for part in item.items))
+        if isinstance(item, Sym) and item.op == "index":
+            return Sym("+", (item, Const.of(1)), item.name)
         if isinstance(item, Sym):
             new = Sym("item", (self.fresh(),), item.name)
             if item in self.data:
@@ -586,8 +614,27 @@ class Statements(Expressions):
             return new
         record = st.record(item)
         if isinstance(record, Tensor):
-            return self.new(record, st)
+            new_item = self.new(record, st)
+            if (mark := st.overlay.get((item, "made by"))) is not None:
+                st.overlay[(new_item, "made by")] = mark
+            return new_item
         return item
+
+    @staticmethod
+    def _was_last(st: State, before: dict[Any, Any]) -> bool:
+        """Whether this path has assumed, in the iteration that ends, that it is the last one: `i + 1 == len(loader)`."""
+        for test, fact in st.conds.items():
+            if fact is True and test not in before and isinstance(test, tuple) and test[0] == "truth":
+                symbol = test[1]
+                if isinstance(symbol, Sym) and symbol.op == "==" and any(_is_length(arg) for arg in symbol.args):
+                    return True
+        return False
+
+
+def _is_length(value: Any) -> bool:
+    if isinstance(value, Sym) and value.op == "-":
+        return _is_length(value.args[0])
+    return isinstance(value, Sym) and value.op == "pure builtins.len"
 
 
 def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:

@@ -77,6 +77,12 @@ class TorchModel(Iteration):
             return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
         if name == "builtins.range":
             return [(Sym("range", tuple(args.pos)), st)]
+        if name == "collections.defaultdict":
+            lists = bool(args.pos) and isinstance(args.pos[0], Api) and args.pos[0].name == "builtins.list"
+            return [(self.new(Mapping((), False, st.stamp, lists), st), st)]
+        if name in ("builtins.max", "builtins.min") and (operands := self._operands_of(args, st)) and any(st.tensor(o) is not None for o in operands):
+            number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
+            return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
         if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
             st.overlay[(args.pos[0], args.pos[1].value)] = args.pos[2]
             return [(NONE, st)]
@@ -270,8 +276,9 @@ class TorchModel(Iteration):
     def _backward_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         loss = args.get(0, "tensors")
         if loss is not None:
-            for part in self.elements(loss, st) or (loss,):
-                self.backward(part, Args([], args.kw), node, st)
+            parts = self.elements(loss, st)
+            whole = self.make_tensor("add", parts, node, st, how="backward") if parts and len(parts) > 1 else (parts or (loss,))[0]
+            self.backward(whole, Args([], args.kw), node, st)
         return NONE
 
     def backward(self, loss: Value, args: Args, node: ir.Node, st: State) -> None:
@@ -378,6 +385,10 @@ class TorchModel(Iteration):
         return tensor is not None and tensor.op == "readout" and "numpy" in tensor.how
 
     def _wrappable(self, value: Value, st: State) -> bool:
+        for test, fact in st.conds.items():
+            if fact is False and isinstance(test, tuple) and test[0] == "truth" and isinstance(test[1], Sym):
+                if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
+                    return False
         return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
 
     def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:

@@ -170,7 +170,8 @@ class Iterator:
     site: Site | None = field(default=None, compare=False)
     generator: tuple[Func, tuple[tuple[str, Value], ...]] | None = None
     endless: bool = False
-    single: bool = True
+    start: int = 0
+    """Where an `enumerate` starts to count."""
     stamp: Stamp = ()
     kind: str = "iterator"
 
@@ -196,6 +197,8 @@ class Mapping:
     items: tuple[tuple[Value, Value], ...] = ()
     closed: bool = True
     stamp: Stamp = ()
+    default: bool = False
+    """A missing entry is an empty list: `defaultdict(list)`."""
     kind: str = "dict"
 
 
