@@ -17,6 +17,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
 
 from flake8_gradtrap.finding import Span
@@ -353,13 +354,29 @@ class Slice:
 
         return deep(lambda: self._wrapper.resolve(ParentNodeProvider))
 
+    @cached_property
+    def _lost(self) -> dict[int, tuple[int, int]]:
+        """By line: from which column on libcst's positions fall short, and by how much. It drops the odd blank."""
+        lost: dict[int, tuple[int, int]] = {}
+        code = deep(lambda: self.module.code)
+        if code != self._readable:
+            for row, (mine, its) in enumerate(zip(_BREAK.split(self._readable), _BREAK.split(code), strict=False), 1):
+                if mine != its:
+                    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(mine, its, strict=False)))
+                    lost[row] = same, len(mine) - len(its)
+        return lost
+
+    def _column(self, row: int, column: int) -> int:
+        start, lost = self._lost.get(row, (0, 0))
+        return column + 1 + self._fed.get(row, 0) + (lost if column > start else 0)
+
     def extent(self, first: CSTNode, last: CSTNode) -> Span | None:
         """From where a libcst node begins to where another one (or the same) ends, in the file; None if not known."""
         start, end = self._ranges.get(first), self._ranges.get(last)
         if start is None or end is None:
             return None
         (row, column), (end_row, end_column) = (
-            (place.line + self.first_line - 1, place.column + 1 + self._fed.get(place.line, 0))
+            (place.line + self.first_line - 1, self._column(place.line, place.column))
             for place in (start.start, end.end)
         )
         return Span(row, column, end_row, end_column)

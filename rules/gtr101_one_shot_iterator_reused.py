@@ -89,29 +89,7 @@ class OneShotIteratorReused(Rule):
     name = "one-shot-iterator-reused"
     summary = "An exhausted iterator is iterated again: nothing happens, silently"
     fix = "safe"
-    words = (
-        "parameters",
-        "named_parameters",
-        "buffers",
-        "named_buffers",
-        "modules",
-        "named_modules",
-        "children",
-        "named_children",
-        "filter",
-        "map",
-        "zip",
-        "enumerate",
-        "reversed",
-        "iter",
-        "itertools",
-        "chain",
-        "islice",
-        "starmap",
-        "zip_longest",
-        "params",
-        "clip_grad_norm_",
-    )
+    words = ("parameters", "named_parameters", "clip_grad_norm_")
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

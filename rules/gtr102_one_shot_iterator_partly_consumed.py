@@ -85,23 +85,7 @@ class OneShotIteratorPartlyConsumed(Rule):
     name = "one-shot-iterator-partly-consumed"
     summary = "A part of an iterator is taken, then the rest is used as if it were all"
     fix = "safe"
-    words = (
-        "parameters",
-        "named_parameters",
-        "buffers",
-        "named_buffers",
-        "modules",
-        "named_modules",
-        "children",
-        "named_children",
-        "next",
-        "filter",
-        "map",
-        "zip",
-        "iter",
-        "chain",
-        "params",
-    )
+    words = ("parameters", "named_parameters", "next")
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

@@ -74,7 +74,7 @@ class IterableParameterIteratedTwice(Rule):
     summary = "A function iterates twice over an argument that may be a generator"
     fix = "safe"
     at_definition = True
-    words = ("parameters", "params", "named_parameters", "Iterable", "Iterator", "Generator", "filter", "map", "chain")
+    words = ("parameters", "params", "named_parameters", "Iterable", "Iterator", "Generator")
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

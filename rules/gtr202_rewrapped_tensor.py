@@ -74,21 +74,7 @@ class RewrappedTensor(Rule):
     code = "GTR202"
     name = "rewrapped-tensor"
     summary = "An existing tensor is wrapped in a new one, which has no history"
-    words = (
-        "tensor",
-        "Tensor",
-        "FloatTensor",
-        "DoubleTensor",
-        "HalfTensor",
-        "BFloat16Tensor",
-        "LongTensor",
-        "IntTensor",
-        "as_tensor",
-        "asarray",
-        "new_tensor",
-        "from_numpy",
-        "Variable",
-    )
+    words = ("tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "from_numpy", "new_tensor", "Variable", "backward")
 
     @on(Rewrapped)
     def rewrapped(self, event: Rewrapped, watch: Watch) -> None:

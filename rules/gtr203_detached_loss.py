@@ -58,7 +58,7 @@ class DetachedLoss(Rule):
     code = "GTR203"
     name = "detached-loss"
     summary = "What is back-propagated, or a term of it, was detached from its graph"
-    words = ("detach", "detach_", "data", "no_grad", "inference_mode", "set_grad_enabled")
+    words = ("detach", "detach_", "no_grad", "inference_mode", "set_grad_enabled", "backward")
 
     @on(GradientForced)
     def forced(self, event: GradientForced, watch: Watch) -> None:

@@ -131,15 +131,7 @@ class ClipBeforeUnscale(Rule):
     name = "clip-before-unscale"
     summary = "Gradients are clipped while they are still multiplied by the loss scale"
     fix = "safe"
-    words = (
-        "clip_grad_norm_",
-        "clip_grad_value_",
-        "clip_grad_norm",
-        "clip_grads_with_norm_",
-        "scale",
-        "GradScaler",
-        "scaler",
-    )
+    words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_", "GradScaler", "scaler")
 
     def __init__(self) -> None:
         self.unscaled: set[Hashable] = set()

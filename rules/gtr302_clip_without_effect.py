@@ -121,15 +121,7 @@ class ClipWithoutEffect(Rule):
     name = "clip-without-effect"
     summary = "Gradients are clipped after the step, or before the backward"
     fix = "unsafe"
-    words = (
-        "clip_grad_norm_",
-        "clip_grad_value_",
-        "clip_grad_norm",
-        "clip_grads_with_norm_",
-        "zero_grad",
-        "step",
-        "training_step",
-    )
+    words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_")
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:

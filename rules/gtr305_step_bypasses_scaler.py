@@ -100,7 +100,7 @@ class StepBypassesScaler(Rule):
     code = "GTR305"
     name = "step-bypasses-scaler"
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
-    words = ("scale", "GradScaler", "scaler")
+    words = ("GradScaler", "scaler")
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:

@@ -108,7 +108,7 @@ class ScalerNotUpdated(Rule):
     code = "GTR306"
     name = "scaler-not-updated"
     summary = "A gradient scaler steps twice without an update, or is updated before the last optimizer has stepped"
-    words = ("scale", "GradScaler", "scaler")
+    words = ("GradScaler", "scaler")
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:

@@ -76,7 +76,7 @@ class RawTensorStored(KeepsGraph):
     name = "raw-tensor-stored"
     summary = "A tensor is stored with its graph, beyond the step that made it"
     fix = "safe"
-    words = ("backward", "loss", "losses", "append")
+    words = ("backward",)
 
     @on(Stored)
     def stored(self, event: Stored, watch: Watch) -> None:

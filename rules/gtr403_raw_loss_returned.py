@@ -87,7 +87,7 @@ class RawLossReturned(KeepsGraph):
     code = "GTR403"
     name = "raw-loss-returned"
     summary = "A step function returns the loss with its graph, and the caller keeps it"
-    words = ("backward", "loss", "losses")
+    words = ("backward",)
 
     @on(Accumulated)
     def accumulated(self, event: Accumulated, watch: Watch) -> None:

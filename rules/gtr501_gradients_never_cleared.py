@@ -126,7 +126,7 @@ class GradientsNeverCleared(InLoops):
     code = "GTR501"
     name = "gradients-never-cleared"
     summary = "An optimizer applies gradients again that it has already applied, because nothing cleared them"
-    words = ("step", "backward")
+    words = ("backward",)
 
     def __init__(self) -> None:
         self.cleared: set[Hashable] = set()

@@ -112,7 +112,7 @@ class GradientsClearedBeforeStep(InLoops):
     code = "GTR502"
     name = "gradients-cleared-before-step"
     summary = "Gradients are cleared between the backward and the step"
-    words = ("zero_grad", "grad")
+    words = ("backward",)
 
     def __init__(self) -> None:
         self.used: set[tuple[Hashable, Hashable]] = set()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import pty
 import shutil
 import stat
 import subprocess
@@ -399,6 +401,40 @@ def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean 'some-trap'" in cli("rule", "some-tarp").stderr
     assert cli("rule").exit_code == 2
     assert cli("rule", "GTR301", "--all").exit_code == 2
+
+
+def test_rule_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flake8_gradtrap.cli.all_rules", lambda: {"GTR301": SomeTrap})
+    monkeypatch.setattr("flake8_gradtrap.cli._colour", lambda: True)
+    output = cli("rule", "GTR301").stdout
+    assert "What it does" in output
+    assert "#" not in output
+
+
+def on_terminal(folder: Path, *arguments: str, **environment: str) -> str:
+    """The output of `gradtrap` that writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "flake8_gradtrap", *arguments]
+    variables = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    variables |= {"PYTHONPATH": str(ROOT), "TERM": "xterm"} | environment
+    with subprocess.Popen(command, stdout=theirs, cwd=folder, env=variables) as process:
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # Linux says so at the end
+            while part := os.read(ours, 10_000):
+                parts.append(part)
+        os.close(ours)
+    assert process.returncode == 1
+    return b"".join(parts).decode()
+
+
+def test_colours_on_a_terminal_only(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f(:\n")
+    assert "\x1b[" in on_terminal(tmp_path, "check", "a.py")
+    for variables in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        output = on_terminal(tmp_path, "check", "a.py", **variables)
+        assert "\x1b" not in output
+        assert "GTR000" in output
 
 
 def test_version_and_help(cli: Cli) -> None:

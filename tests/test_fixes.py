@@ -70,7 +70,8 @@ def changed(text: str, *changes: tuple[str, ...]) -> str | None:
         if kind == "move-before":
             requests.append(Change(kind, where, target=site(text, named(rest[0]), file)))
         else:
-            requests.append(Change(kind, where, *(*rest, "", "")[:2]))
+            before, after = (*rest, "", "")[:2]
+            requests.append(Change(kind, where, before, after))
     edits = build_edits(tuple(requests))
     if edits is None:
         return None
@@ -134,7 +135,7 @@ def test_what_cannot_be_wrapped(part: str) -> None:
         ("a\nat\n", "a\nnew()\nat\n"),
         ("at", "new()\nat"),
         ("if x:\r\n\tat # c\r\n", "if x:\r\n\tnew()\r\n\tat # c\r\n"),
-        ("def f(self):\n    # c\n    x = (y,\n      at)\n", "def f(self):\n    # c\n    new()\n    x = (y,\n      at)\n"),
+        ("if x:\n    # c\n    x = (y,\n      at)\n", "if x:\n    # c\n    new()\n    x = (y,\n      at)\n"),
         ("def f():\n  for x in at:\n    pass\n", "def f():\n  new()\n  for x in at:\n    pass\n"),
         ("if x:\n  pass\nelif at:\n  pass\n", "new()\nif x:\n  pass\nelif at:\n  pass\n"),
         ("try:\n  pass\nexcept at:\n  pass\n", "new()\ntry:\n  pass\nexcept at:\n  pass\n"),
@@ -145,7 +146,7 @@ def test_what_cannot_be_wrapped(part: str) -> None:
         ("x; at\n", None),
         ("at; x\n", None),
         ("x = 1\ny = lambda: at\n", "x = 1\nnew()\ny = lambda: at\n"),
-        ("\\\nat\n", None),
+        ("\\\nat\n", "\\\nnew()\nat\n"),
     ],
 )
 def test_statement_before(text: str, result: str | None) -> None:

@@ -35,8 +35,10 @@ def test_every_rule_has_fixtures_and_nothing_else_has() -> None:
 @pytest.mark.parametrize("code", all_rules())
 def test_fixtures_show_traps_and_more_look_alikes(code: str) -> None:
     folder = ROOT / "fixtures" / code
-    expected = [path for path in folder.rglob("*.py") if f"# expect: {code}" in path.read_text(encoding="utf-8")]
-    assert expected
+    if code == "GTR000":  # its files cannot be read: what is expected of them stands in a file of its own
+        assert re.search(r"^trap_\w+\.py:\d+ GTR000$", (folder / "expect.txt").read_text(), re.MULTILINE)
+    else:
+        assert any(f"# expect: {code}" in path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
     assert len(list(folder.rglob("ok_*.py"))) >= 3
 
 

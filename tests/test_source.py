@@ -283,6 +283,8 @@ class TestPositions:
             ("x = 1\n\x0c\ny = target(1)\n", (3, 5, 3, 14)),
             ("class C:\n    x = 1\n    \x0c    y = target(1)\n", (3, 14, 3, 23)),
             ("def f():\n  pass\n\n\n# é\ndef g():\n  return (\n    target(\n      1)\n  )", (8, 5, 9, 9)),
+            ("try: pass\nexcept A : pass; target(1)\n", (2, 18, 2, 27)),
+            ("try: pass\nexcept target(1) : pass\n", (2, 8, 2, 17)),
             ("x = '\u2028\x0b'\n\ny = '''\x0c\n\x0c''', target(1)\n", (4, 7, 4, 16)),
         ],
     )
@@ -370,4 +372,5 @@ def _ast_spans(file: SourceFile, kind: type[ast.AST]) -> Iterable[Span]:
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "cause", "msg"):
                 continue
-            waiting.extend(part for part in (value if isinstance(value, list) else [value]) if isinstance(part, ast.AST))
+            parts = value if isinstance(value, list) else [value]
+            waiting.extend(part for part in parts if isinstance(part, ast.AST))

@@ -33,6 +33,9 @@ from flake8_gradtrap.interp.values import (
 DEPTH = 6
 """So many calls are entered within each other."""
 
+SHORT = 25
+"""A function of so few identifiers is entered in any case."""
+
 _BASE_KINDS = {
     "torch.nn.Module": "module",
     "lightning.pytorch.LightningModule": "module",
@@ -328,6 +331,10 @@ class Calls(Statements):
         if kind == "optimizer" and (params := args.get(0, "params")) is not None:
             self.iterate(params, f"`{cls.node.name}`", node, st)
         found = self.find_method(cls, "__init__")
+        within = any(frame.func is not None and frame.func.owner is not None and getattr(frame.func.node, "name", "") == "__init__"
+                     and self.class_kind(frame.func.owner) == "module" for frame in st.frames)  # fmt: skip
+        if kind == "module" and within:
+            return [(instance, st)]  # the parts of a part are not told apart
         if found is None or kind == "optimizer":
             self._dataclass_fields(cls, instance, args, st)
             return [(instance, st)]
@@ -349,12 +356,30 @@ class Calls(Statements):
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
             for name, value in args.kw.items():
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
+        if not self.matters(func, args, st):
+            self.escape(args.all(), node, st, self._called(node))
+            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
             self.escape(args.all(), node, st, self._called(node))
             return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
         return self._activate(func, self.bind(func, args, st), node, st)
+
+    def matters(self, func: Func, args: Args, st: State) -> bool:
+        """Whether a visible call is worth entering: what it mentions, what it is given, how short it is."""
+        node = func.node
+        if not isinstance(node, ir.FunctionDef):
+            return True
+        words = self.forward_words if node.name == "forward" else self.entry_words
+        if node.is_generator or node.mentions & words or node.mentions & func.module.names_that_matter(self.entry_words):
+            return True
+        if node.name == "forward":
+            return False
+        given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
+        if any(isinstance(st.record(arg), Iterator) for arg in given):
+            return True
+        return len(node.mentions) <= SHORT
 
     def _unknown_result(self, name: str, args: Args, st: State) -> Value:
         provenance = self.provenance(st)

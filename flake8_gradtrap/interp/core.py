@@ -31,6 +31,9 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.rule import Remedy, Rule
 
+_PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
+"""Words that are common in the `forward` of ordinary models, and no reason to run it."""
+
 Results = list[tuple[Value, State]]
 
 
@@ -124,6 +127,9 @@ class Core:
         self.module = module
         self.know = knowledge()
         self.budget = budget
+        self.entry_words = frozenset(word for rule in rules for word in rule.words)
+        """Visible functions that mention one of these are entered."""
+        self.forward_words = self.entry_words - _PLAIN_IN_FORWARD
         self.steps = 0
         self.counter = 0
         self.reports: dict[tuple[str, int], Report] = {}

@@ -425,7 +425,7 @@ class Expressions(Core):
                     return value
             if record.default and isinstance(base, Ref):
                 made = self.new(Listing((), None, stamp=record.stamp), st)
-                st.heap[base.oid] = Mapping((*record.items, (index, made)), record.closed, record.stamp, record.default)
+                st.replace(base, Mapping((*record.items, (index, made)), record.closed, record.stamp, record.default))
                 return made
             return Sym("entry", (base, index), self.label(node.index).strip("'\""))
         if isinstance(record, Listing):

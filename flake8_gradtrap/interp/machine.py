@@ -106,10 +106,12 @@ class Machine(Methods):
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
         self.steps = 0
         self.tally.functions_run += 1
+        entered = set(self.entered)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
+            self.entered = entered  # what was entered may still be run by itself
             return False
         return True
 

@@ -121,7 +121,7 @@ class Methods(TorchModel):
         if role == "detach":
             value = self.make_tensor("detach", (receiver,), node, st, is_number=number, how=f".{name}()")
             if name == "detach_" and isinstance(receiver, Ref) and tensor is not None:
-                st.heap[receiver.oid] = replace(st.heap[value.oid], parents=(self.new(tensor, st),))  # type: ignore[call-arg]
+                st.replace(receiver, replace(st.heap[value.oid], parents=(self.new(tensor, st),)))  # type: ignore[call-arg]
                 return [(receiver, st)]
             return [(value, st)]
         if role == "hard":
@@ -135,7 +135,7 @@ class Methods(TorchModel):
                 if isinstance(new, Tensor):
                     old = self.new(tensor, st)
                     parents = tuple(old if part == receiver else part for part in new.parents)
-                    st.heap[receiver.oid] = replace(new, parents=parents, stamp=tensor.stamp)
+                    st.replace(receiver, replace(new, parents=parents, stamp=tensor.stamp))
                 return [(receiver, st)]
             return [(value, st)]
         if name in ("max", "min", "topk", "sort") and (args.pos or args.kw):
@@ -334,7 +334,7 @@ class Methods(TorchModel):
             value = args.pos[-1]
             items = (*record.items, value) if record.items is not None and len(record.items) < 8 and name != "add" else None
             owners = record.owners if record.items is None else self._union(items or (), st)
-            st.heap[receiver.oid] = replace(record, items=items, item=value, owners=owners)
+            st.replace(receiver, replace(record, items=items, item=value, owners=owners))
             self._keep(receiver, value, name, args, node, st, label)
             return [(NONE, st)]
         if name in ("extend", "extendleft", "update", "__iadd__") and args.pos:
@@ -343,18 +343,18 @@ class Methods(TorchModel):
                 inner = self.elements(args.pos[0], path)
                 items = (*record.items, *inner) if record.items is not None and inner is not None and len(inner) < 8 else None
                 owners = self._union([v for v in (receiver, args.pos[0]) if self.elements(v, path) != ()], path)
-                path.heap[receiver.oid] = replace(record, items=items, item=item, owners=owners)
+                path.replace(receiver, replace(record, items=items, item=item, owners=owners))
                 for part in inner if inner is not None else (item,):
                     self._keep(receiver, part, name, args, node, path, label)
                 results.append((NONE, path))
             return results
         if name == "clear":
-            st.heap[receiver.oid] = replace(record, items=(), item=None)
+            st.replace(receiver, replace(record, items=(), item=None))
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
             return [(NONE, st)]
         if name in ("pop", "popleft"):
             item = record.items[-1] if record.items else record.item
-            st.heap[receiver.oid] = replace(record, items=None)
+            st.replace(receiver, replace(record, items=None))
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
             return [(item if item is not None else self.unknown("", "item"), st)]
         if name == "copy":
@@ -388,11 +388,11 @@ class Methods(TorchModel):
                     return [(value, st)]
             return [(self.unknown(str(args.pos[0].value) if isinstance(args.pos[0], Const) else ""), st)]
         if name == "clear" and isinstance(receiver, Ref):
-            st.heap[receiver.oid] = Mapping((), True, record.stamp, record.default)
+            st.replace(receiver, Mapping((), True, record.stamp, record.default))
             self.emit(Emptied(self.site(node, st), self.thing(receiver)), st)
             return [(NONE, st)]
         if name == "update" and isinstance(receiver, Ref):
-            st.heap[receiver.oid] = replace(record, closed=False)
+            st.replace(receiver, replace(record, closed=False))
             return [(NONE, st)]
         return [(self.unknown(name), st)]
 

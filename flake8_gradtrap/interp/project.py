@@ -9,7 +9,7 @@ from pathlib import Path
 from flake8_gradtrap.interp.ir import ClassDef, FunctionDef
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
-from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
+from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode, identifiers
 
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 _CLIMB = 8
@@ -38,6 +38,7 @@ class Module:
         self.protocol: dict[str, set[str]] = {}
         """For the last part of each name or attribute chain, the methods and attributes that are used on it."""
         self._values: dict[str, Value | None] = {}
+        self._matter: dict[frozenset[str], frozenset[str]] = {}
         for part in source.toplevel:
             if part.kind in ("function", "class"):
                 self.definitions[part.name] = part
@@ -84,6 +85,26 @@ class Module:
                 name = inner.id if isinstance(inner, ast.Name) else inner.attr if isinstance(inner, ast.Attribute) else ""
                 if name:
                     self.protocol.setdefault(name, set()).add(node.attr)
+
+    def names_that_matter(self, words: frozenset[str]) -> frozenset[str]:
+        """The functions and methods of this file that mention one of the words, or each other; `forward` and dunders aside."""
+        if words not in self._matter:
+            mentions: dict[str, set[str]] = {}
+            for part in self.source.toplevel:
+                for node in part.nodes:
+                    for inner in ast.walk(node) if part.kind in ("function", "class") else ():
+                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("__"):
+                            text = self.source.text_of(inner.lineno, inner.end_lineno or inner.lineno)
+                            mentions.setdefault(inner.name, set()).update(identifiers(text) - {inner.name})
+            mentions.pop("forward", None)
+            found = {name for name, used in mentions.items() if used & words}
+            grown = True
+            while grown:
+                more = {name for name, used in mentions.items() if name not in found and used & found}
+                found |= more
+                grown = bool(more)
+            self._matter[words] = frozenset(found)
+        return self._matter[words]
 
     def lookup(self, name: str) -> Value | None:
         """What a name at module level is bound to; None if it is not known."""

@@ -9,9 +9,9 @@ from typing import Any
 from flake8_gradtrap.events import Site
 from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Record, Ref, Stamp, Sym, Tensor, Tup, Value
 
-MANY = 10
+MANY = 8
 """So many paths are followed side by side; more are merged by force, and what they disagree on becomes unknown."""
-SOME = 4
+SOME = 3
 """From so many paths on, those that differ only in numbers, strings and unknowns are merged."""
 
 
@@ -31,11 +31,13 @@ class Frame:
 class State:
     """One path. Copies are cheap: all that it holds is immutable, only the dictionaries themselves are copied."""
 
-    __slots__ = ("conds", "envs", "frames", "heap", "mem", "mode", "overlay", "stamp")
+    __slots__ = ("changed", "conds", "envs", "frames", "heap", "mem", "mode", "overlay", "stamp")
 
     def __init__(self) -> None:
         self.envs: dict[int, dict[str, Value]] = {}
         self.heap: dict[int, Record] = {}
+        self.changed: dict[int, Record] = {}
+        """The records that were replaced since they were made: all in which the heaps of two paths can differ."""
         self.overlay: dict[tuple[Value, Hashable], Value] = {}
         """Attributes and elements that were written, by their holder and name (or key)."""
         self.mem: dict[tuple[str, Hashable], Any] = {}
@@ -51,6 +53,7 @@ class State:
         new = State.__new__(State)
         new.envs = {key: dict(env) for key, env in self.envs.items()}
         new.heap = dict(self.heap)
+        new.changed = dict(self.changed)
         new.overlay = dict(self.overlay)
         new.mem = dict(self.mem)
         new.conds = dict(self.conds)
@@ -58,6 +61,11 @@ class State:
         new.frames = self.frames
         new.stamp = self.stamp
         return new
+
+    def replace(self, ref: Ref, record: Record) -> None:
+        """Give an object that exists another record."""
+        self.heap[ref.oid] = record
+        self.changed[ref.oid] = record
 
     @property
     def frame(self) -> Frame:
@@ -184,28 +192,25 @@ class Merger:
             return None
         if not force and (a.mode is not b.mode or a.mem != b.mem):
             return None
-        differing: list[tuple[dict[Any, Value], Hashable, Value, Value]] = []
-        merged = a.fork()
-        for key in a.envs.keys() | b.envs.keys():
-            mine, theirs = merged.envs.setdefault(key, {}), b.envs.get(key, {})
-            if mine != theirs:
-                if not soft:
-                    return None
-                self._differences(mine, theirs, differing)
+        if not force and a.changed != b.changed:
+            return None
+        differing: list[tuple[str, Any, Hashable, Value, Value]] = []
+        if a.envs != b.envs:
+            if not soft:
+                return None
+            for key in a.envs.keys() | b.envs.keys():
+                self._differences("env", key, a.envs.get(key, {}), b.envs.get(key, {}), differing)
         if a.overlay != b.overlay:
             if not soft:
                 return None
-            self._differences(merged.overlay, b.overlay, differing)
-        for oid, record in b.heap.items():
-            mine_record = a.heap.get(oid)
-            if mine_record is None:
-                merged.heap[oid] = record
-            elif mine_record is not record and mine_record != record:
-                if not force:
-                    return None
-        if not force and not all(self._mergeable(a, b, x, y) for _, _, x, y in differing):
+            self._differences("overlay", None, a.overlay, b.overlay, differing)
+        if not force and not all(self._mergeable(a, b, x, y) for _, _, _, x, y in differing):
             return None
-        for holder, name, x, y in differing:
+        merged = a.fork()
+        merged.heap = {**b.heap, **a.heap}
+        merged.changed = {**b.changed, **a.changed}
+        for where, key, name, x, y in differing:
+            holder: dict[Any, Value] = merged.envs.setdefault(key, {}) if where == "env" else merged.overlay  # type: ignore[assignment]
             holder[name] = self._join(merged, a, b, name, x, y)
         merged.conds = {key: value for key, value in a.conds.items() if b.conds.get(key, _MISSING) == value}
         if a.mem != b.mem:
@@ -215,11 +220,13 @@ class Merger:
         return merged
 
     @staticmethod
-    def _differences(mine: dict[Any, Value], theirs: dict[Any, Value], out: list[tuple[dict[Any, Value], Hashable, Value, Value]]) -> None:
+    def _differences(
+        where: str, key: Any, mine: dict[Any, Value], theirs: dict[Any, Value], out: list[tuple[str, Any, Hashable, Value, Value]]
+    ) -> None:
         for name in mine.keys() | theirs.keys():
             x, y = mine.get(name, _MISSING), theirs.get(name, _MISSING)
             if x != y:
-                out.append((mine, name, x, y))
+                out.append((where, key, name, x, y))
 
     @staticmethod
     def _mergeable(a: State, b: State, x: Value, y: Value) -> bool:

@@ -44,7 +44,7 @@ class Statements(Expressions):
                 for path in following:
                     self.forget_dead_names(statement, path)
             live = self.merger.merge(following)
-            if len(live) >= SOME:
+            if len(live) >= SOME and isinstance(statement, ir.For | ir.While | ir.ExprStmt):
                 for path in live:
                     collect(path)
                 live = self.merger.merge(live)
@@ -159,7 +159,7 @@ class Statements(Expressions):
     def empty(self, value: Value, node: ir.Node, st: State) -> None:
         record = st.record(value)
         if isinstance(record, Listing) and isinstance(value, Ref):
-            st.heap[value.oid] = Listing(None, record.item, record.owners, record.of_parameters, record.bounded, record.stamp, record.shape)
+            st.replace(value, Listing(None, record.item, record.owners, record.of_parameters, record.bounded, record.stamp, record.shape))
         self.emit(Emptied(self.site(node, st), self.thing(value)), st)
 
     def exec_Import(self, node: ir.Import, st: State) -> list[End]:
@@ -223,7 +223,7 @@ class Statements(Expressions):
         return [st]
 
     def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
-        if isinstance(value, Sym) and value.op in ("call", "item", "entry") and not self.kind_of_unknown(value):
+        if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
             value.name = name
         env = self._home(name, st)
         names = st.envs.setdefault(env, {})
@@ -278,13 +278,13 @@ class Statements(Expressions):
             elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
                 if tensor.owner is not None:
                     st.overlay[(tensor.owner, "frozen")] = TRUE
-                st.heap[base.oid] = Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp)
+                st.replace(base, Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp))
             return
         if name == "data" and is_tensor:
             return
         old = st.overlay.get((base, name))
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
-        if isinstance(value, Sym) and value.op in ("call", "item", "entry") and not self.kind_of_unknown(value):
+        if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
             value.name = name
         st.overlay[(base, name)] = value
         if self.is_tensor(value, st) and self.made_by(value, st):
@@ -303,7 +303,7 @@ class Statements(Expressions):
             return
         self.emit(GradientForced(self.site(node, st), Thing(value, how.partition(".")[0]), how, history), st)
         if isinstance(value, Ref) and history is False:
-            st.heap[value.oid] = Tensor("forced", (self.new(tensor, st),), self.site(node, st), True, how=how, stamp=st.stamp)
+            st.replace(value, Tensor("forced", (self.new(tensor, st),), self.site(node, st), True, how=how, stamp=st.stamp))
 
     def computed(self, value: Value, st: State) -> bool:
         """Whether a value was computed from something trainable (not an input that is being made a leaf)."""
@@ -322,13 +322,13 @@ class Statements(Expressions):
         if isinstance(record, Tensor) and isinstance(base, Ref):
             # Written in place: the tensor has now the history of what was written, too.
             before = self.new(record, st)
-            st.heap[base.oid] = Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=record.stamp)
+            st.replace(base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=record.stamp))
             return
         if isinstance(record, Mapping) and isinstance(base, Ref):
             if old is None:
                 old = next((item for key, item in record.items if key == index), None)
             entries = tuple((key, item) for key, item in record.items if key != index)
-            st.heap[base.oid] = Mapping((*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp, record.default)
+            st.replace(base, Mapping((*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp, record.default))
         elif isinstance(record, Listing) and isinstance(base, Ref):
             items = list(record.items) if record.items is not None else None
             if items is not None and isinstance(index, Const) and isinstance(index.value, int) and -len(items) <= index.value < len(items):
@@ -337,7 +337,7 @@ class Statements(Expressions):
             else:
                 known = None
                 st.overlay[(base, index)] = value
-            st.heap[base.oid] = Listing(known, record.item if known is not None else None, None, record.of_parameters, record.bounded, record.stamp, record.shape)
+            st.replace(base, Listing(known, record.item if known is not None else None, None, record.of_parameters, record.bounded, record.stamp, record.shape))
         else:
             st.overlay[(base, index)] = value
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
