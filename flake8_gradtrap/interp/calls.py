@@ -171,7 +171,7 @@ class Calls(Statements):
     # -- attributes ---------------------------------------------------------------------------------------------------
 
     def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:
-        written = st.overlay.get((base, name))
+        written = st.attr(base, name)
         if written is not None:
             return [(written, st)]
         if isinstance(base, Api):
@@ -218,7 +218,7 @@ class Calls(Statements):
     def parameter(self, module: Value, name: str, node: ir.Node, st: State) -> Value:
         """A parameter of a module, by name; the same one each time."""
         value = self.make_tensor("param", (), node, st, owner=module, how=name)
-        st.overlay[(module, name)] = value
+        st.set_attr(module, name, value)
         return value
 
     def _tensor_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool) -> Value:
@@ -315,7 +315,7 @@ class Calls(Statements):
     def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for part in args.all() if self.provenant(part, st))
-        mode = None if st.mode and st.overlay.get((module, "frozen")) == TRUE else st.mode
+        mode = None if st.mode and st.attr(module, "frozen") == TRUE else st.mode
         return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode)
 
     def _called(self, node: ir.Node) -> str:
@@ -344,7 +344,7 @@ class Calls(Statements):
     def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
         names = [part.target.id for part in cls.node.body if isinstance(part, ir.AnnOnly) and isinstance(part.target, ir.Name)]
         for name, value in [*zip(names, args.pos, strict=False), *args.kw.items()]:
-            st.overlay[(instance, name)] = value
+            st.set_attr(instance, name, value)
 
     # -- entering a function ------------------------------------------------------------------------------------------
 
@@ -484,16 +484,16 @@ class Calls(Statements):
                 continue
             key = Sym("returned", (self.fresh(),))
             for value, path in group:
-                path.overlay[(key, "value")] = value
+                path.set_attr(key, "value", value)
             for path in self.merger.merge([path for _, path in group]):
-                merged.append((path.overlay.pop((key, "value")), path))
+                merged.append((path.drop_attr(key, "value") or NONE, path))
         return merged
 
     def _leave(self, st: State, mode: bool | None, env_id: int) -> State:
         st.frames = st.frames[:-1]
         st.mode = mode
-        st.overlay.pop((Sym("frame", (env_id,)), "returned at"), None)
-        st.overlay.pop((Sym("frame", (env_id,)), "backward"), None)
+        st.drop_attr(Sym("frame", (env_id,)), "returned at")
+        st.drop_attr(Sym("frame", (env_id,)), "backward")
         if not st.conds.get(("captured", env_id)):
             st.envs.pop(env_id, None)
         return st
@@ -503,14 +503,14 @@ class Calls(Statements):
         node = func.node
         assert isinstance(node, ir.FunctionDef)
         frame_key = Sym("frame", (st.frame.env,))
-        mark = st.overlay.get((frame_key, "returned at"))
+        mark = st.attr(frame_key, "returned at")
         site = mark.args[0] if isinstance(mark, Sym) and isinstance(mark.args[0], Site) else self.site(node, st)
         values = self.tensors_in(value, st)
-        if (frame_key, "backward") in st.overlay:
+        if st.attr(frame_key, "backward") is not None:
             record = st.record(value)
             entries = [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
             for part in [*values, *entries]:
-                st.overlay[(part, "made by")] = Sym("sites", (site,))
+                st.set_attr(part, "made by", Sym("sites", (site,)))
         by = self.promise(func, st)
         if by and values:
             provenance = self.provenance(st)
@@ -573,7 +573,7 @@ class Calls(Statements):
         key = (Sym("frame", (env_id,)), "yielded")
         for path, signal, _ in self.exec_block(func.node.body, st):
             if signal != "raise":
-                item = path.overlay.pop(key, None) or self.unknown("", "item")
+                item = path.drop_attr(*key) or self.unknown("", "item")
                 path.stamp = stamp
                 results.append((item, self._leave(path, mode, env_id)))
         return results[:2]

@@ -311,8 +311,8 @@ class Core:
         found: set[Hashable] = set()
         record = st.record(module)
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:
-            for (holder, name), part in st.overlay.items():
-                if holder != module or part == module or name == "frozen":
+            for name, part in st.overlay.get(module, {}).items():
+                if part == module or name == "frozen":
                     continue
                 inner = st.record(part)
                 if isinstance(inner, Thingy) and inner.kind == "module":
@@ -361,7 +361,7 @@ class Core:
         elif isinstance(record, Mapping):
             inner = tuple(item for _, item in record.items)
         elif isinstance(record, Thingy) and record.cls is not None and attributes:
-            inner = tuple(item for (holder, _), item in st.overlay.items() if holder == value)
+            inner = tuple(st.overlay.get(value, {}).values())
         for part in inner:
             if part not in found:
                 found |= self.reachable(part, st, depth + 1, attributes)

@@ -178,9 +178,9 @@ class Expressions(Core):
         return results
 
     def _yielded(self, value: Value, st: State, node: ir.Node) -> Value:
-        if (Sym("frame", (st.frame.env,)), "backward") in st.overlay and st.tensor(value) is not None:
-            st.overlay[(value, "made by")] = Sym("sites", (self.site(node, st),))
-        st.overlay[(Sym("frame", (st.frame.env,)), "yielded")] = value
+        if st.attr(Sym("frame", (st.frame.env,)), "backward") is not None and st.tensor(value) is not None:
+            st.set_attr(value, "made by", Sym("sites", (self.site(node, st),)))
+        st.set_attr(Sym("frame", (st.frame.env,)), "yielded", value)
         return self.unknown()
 
     # -- operators ----------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ class Expressions(Core):
         return [(self.element(base, index, node, path), path) for (base, index), path in self.eval_many((node.value, node.index), st)]
 
     def element(self, base: Value, index: Value, node: ir.Subscript, st: State) -> Value:
-        written = st.overlay.get((base, index))
+        written = st.attr(base, index)
         if written is not None and st.tensor(base) is None:
             return written
         record = st.record(base)

@@ -20,6 +20,10 @@ ROOT_BUDGET = 40_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
 
 ONE_SHOT_NAMES = frozenset({"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"})
+_TRAINING = frozenset(
+    "backward manual_backward zero_grad clip_grad_norm_ clip_grad_value_ GradScaler parameters named_parameters optimizer no_grad".split()
+)
+"""Words of functions whose callers are run, too."""
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator")
 
 
@@ -70,7 +74,8 @@ class Machine(Methods):
         """The parts that mention a word of a rule, and those that call them."""
         parts = list(parts)
         found = {part for part in parts if part.kind != "import" and part.mentions & self.words}
-        names = {part.name for part in found if part.name}
+        # Callers give context: arguments, gradient mode. A model and its factories need none.
+        names = {part.name for part in found if part.name and part.mentions & _TRAINING}
         changed = True
         while changed:
             changed = False
@@ -265,9 +270,9 @@ class Machine(Methods):
 
     @staticmethod
     def _keeps_iterator(instance: Value, st: State) -> bool:
-        for (holder, _), value in st.overlay.items():
+        for value in st.overlay.get(instance, {}).values():
             record = st.record(value)
-            if holder == instance and isinstance(record, Iterator) and not record.endless:
+            if isinstance(record, Iterator) and not record.endless:
                 return True
         return False
 

@@ -188,7 +188,7 @@ class Methods(TorchModel):
             st,
         )  # fmt: skip
         for frame in st.frames:
-            st.overlay[(Sym("frame", (frame.env,)), "backward")] = TRUE
+            st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         for value in graph.reaches:
             tensor = st.tensor(value)  # type: ignore[arg-type]
             if tensor is None and isinstance(value, Sym) and (value == loss or value in self.likely):
@@ -285,7 +285,7 @@ class Methods(TorchModel):
             return [(NONE, st)]
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
-                st.overlay[(receiver, "frozen")] = TRUE if args.get(0, "requires_grad") == FALSE else FALSE
+                st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             return [(receiver, st)]
         if name in ("state_dict", "load_state_dict", "register_buffer", "add_module", "register_parameter", "no_sync", "named_modules"):
             return [(self.unknown(name), st)]

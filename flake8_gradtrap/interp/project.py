@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from flake8_gradtrap.interp.ir import ClassDef, FunctionDef
@@ -13,6 +15,7 @@ from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode, id
 
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 _CLIMB = 8
+_USE = re.compile(r"\b([^\W\d]\w*)\.(?=([^\W\d]\w*))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,12 @@ class Module:
         """Bound name: (module, name in it or None for the module itself, level)."""
         self.stars: list[tuple[str, int]] = []
         self.constants: dict[str, ast.Constant] = {}
-        self.protocol: dict[str, set[str]] = {}
-        """For the last part of each name or attribute chain, the methods and attributes that are used on it."""
         self._values: dict[str, Value | None] = {}
         self._matter: dict[frozenset[str], frozenset[str]] = {}
         for part in source.toplevel:
             if part.kind in ("function", "class"):
                 self.definitions[part.name] = part
         self._contents(source.tree.body)
-        self._protocol(source.tree)
 
     def _contents(self, body: list[ast.stmt]) -> None:
         for statement in body:
@@ -78,13 +78,13 @@ class Module:
                     found[alias.asname or alias.name] = (statement.module or "", alias.name, statement.level)
         return found
 
-    def _protocol(self, tree: ast.Module) -> None:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute):
-                inner = node.value
-                name = inner.id if isinstance(inner, ast.Name) else inner.attr if isinstance(inner, ast.Attribute) else ""
-                if name:
-                    self.protocol.setdefault(name, set()).add(node.attr)
+    @cached_property
+    def protocol(self) -> dict[str, set[str]]:
+        """For the last part of each name or attribute chain, the methods and attributes that are used on it."""
+        found: dict[str, set[str]] = {}
+        for name, used in _USE.findall(self.source.text):
+            found.setdefault(name, set()).add(used)
+        return found
 
     def names_that_matter(self, words: frozenset[str]) -> frozenset[str]:
         """The functions and methods of this file that mention one of the words, or each other; `forward` and dunders aside."""
@@ -218,9 +218,17 @@ class Project:
 
     def _load(self, path: Path) -> Module | None:
         try:
-            if not path.is_file() or path.stat().st_size > 2_000_000:
+            if not path.is_file() or (size := path.stat().st_size) > 2_000_000:
                 return None
-            text, _ = decode(path.read_bytes())
-            return Module(SourceFile(str(path), text), self)
+            return Module(_source(str(path), size, path.stat().st_mtime_ns), self)
         except (OSError, SourceError, ValueError):
             return None
+
+
+@lru_cache(maxsize=64)
+def _source(path: str, size: int, changed: int) -> SourceFile:
+    """A file of the project; many files import the same few. `size` and `changed` tell one version from another."""
+    text, _ = decode(Path(path).read_bytes())
+    source = SourceFile(path, text)
+    _ = source.tree
+    return source

@@ -38,8 +38,8 @@ class State:
         self.heap: dict[int, Record] = {}
         self.changed: dict[int, Record] = {}
         """The records that were replaced since they were made: all in which the heaps of two paths can differ."""
-        self.overlay: dict[tuple[Value, Hashable], Value] = {}
-        """Attributes and elements that were written, by their holder and name (or key)."""
+        self.overlay: dict[Value, dict[Hashable, Value]] = {}
+        """Attributes and elements that were written, for each holder by name (or key). The inner dicts are never changed."""
         self.mem: dict[tuple[str, Hashable], Any] = {}
         """What the rules remember on this path."""
         self.conds: dict[Hashable, Any] = {}
@@ -62,6 +62,25 @@ class State:
         new.stamp = self.stamp
         return new
 
+    def attr(self, holder: Value, name: Hashable) -> Value | None:
+        """An attribute or element that was written; None if it was not."""
+        inner = self.overlay.get(holder)
+        return inner.get(name) if inner is not None else None
+
+    def set_attr(self, holder: Value, name: Hashable, value: Value) -> None:
+        self.overlay[holder] = {**self.overlay.get(holder, {}), name: value}
+
+    def drop_attr(self, holder: Value, name: Hashable) -> Value | None:
+        inner = self.overlay.get(holder)
+        if inner is None or name not in inner:
+            return None
+        rest = {key: value for key, value in inner.items() if key != name}
+        if rest:
+            self.overlay[holder] = rest
+        else:
+            del self.overlay[holder]
+        return inner[name]
+
     def replace(self, ref: Ref, record: Record) -> None:
         """Give an object that exists another record."""
         self.heap[ref.oid] = record
@@ -83,10 +102,6 @@ def collect(state: State) -> None:
     """Forget what the rules remember of objects that nothing refers to any more."""
     reached: set[int] = set()
     stack: list[Any] = [value for env in state.envs.values() for value in env.values()]
-    holders: dict[Value, list[Value]] = {}
-    for (holder, _), value in state.overlay.items():
-        holders.setdefault(holder, []).append(value)
-    stack.extend(holders.get(Sym("frame", (0,)), ()))
     for frame in state.frames:
         stack.extend(frame.handed)
         if frame.func is not None and frame.func.receiver is not None:
@@ -109,13 +124,12 @@ def collect(state: State) -> None:
         elif isinstance(current, Sym):
             stack.extend(part for part in current.args if isinstance(part, Value))
         if isinstance(current, Value):
-            stack.extend(holders.get(current, ()))
+            stack.extend(state.overlay.get(current, {}).values())
     gone = [key for key in state.mem if any(oid not in reached for oid in _oids(key[1]))]
     for key in gone:
         del state.mem[key]
-    lost = [key for key in state.overlay if isinstance(key[0], Ref) and key[0].oid not in reached]
-    for place in lost:
-        del state.overlay[place]
+    for holder in [holder for holder in state.overlay if isinstance(holder, Ref) and holder.oid not in reached]:
+        del state.overlay[holder]
 
 
 def _parts(record: Record) -> list[Value]:
@@ -203,15 +217,21 @@ class Merger:
         if a.overlay != b.overlay:
             if not soft:
                 return None
-            self._differences("overlay", None, a.overlay, b.overlay, differing)
+            for holder in a.overlay.keys() | b.overlay.keys():
+                mine, theirs = a.overlay.get(holder, {}), b.overlay.get(holder, {})
+                if mine is not theirs and mine != theirs:
+                    self._differences("overlay", holder, mine, theirs, differing)
         if not force and not all(self._mergeable(a, b, x, y) for _, _, _, x, y in differing):
             return None
         merged = a.fork()
         merged.heap = {**b.heap, **a.heap}
         merged.changed = {**b.changed, **a.changed}
         for where, key, name, x, y in differing:
-            holder: dict[Any, Value] = merged.envs.setdefault(key, {}) if where == "env" else merged.overlay  # type: ignore[assignment]
-            holder[name] = self._join(merged, a, b, name, x, y)
+            value = self._join(merged, a, b, name, x, y)
+            if where == "env":
+                merged.envs.setdefault(key, {})[str(name)] = value
+            else:
+                merged.set_attr(key, name, value)
         merged.conds = {key: value for key, value in a.conds.items() if b.conds.get(key, _MISSING) == value}
         if a.mem != b.mem:
             merged.mem = {key: value for key, value in a.mem.items() if b.mem.get(key, _MISSING) == value}
@@ -223,10 +243,11 @@ class Merger:
     def _differences(
         where: str, key: Any, mine: dict[Any, Value], theirs: dict[Any, Value], out: list[tuple[str, Any, Hashable, Value, Value]]
     ) -> None:
-        for name in mine.keys() | theirs.keys():
-            x, y = mine.get(name, _MISSING), theirs.get(name, _MISSING)
-            if x != y:
+        for name, x in mine.items():
+            y = theirs.get(name, _MISSING)
+            if x is not y and x != y:
                 out.append((where, key, name, x, y))
+        out.extend((where, key, name, _MISSING, y) for name, y in theirs.items() if name not in mine)
 
     @staticmethod
     def _mergeable(a: State, b: State, x: Value, y: Value) -> bool:
@@ -242,8 +263,7 @@ class Merger:
                 "phi", (x, y), one.site, one.mode, one.is_number and two.is_number, how=one.how, stamp=max(one.stamp, two.stamp)
             )
             return Ref(oid)
-        text = name if isinstance(name, str) else str(name[1]) if isinstance(name, tuple) and len(name) == 2 else ""
-        return Sym("joined", (self.fresh(),), text)
+        return Sym("joined", (self.fresh(),), name if isinstance(name, str) else "")
 
 
 def flatten(values: Iterable[Value]) -> list[Value]:

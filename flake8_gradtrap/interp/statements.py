@@ -124,7 +124,7 @@ class Statements(Expressions):
             return [(st, "return", NONE)]
         ends: list[End] = []
         for value, path in self.eval(node.value, st):
-            path.overlay[(Sym("frame", (path.frame.env,)), "returned at")] = Sym("node", (self.site(node, path),))
+            path.set_attr(Sym("frame", (path.frame.env,)), "returned at", Sym("node", (self.site(node, path),)))
             ends.append((path, "return", value))
         return ends
 
@@ -277,16 +277,16 @@ class Statements(Expressions):
                 self.force(base, node, st, f"{self.label(target.value)}.requires_grad = True")
             elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
                 if tensor.owner is not None:
-                    st.overlay[(tensor.owner, "frozen")] = TRUE
+                    st.set_attr(tensor.owner, "frozen", TRUE)
                 st.replace(base, Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp))
             return
         if name == "data" and is_tensor:
             return
-        old = st.overlay.get((base, name))
+        old = st.attr(base, name)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
             value.name = name
-        st.overlay[(base, name)] = value
+        st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))
 
@@ -317,7 +317,7 @@ class Statements(Expressions):
         return False
 
     def _set_item(self, base: Value, index: Value, value: Value, st: State, node: ir.Node, target: ir.Subscript) -> None:
-        old = st.overlay.get((base, index))
+        old = st.attr(base, index)
         record = st.record(base)
         if isinstance(record, Tensor) and isinstance(base, Ref):
             # Written in place: the tensor has now the history of what was written, too.
@@ -336,10 +336,10 @@ class Statements(Expressions):
                 known: tuple[Value, ...] | None = tuple(items)
             else:
                 known = None
-                st.overlay[(base, index)] = value
+                st.set_attr(base, index, value)
             st.replace(base, Listing(known, record.item if known is not None else None, None, record.of_parameters, record.bounded, record.stamp, record.shape))
         else:
-            st.overlay[(base, index)] = value
+            st.set_attr(base, index, value)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if not isinstance(index, Const):  # a constant key is overwritten: nothing grows
             self._store(base, value, st, node, self.label(target.value))
@@ -403,7 +403,7 @@ class Statements(Expressions):
         """The `return`s of visible step functions that made a value and ran its backward."""
         found: list[Any] = []
         for part in (value, *self._operands(value, st)):
-            mark = st.overlay.get((part, "made by"))
+            mark = st.attr(part, "made by")
             if isinstance(mark, Sym):
                 found.extend(mark.args)
         return tuple(found)
@@ -615,8 +615,8 @@ class Statements(Expressions):
         record = st.record(item)
         if isinstance(record, Tensor):
             new_item = self.new(record, st)
-            if (mark := st.overlay.get((item, "made by"))) is not None:
-                st.overlay[(new_item, "made by")] = mark
+            if (mark := st.attr(item, "made by")) is not None:
+                st.set_attr(new_item, "made by", mark)
             return new_item
         return item
 

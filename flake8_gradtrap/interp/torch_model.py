@@ -84,7 +84,7 @@ class TorchModel(Iteration):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
         if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
-            st.overlay[(args.pos[0], args.pos[1].value)] = args.pos[2]
+            st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
             return [(NONE, st)]
         if name == "builtins.getattr" and len(args.pos) >= 2 and isinstance(args.pos[1], Const) and isinstance(args.pos[1].value, str):
             return self.get_attr(args.pos[0], args.pos[1].value, node, st)

@@ -63,11 +63,17 @@ class Sym(Value):
         return f"<{self.op} {self.name or self.args}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Ref(Value):
-    """A reference to a record on the heap."""
+class Ref(int, Value):
+    """A reference to a record on the heap: its number there. An int, because paths hash and compare so many of them."""
 
-    oid: int
+    __slots__ = ()
+
+    @property
+    def oid(self) -> int:
+        return int(self)
+
+    def __repr__(self) -> str:
+        return f"Ref({int(self)})"
 
 
 @dataclass(frozen=True, slots=True)
