@@ -432,7 +432,7 @@ class KeepsGraph(InLoops):
         trains: Mark | None = watch.get(("trains", kept.loop))
         if trains is not None:
             self.waiting[place] = replace(kept, backward=trains.site), True
-        elif kept.read and (kept.by or LOSSES.search(kept.tensor.label)):
+        elif not watch.lossy and kept.read and (kept.by or LOSSES.search(kept.tensor.label)):
             self.waiting[place] = kept, False
 
 

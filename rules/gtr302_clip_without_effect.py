@@ -172,7 +172,7 @@ class ClipWithoutEffect(Rule):
         elif self.covers(empty + applied, event.owners, watch):
             before = [mark for owners, mark in applied if concerns(watch, owners, event.owners)][-1]
             watch.put(("late", event.site), replace(suspect, before=before.site, scaled=before.scaler is not None))
-        elif not tagged(watch, "begun", "empty", "applied"):
+        elif not watch.lossy and not tagged(watch, "begun", "empty", "applied"):
             watch.put(("early", event.site), suspect)
 
     def covers(self, premises: list[tuple[Owners, Mark]], owners: Owners, watch: Watch) -> bool:

@@ -29,6 +29,7 @@ class Report:
 class FakeWatch:
     """The memory of one path, and a list of reports."""
 
+    lossy: bool = False
     memory: dict[Hashable, Any] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
 

@@ -293,6 +293,8 @@ class Calls(Statements):
 
     def _forward(self, module: Value, bound: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Call a visible module: its `forward` runs, and what it returns is the module's output."""
+        if not self.matters(bound, args, st):
+            return [(self.output(module, NONE, args, node, st), st)]
         results: Results = []
         for value, path in self.enter(bound, args, node, st):
             if isinstance(value, Tup):
@@ -315,7 +317,7 @@ class Calls(Statements):
     def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for part in args.all() if self.provenant(part, st))
-        mode = None if st.mode and st.attr(module, "frozen") == TRUE else st.mode
+        mode = None if st.mode and self.frozen(module, st) else st.mode
         return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode)
 
     def _called(self, node: ir.Node) -> str:

@@ -14,6 +14,7 @@ from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.provenance import Graph, Provenance
 from flake8_gradtrap.interp.state import Merger, State
 from flake8_gradtrap.interp.values import (
+    TRUE,
     Class,
     Const,
     Func,
@@ -89,16 +90,28 @@ class PathWatch:
         self.state: State = State()
 
     def get(self, key: Hashable, default: Any = None) -> Any:
-        return self.state.mem.get((self.code, key), default)
+        inner = self.state.mem.get(self.code)
+        return inner.get(key, default) if inner is not None else default
 
     def put(self, key: Hashable, value: Hashable) -> None:
-        self.state.mem[(self.code, key)] = value
+        self.state.mem[self.code] = {**self.state.mem.get(self.code, {}), key: value}
 
     def drop(self, key: Hashable) -> None:
-        self.state.mem.pop((self.code, key), None)
+        inner = self.state.mem.get(self.code)
+        if inner is not None and key in inner:
+            rest = {name: value for name, value in inner.items() if name != key}
+            if rest:
+                self.state.mem[self.code] = rest
+            else:
+                del self.state.mem[self.code]
 
     def items(self) -> Iterable[tuple[Hashable, Any]]:
-        return [(key[1], value) for key, value in self.state.mem.items() if key[0] == self.code]
+        inner = self.state.mem.get(self.code)
+        return list(inner.items()) if inner else ()
+
+    @property
+    def lossy(self) -> bool:
+        return self.state.lossy
 
     def line(self, site: Site) -> int:
         return self.core.line(site)
@@ -261,7 +274,10 @@ class Core:
 
     def provenant(self, value: Value, st: State) -> bool:
         """Whether a value takes part in the provenance graph."""
-        return self.is_tensor(value, st) or value in self.likely or ("loss" in value.name.lower() if isinstance(value, Sym) else False)
+        kind = self.kind(value, st)
+        if kind == "tensor" or not isinstance(value, Sym):
+            return kind == "tensor"
+        return not kind and (value in self.likely or "loss" in value.name.lower())
 
     def owners(self, value: Value | None, st: State) -> Owners:
         """Whose parameters (gradients) a value stands for."""
@@ -320,6 +336,11 @@ class Core:
                 elif isinstance(inner, Tensor) and inner.op == "param":
                     found.add(part)
         return frozenset(found) if found else frozenset({module})
+
+    def frozen(self, module: Value, st: State) -> bool:
+        """Whether `requires_grad` was taken from a module's parameters (from some of them, at least)."""
+        leaves = self.leaves(module, st) or frozenset()
+        return any(st.attr(part, "frozen") == TRUE for part in (module, *leaves) if isinstance(part, Value))
 
     def owners_of(self, graph: Graph, st: State) -> Owners:
         """Whose gradients a backward through a graph fills."""
@@ -392,8 +413,10 @@ class Core:
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
-        if self.steps > self.budget:
-            raise OverBudget
+        if self.steps > self.budget // 3:
+            self.merger.narrow = True
+            if self.steps > self.budget:
+                raise OverBudget
 
     # -- provided by the other parts of the machine -------------------------------------------------------------------
 

@@ -431,6 +431,12 @@ class Expressions(Core):
         if isinstance(record, Listing):
             if isinstance(index, Sym) and index.op == "slice":
                 return self.new(Listing(None, record.item, record.owners, record.of_parameters, stamp=st.stamp), st)
+            if record.item is not None and st.tensor(record.item) is not None:
+                entry = Sym("entry", (base, index))  # one of them, which is not known
+                self.kinds[entry] = "tensor"
+                if self.provenance(st).history(record.item, guess=True):
+                    self.likely.add(entry)
+                return entry
             return record.item if record.item is not None else Sym("entry", (base, index))
         if isinstance(record, Tensor):
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how="[]")

@@ -16,7 +16,7 @@ from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mappin
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 
-ROOT_BUDGET = 40_000
+ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
 
 ONE_SHOT_NAMES = frozenset({"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"})
@@ -110,6 +110,7 @@ class Machine(Methods):
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
         self.steps = 0
+        self.merger.narrow = False
         self.tally.functions_run += 1
         entered = set(self.entered)
         try:
@@ -206,10 +207,12 @@ class Machine(Methods):
             self.emit(RunEnded(Site(func.node)), path)
 
     def _class(self, cls: Class) -> None:
+        kind = self.class_kind(cls)
+        if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
+            return  # what they do to gradients is their business
         methods = self._runnable(cls)
         if not any(method.mentions & self.words for method, _ in methods):
             return
-        kind = self.class_kind(cls)
         starts: list[State] = []
         instance: Value = Ref(0)
 

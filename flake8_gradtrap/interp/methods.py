@@ -170,7 +170,7 @@ class Methods(TorchModel):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        if st.tensor(loss) is None or not graph.frees:
+        if (isinstance(loss, Sym) and loss.op != "global") or not (graph.frees or isinstance(loss, Sym)):
             graph.frees.add(loss)
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
@@ -189,10 +189,6 @@ class Methods(TorchModel):
         )  # fmt: skip
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
-        for value in graph.reaches:
-            tensor = st.tensor(value)  # type: ignore[arg-type]
-            if tensor is None and isinstance(value, Sym) and (value == loss or value in self.likely):
-                st.conds[("live", value)] = True
         if record is None and isinstance(loss, Sym):
             st.conds[("live", loss)] = True
 

@@ -101,7 +101,7 @@ class Provenance:
             if self.history(current) is False and tensor.op != "forced":
                 continue
             graph.reaches.add(current)
-            if (tensor.saves or tensor.op == "forward") and tensor.mode:
+            if (tensor.saves or tensor.op == "forward") and self.history(current) is True:
                 graph.frees.add(current)
             if tensor.op == "forward" and tensor.owner is not None:
                 if not inside:

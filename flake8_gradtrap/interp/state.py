@@ -31,7 +31,7 @@ class Frame:
 class State:
     """One path. Copies are cheap: all that it holds is immutable, only the dictionaries themselves are copied."""
 
-    __slots__ = ("changed", "conds", "envs", "frames", "heap", "mem", "mode", "overlay", "stamp")
+    __slots__ = ("changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "overlay", "stamp")
 
     def __init__(self) -> None:
         self.envs: dict[int, dict[str, Value]] = {}
@@ -40,14 +40,16 @@ class State:
         """The records that were replaced since they were made: all in which the heaps of two paths can differ."""
         self.overlay: dict[Value, dict[Hashable, Value]] = {}
         """Attributes and elements that were written, for each holder by name (or key). The inner dicts are never changed."""
-        self.mem: dict[tuple[str, Hashable], Any] = {}
-        """What the rules remember on this path."""
+        self.mem: dict[str, dict[Hashable, Any]] = {}
+        """What each rule remembers on this path, by its code. The inner dicts are never changed."""
         self.conds: dict[Hashable, Any] = {}
         """What was assumed of unknowns on this path."""
         self.mode: bool | None = True
         """Whether gradients are recorded."""
         self.frames: tuple[Frame, ...] = ()
         self.stamp: Stamp = ()
+        self.lossy = False
+        """Whether paths were merged by force: what is not remembered may have happened all the same."""
 
     def fork(self) -> State:
         new = State.__new__(State)
@@ -60,6 +62,7 @@ class State:
         new.mode = self.mode
         new.frames = self.frames
         new.stamp = self.stamp
+        new.lossy = self.lossy
         return new
 
     def attr(self, holder: Value, name: Hashable) -> Value | None:
@@ -125,9 +128,10 @@ def collect(state: State) -> None:
             stack.extend(part for part in current.args if isinstance(part, Value))
         if isinstance(current, Value):
             stack.extend(state.overlay.get(current, {}).values())
-    gone = [key for key in state.mem if any(oid not in reached for oid in _oids(key[1]))]
-    for key in gone:
-        del state.mem[key]
+    for code, inner in state.mem.items():
+        if any(oid not in reached for key in inner for oid in _oids(key)):
+            kept = {key: value for key, value in inner.items() if all(oid in reached for oid in _oids(key))}
+            state.mem[code] = kept
     for holder in [holder for holder in state.overlay if isinstance(holder, Ref) and holder.oid not in reached]:
         del state.overlay[holder]
 
@@ -166,6 +170,8 @@ class Merger:
     def __init__(self, fresh: Any) -> None:
         self.fresh = fresh
         self.forced = 0
+        self.narrow = False
+        """Few paths are kept: the run has taken half of its steps, and shall come to its end."""
 
     def merge(self, states: list[State]) -> list[State]:
         if len(states) < 2:
@@ -179,11 +185,12 @@ class Merger:
                     break
             else:
                 result.append(state)
-        if len(result) > SOME:
-            result = self._reduce(result, SOME, force=False)
-        if len(result) > MANY:
+        some, many = (1, 2) if self.narrow else (SOME, MANY)
+        if len(result) > some:
+            result = self._reduce(result, some, force=False)
+        if len(result) > many:
             self.forced += 1
-            result = self._reduce(result, MANY // 2, force=True)
+            result = self._reduce(result, many // 2, force=True)
         return result
 
     def _reduce(self, states: list[State], goal: int, force: bool) -> list[State]:
@@ -234,7 +241,11 @@ class Merger:
                 merged.set_attr(key, name, value)
         merged.conds = {key: value for key, value in a.conds.items() if b.conds.get(key, _MISSING) == value}
         if a.mem != b.mem:
-            merged.mem = {key: value for key, value in a.mem.items() if b.mem.get(key, _MISSING) == value}
+            merged.mem = {
+                code: {key: value for key, value in inner.items() if b.mem.get(code, {}).get(key, _MISSING) == value}
+                for code, inner in a.mem.items()
+            }
+        merged.lossy = a.lossy or b.lossy or force
         if a.mode is not b.mode:
             merged.mode = None
         return merged

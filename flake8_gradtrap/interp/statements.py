@@ -277,7 +277,8 @@ class Statements(Expressions):
                 self.force(base, node, st, f"{self.label(target.value)}.requires_grad = True")
             elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
                 if tensor.owner is not None:
-                    st.set_attr(tensor.owner, "frozen", TRUE)
+                    for owner in tensor.owner.items if isinstance(tensor.owner, Tup) else (tensor.owner,):
+                        st.set_attr(owner, "frozen", TRUE)
                 st.replace(base, Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp))
             return
         if name == "data" and is_tensor:
