@@ -106,9 +106,9 @@ class Provenance:
             if tensor.op == "forward" and tensor.owner is not None:
                 if not inside:
                     graph.owners.add(tensor.owner)
-                stack.extend((part, False) for part in tensor.parents[1:])
                 if tensor.mode:  # else it is frozen, or run without gradients
                     stack.append((tensor.parents[0], True))
+                stack.extend((part, inside) for part in tensor.parents[1:])  # on top: what came in is walked first
                 continue
             if tensor.op == "param" and not inside:
                 graph.owners.add(tensor.owner if tensor.owner is not None else current)
