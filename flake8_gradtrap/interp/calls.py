@@ -378,7 +378,7 @@ class Calls(Statements):
         if node.is_generator or node.mentions & words or node.mentions & func.module.names_that_matter(self.entry_words):
             return True
         if node.name == "forward":
-            return False
+            return len(node.mentions) <= SHORT // 2
         given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
         if any(isinstance(st.record(arg), Iterator) for arg in given):
             return True
