@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -172,13 +173,14 @@ def run(tasks: Sequence[Task], jobs: int | None = None) -> list[Outcome]:
 
 def _in_processes(function: Callable[[A], B], items: Sequence[A], jobs: int) -> Iterator[tuple[int, B]]:
     """The results by number, as far as the processes live."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import Future, ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
+    numbers: dict[Future[B], int] = {}
     with ProcessPoolExecutor(jobs) as pool:
-        numbers = {pool.submit(function, item): number for number, item in enumerate(items)}
+        with contextlib.suppress(BrokenProcessPool):
+            for number, item in enumerate(items):
+                numbers[pool.submit(function, item)] = number
         for future in as_completed(numbers):
-            try:
+            with contextlib.suppress(BrokenProcessPool):
                 yield numbers[future], future.result()
-            except BrokenProcessPool:
-                continue

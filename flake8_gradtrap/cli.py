@@ -137,7 +137,6 @@ def _split(values: Iterable[str]) -> tuple[str, ...]:
 def _choice(
     select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...], preview: bool | None
 ) -> Choice:
-
     return Choice(
         check_codes(_split(select), where="--select: ") if select else None,
         check_codes(_split(ignore), where="--ignore: "),
@@ -186,7 +185,6 @@ def _colour(err: bool = False) -> bool:
 
 
 def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsafe: bool, err: bool) -> None:
-
     findings = batch.unique(finding for outcome in outcomes for finding in outcome.findings)
     given: Mapping[str, bytes] = {} if piped is None else {piped.path: piped.new}
     colour = _colour(err)
@@ -195,7 +193,6 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 
 
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
-
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
         before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
@@ -208,7 +205,6 @@ def _show_diff(outcomes: Sequence[Outcome]) -> None:
 
 
 def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
-
     findings = [finding for outcome in outcomes for finding in outcome.findings]
     names = {finding.code: finding.name for finding in findings}
     for code, number in sorted(Counter(finding.code for finding in findings).items()):

@@ -297,26 +297,27 @@ class Calls(Statements):
             return [(self.output(module, NONE, args, node, st), st)]
         results: Results = []
         for value, path in self.enter(bound, args, node, st):
-            if isinstance(value, Tup):
-                parts = tuple(self._output(module, part, args, node, path) for part in value.items)
-                results.append((Tup(parts), path))
-            elif isinstance(path.record(value), Mapping):
-                results.append((value, path))
-            else:
-                results.append((self._output(module, value, args, node, path), path))
+            results.append((self._output(module, value, args, node, path), path))
         return results
 
     def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
-        if isinstance(value, Const | Iterator | Func):
-            return value
         record = st.record(value)
-        if record is not None and not isinstance(record, Tensor):
+        if isinstance(value, Tup):
+            return Tup(tuple(self._output(module, part, args, node, st) for part in value.items))
+        if isinstance(record, Listing):
+            items = tuple(self._output(module, part, args, node, st) for part in record.items) if record.items is not None else None
+            item = self._output(module, record.item, args, node, st) if record.item is not None else None
+            return self.new(Listing(items, items[0] if items else item, stamp=st.stamp), st)
+        if isinstance(record, Mapping):
+            entries = tuple((key, self._output(module, item, args, node, st)) for key, item in record.items)
+            return self.new(Mapping(entries, record.closed, st.stamp), st)
+        if isinstance(value, Const | Func) or (record is not None and not isinstance(record, Tensor)):
             return value
         return self.output(module, value, args, node, st)
 
     def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
-        inputs = tuple(part for part in args.all() if self.provenant(part, st))
+        inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
         mode = None if st.mode and self.frozen(module, st) else st.mode
         return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode)
 
@@ -377,7 +378,7 @@ class Calls(Statements):
         if node.is_generator or node.mentions & words or node.mentions & func.module.names_that_matter(self.entry_words):
             return True
         if node.name == "forward":
-            return False
+            return len(node.mentions) <= SHORT // 2
         given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
         if any(isinstance(st.record(arg), Iterator) for arg in given):
             return True

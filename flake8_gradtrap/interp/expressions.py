@@ -440,7 +440,8 @@ class Expressions(Core):
                 return entry
             return record.item if record.item is not None else Sym("entry", (base, index))
         if isinstance(record, Tensor):
-            return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how="[]")
+            how = "[key]" if isinstance(index, Const) else "[]"  # a key may pick one of several outputs
+            return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
         if self.kind(base, st) == "module":

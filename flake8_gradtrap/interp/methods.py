@@ -37,9 +37,12 @@ class Methods(TorchModel):
             receiver = receiver.receiver
         if name in self.know.lists["iterators.of_parameters"] and kind in ("module", "", "instance", "ema") and self._holds_parameters(receiver, st):
             return [(self.make_parameters(receiver, name, node, st), st)]
-        if name == "backward" and kind != "tensor" and args.pos:
+        handed = bool(args.pos) and args.pos[0] != receiver and isinstance(receiver, Sym) and st.tensor(args.pos[0]) is not None
+        if name == "backward" and args.pos and (kind != "tensor" or handed):
             self._engine_backward(receiver, kind, args, node, st)
             return [(NONE, st)]
+        if name == "backward" and isinstance(receiver, Sym) and not kind:
+            kind = "tensor"
         handler: Callable[..., Results | None] | None = getattr(self, "on_" + kind, None) if kind else None
         if handler is not None:
             results = handler(receiver, name, args, node, st)

@@ -24,6 +24,9 @@ from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.state import SOME, State, collect
 from flake8_gradtrap.interp.values import NONE, TRUE, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Tensor, Thingy, Tup, Value
 
+_NAMELESS = frozenset({"call", "item", "entry", "derived"})
+"""Unknowns that are called what the program binds them to."""
+
 End = tuple[State, str, Value | None]
 """A path, how it left the block ("" at its end, "break", "continue", "return", "raise"), and what it returned."""
 
@@ -223,7 +226,7 @@ class Statements(Expressions):
         return [st]
 
     def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
-        if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
+        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         env = self._home(name, st)
         names = st.envs.setdefault(env, {})
@@ -285,7 +288,7 @@ class Statements(Expressions):
             return
         old = st.attr(base, name)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
-        if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
+        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from flake8_gradtrap.config import NOT_ANALYSED
 from flake8_gradtrap.finding import Finding
@@ -41,7 +42,7 @@ class Sources:
 
     def _read(self, path: str) -> list[str]:
         try:
-            data = self._given[path] if path in self._given else open(path, "rb").read()  # noqa: SIM115
+            data = self._given[path] if path in self._given else Path(path).read_bytes()
         except (OSError, ValueError):
             return []
         try:
