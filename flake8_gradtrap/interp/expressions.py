@@ -72,11 +72,12 @@ class Expressions(Core):
 
     def lookup(self, name: str, st: State) -> Value:
         frame = st.frame
-        for env in (frame.env, *frame.closure):
+        module = frame.func.module if frame.func is not None else self.module
+        top = (0,) if module is self.module else ()  # what the code at module level has bound so far
+        for env in (frame.env, *frame.closure, *top):
             value = st.envs.get(env, {}).get(name)
             if value is not None:
                 return value
-        module = frame.func.module if frame.func is not None else self.module
         found = module.lookup(name)
         if found is not None:
             return found
