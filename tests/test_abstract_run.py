@@ -1,4 +1,4 @@
-"""What the abstract run promises: each construct of Python in a program with a trap, and in one that only looks like it.
+"""What the abstract run promises: each construct of Python in a program with a trap, and in a look-alike without one.
 
 Where a finding is expected, its line ends with `# GTR101`; all other lines must stay silent.
 """
@@ -1239,7 +1239,7 @@ def test_no_run_takes_more_steps_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
         + "p.grad = None\n",
         "class A(B):\n    pass\n\n\nclass B(A):\n    def step(self, model):\n        return list(model.parameters())\n",
     ],
-    ids=["branches in a row", "long chain", "many names", "recursion", "doubling calls", "deep loops", "circular bases"],
+    ids=["many branches", "long chain", "many names", "recursion", "doubling calls", "deep loops", "circular bases"],
 )
 def test_hard_programs_end(program: str) -> None:
     result = run(PRELUDE + program)
@@ -1368,7 +1368,8 @@ def test_no_trap_is_told_twice(project: Path) -> None:
 
 
 def test_a_call_of_a_helper_in_a_loop_is_one_finding(project: Path) -> None:
-    text = MAIN.replace("        optimizer.step()\n", "        optimizer.step()\n    clip(model.parameters(), 2.0)  # GTR101\n")
+    step = "        optimizer.step()\n"
+    text = MAIN.replace(step, f"{step}    clip(model.parameters(), 2.0)  # GTR101\n")
     (project / "train.py").write_text(text)
     assert places(check(project / "train.py")) == marks(text)
     assert len(check(project / "train.py")) == len(marks(text))
