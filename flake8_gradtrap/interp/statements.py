@@ -621,6 +621,8 @@ class Statements(Expressions):
                 self.data.add(new)
             return new
         record = st.record(item)
+        if isinstance(record, Iterator):
+            return self.new(record, st)  # another one of the same kind, of which nothing is known
         if isinstance(record, Tensor):
             new_item = self.new(record, st)
             if (mark := st.attr(item, "made by")) is not None:
