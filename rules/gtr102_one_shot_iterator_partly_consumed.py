@@ -25,16 +25,26 @@ There is a fix where the part was not taken by `next`, which a list does not hav
 ## Trap
 
 ```python
-params = model.parameters()
-device = next(params).device
-optimizer = torch.optim.Adam(params, lr=1e-3)  # without the first parameter
+import torch
+
+
+def make_optimizer(model):
+    params = model.parameters()
+    device = next(params).device
+    optimizer = torch.optim.Adam(params, lr=1e-3)  # without the first parameter
+    return optimizer, device
 ```
 
 ## Fixed
 
 ```python
-device = next(model.parameters()).device
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+import torch
+
+
+def make_optimizer(model):
+    device = next(model.parameters()).device
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return optimizer, device
 ```
 
 ## References

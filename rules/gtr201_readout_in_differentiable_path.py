@@ -25,20 +25,60 @@ If the number is all that is back-propagated, `backward()` raises, and the messa
 ## Trap
 
 ```python
-main_loss = criterion(model(inputs), targets)
-penalty = model.codebook.weight.pow(2).mean()
-loss = main_loss + 0.1 * penalty.item()  # the penalty is printed, not trained
-loss.backward()
+import torch
+from torch import nn
+
+
+class Quantizer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(8, 4)
+        self.codebook = nn.Embedding(64, 4)
+
+    def forward(self, inputs):
+        return self.encoder(inputs)
+
+
+def train(loader, criterion):
+    model = Quantizer()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        main_loss = criterion(model(inputs), targets)
+        penalty = model.codebook.weight.pow(2).mean()
+        loss = main_loss + 0.1 * penalty.item()  # the penalty is printed, not trained
+        loss.backward()
+        optimizer.step()
 ```
 
 ## Fixed
 
 ```python
-main_loss = criterion(model(inputs), targets)
-penalty = model.codebook.weight.pow(2).mean()
-loss = main_loss + 0.1 * penalty
-loss.backward()
-log(penalty.item())
+import torch
+from torch import nn
+
+
+class Quantizer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(8, 4)
+        self.codebook = nn.Embedding(64, 4)
+
+    def forward(self, inputs):
+        return self.encoder(inputs)
+
+
+def train(loader, criterion):
+    model = Quantizer()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        main_loss = criterion(model(inputs), targets)
+        penalty = model.codebook.weight.pow(2).mean()
+        loss = main_loss + 0.1 * penalty
+        loss.backward()
+        optimizer.step()
+        print(penalty.item())
 ```
 
 ## References

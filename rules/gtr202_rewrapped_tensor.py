@@ -30,17 +30,39 @@ There is no automatic fix: `torch.stack`, `clone` and `to` mean different things
 ## Trap
 
 ```python
-losses = [criterion(head(features), targets) for head in heads]
-loss = main_loss + torch.tensor(losses).mean()  # the heads are not trained
-loss.backward()
+import torch
+from torch import nn
+
+
+def train(body, loader, criterion):
+    heads = nn.ModuleList([nn.Linear(16, 4), nn.Linear(16, 4)])
+    optimizer = torch.optim.SGD([*body.parameters(), *heads.parameters()], lr=0.1)
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        features = body(inputs)
+        losses = [criterion(head(features), targets) for head in heads]
+        loss = features.pow(2).mean() + torch.tensor(losses).mean()  # the heads are not trained
+        loss.backward()
+        optimizer.step()
 ```
 
 ## Fixed
 
 ```python
-losses = [criterion(head(features), targets) for head in heads]
-loss = main_loss + torch.stack(losses).mean()
-loss.backward()
+import torch
+from torch import nn
+
+
+def train(body, loader, criterion):
+    heads = nn.ModuleList([nn.Linear(16, 4), nn.Linear(16, 4)])
+    optimizer = torch.optim.SGD([*body.parameters(), *heads.parameters()], lr=0.1)
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        features = body(inputs)
+        losses = [criterion(head(features), targets) for head in heads]
+        loss = features.pow(2).mean() + torch.stack(losses).mean()
+        loss.backward()
+        optimizer.step()
 ```
 
 ## References

@@ -23,20 +23,40 @@ estimators are silent, also where they were not meant; terms that were cut in co
 ## Trap
 
 ```python
-main_loss = criterion(head(features), targets)
-distance = (embedding - centres[labels]).pow(2).mean().detach()
-loss = main_loss + 0.1 * distance  # the centres are not trained
-loss.backward()
+import torch
+from torch import nn
+
+
+def train(head, loader, criterion):
+    centres = nn.Parameter(torch.randn(10, 16))
+    optimizer = torch.optim.SGD([centres, *head.parameters()], lr=0.1)
+    for embedding, labels in loader:
+        optimizer.zero_grad()
+        main_loss = criterion(head(embedding), labels)
+        distance = (embedding - centres[labels]).pow(2).mean().detach()
+        loss = main_loss + 0.1 * distance  # the centres are not trained
+        loss.backward()
+        optimizer.step()
 ```
 
 ## Fixed
 
 ```python
-main_loss = criterion(head(features), targets)
-distance = (embedding - centres[labels]).pow(2).mean()
-loss = main_loss + 0.1 * distance
-loss.backward()
-log(distance.detach())
+import torch
+from torch import nn
+
+
+def train(head, loader, criterion):
+    centres = nn.Parameter(torch.randn(10, 16))
+    optimizer = torch.optim.SGD([centres, *head.parameters()], lr=0.1)
+    for embedding, labels in loader:
+        optimizer.zero_grad()
+        main_loss = criterion(head(embedding), labels)
+        distance = (embedding - centres[labels]).pow(2).mean()
+        loss = main_loss + 0.1 * distance
+        loss.backward()
+        optimizer.step()
+        print(distance.detach())
 ```
 
 ## References

@@ -29,21 +29,33 @@ There is no automatic fix: the graph must be kept alive where it is lost, which 
 ## Trap
 
 ```python
-with torch.no_grad():
-    outputs = model(inputs)
-loss = criterion(outputs, targets)
-loss.requires_grad = True  # backward() runs now, and trains nothing
-loss.backward()
-optimizer.step()
+import torch
+
+
+def train(model, loader, criterion, optimizer):
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        with torch.no_grad():
+            outputs = model(inputs)
+        loss = criterion(outputs, targets)
+        loss.requires_grad = True  # backward() runs now, and trains nothing
+        loss.backward()
+        optimizer.step()
 ```
 
 ## Fixed
 
 ```python
-outputs = model(inputs)
-loss = criterion(outputs, targets)
-loss.backward()
-optimizer.step()
+import torch
+
+
+def train(model, loader, criterion, optimizer):
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        outputs = model(inputs)
+        loss = criterion(outputs, targets)
+        loss.backward()
+        optimizer.step()
 ```
 
 ## References

@@ -72,11 +72,12 @@ class Expressions(Core):
 
     def lookup(self, name: str, st: State) -> Value:
         frame = st.frame
-        for env in (frame.env, *frame.closure):
+        module = frame.func.module if frame.func is not None else self.module
+        top = (0,) if module is self.module else ()  # what the code at module level has bound so far
+        for env in (frame.env, *frame.closure, *top):
             value = st.envs.get(env, {}).get(name)
             if value is not None:
                 return value
-        module = frame.func.module if frame.func is not None else self.module
         found = module.lookup(name)
         if found is not None:
             return found
@@ -439,7 +440,8 @@ class Expressions(Core):
                 return entry
             return record.item if record.item is not None else Sym("entry", (base, index))
         if isinstance(record, Tensor):
-            return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how="[]")
+            how = "[key]" if isinstance(index, Const) else "[]"  # a key may pick one of several outputs
+            return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
         if self.kind(base, st) == "module":

@@ -40,7 +40,7 @@ class Iteration(Calls):
                     results.extend(self.iterate(inner, by, node, path, whole) if inner != value else [(self.unknown("", "item"), path)])
                 return results
         if isinstance(record, Tensor):
-            return [(self.make_tensor("pass", (value,), node, st, how="element"), st)]
+            return [(self.make_tensor("pass", (value,), node, st, is_number=record.is_number, how="element"), st)]
         if self.kind(value, st) == "module":
             return [(self.submodule(value, self.fresh()), st)]
         if isinstance(value, Sym) and value.op == "range":

@@ -37,9 +37,12 @@ class Methods(TorchModel):
             receiver = receiver.receiver
         if name in self.know.lists["iterators.of_parameters"] and kind in ("module", "", "instance", "ema") and self._holds_parameters(receiver, st):
             return [(self.make_parameters(receiver, name, node, st), st)]
-        if name == "backward" and kind != "tensor" and args.pos:
+        handed = bool(args.pos) and args.pos[0] != receiver and isinstance(receiver, Sym) and st.tensor(args.pos[0]) is not None
+        if name == "backward" and args.pos and (kind != "tensor" or handed):
             self._engine_backward(receiver, kind, args, node, st)
             return [(NONE, st)]
+        if name == "backward" and isinstance(receiver, Sym) and not kind:
+            kind = "tensor"
         handler: Callable[..., Results | None] | None = getattr(self, "on_" + kind, None) if kind else None
         if handler is not None:
             results = handler(receiver, name, args, node, st)
@@ -302,6 +305,9 @@ class Methods(TorchModel):
     def on_lossfn(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name != "__call__":
             return self.on_module(receiver, name, args, node, st)
+        record = st.record(receiver)
+        if isinstance(record, Thingy) and record.flag is None:  # not torch's: it may return anything
+            return [(self._unknown_result(self._called(node), args, st), st)]
         operands = self._operands_of(args, st)
         return [(self.make_tensor("op", operands, node, st, how=self._called(node), saves=True), st)]
 

@@ -80,6 +80,7 @@ class Provenance:
     def graph(self, value: Value) -> Graph:
         """Everything that a backward from this value walks."""
         graph = Graph()
+        parted: set[Value] = set()
         stack = [(value, False)]
         while stack and len(graph.reaches) < _LIMIT:
             current, inside = stack.pop()  # inside: within a module whose output counts as a whole
@@ -101,7 +102,10 @@ class Provenance:
             if self.history(current) is False and tensor.op != "forced":
                 continue
             graph.reaches.add(current)
-            if (tensor.saves or tensor.op == "forward") and self.history(current) is True:
+            whole = self._whole(tensor)
+            if whole is not None:
+                parted.add(whole)
+            if self.history(current) is True and (tensor.saves or whole is not None) and current not in parted:
                 graph.frees.add(current)
             if tensor.op == "forward" and tensor.owner is not None:
                 if not inside:
@@ -119,6 +123,15 @@ class Provenance:
                 graph.incomplete = graph.incomplete or current in self.likely
             stack.extend((part, inside) for part in tensor.parents)
         return graph
+
+    def _whole(self, tensor: Tensor) -> Value | None:
+        """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
+        picks = tensor.how in ("unpacked", "element", "[key]") or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
+        if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
+            return None
+        source = self.state.tensor(tensor.parents[0])
+        unseen = source is not None and source.op == "forward" and source.parents[:1] == (Const.of(None),)
+        return tensor.parents[0] if unseen else None
 
     # -- the parts of a loss ------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flake8_gradtrap.events import (
@@ -23,6 +24,9 @@ from flake8_gradtrap.interp.core import Dead
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.state import SOME, State, collect
 from flake8_gradtrap.interp.values import NONE, TRUE, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Tensor, Thingy, Tup, Value
+
+_NAMELESS = frozenset({"call", "item", "entry", "derived"})
+"""Unknowns that are called what the program binds them to."""
 
 End = tuple[State, str, Value | None]
 """A path, how it left the block ("" at its end, "break", "continue", "return", "raise"), and what it returned."""
@@ -223,7 +227,7 @@ class Statements(Expressions):
         return [st]
 
     def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
-        if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
+        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         env = self._home(name, st)
         names = st.envs.setdefault(env, {})
@@ -285,7 +289,7 @@ class Statements(Expressions):
             return
         old = st.attr(base, name)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
-        if isinstance(value, Sym) and value.op in ("call", "item", "entry", "derived") and not self.kind_of_unknown(value):
+        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
@@ -297,10 +301,13 @@ class Statements(Expressions):
         if tensor is None:
             return
         history = self.provenance(st).history(value)
-        computed = tensor.op not in ("leaf", "data", "param", "grad", "forced")
-        if tensor.op in ("pass", "detach") and not self.computed(value, st):
-            computed = False
-        if not computed or history is True:
+        if tensor.op in ("param", "grad", "forced"):
+            return
+        if tensor.op in ("leaf", "data") or not self.computed(value, st):
+            if isinstance(value, Ref) and history is False:
+                st.replace(value, replace(tensor, op="param", parents=(), mode=True, saves=False))
+            return
+        if history is True:
             return
         self.emit(GradientForced(self.site(node, st), Thing(value, how.partition(".")[0]), how, history), st)
         if isinstance(value, Ref) and history is False:
@@ -311,7 +318,7 @@ class Statements(Expressions):
         provenance = self.provenance(st)
         for part in provenance.ancestors(value):
             tensor = st.tensor(part)
-            if tensor is not None and tensor.op in ("forward", "op", "call", "param"):
+            if tensor is not None and (tensor.op in ("forward", "call", "param") or (tensor.op == "op" and _is_loss(tensor.how))):
                 return True
             if part in self.likely:
                 return True
@@ -630,6 +637,10 @@ class Statements(Expressions):
                 if isinstance(symbol, Sym) and symbol.op == "==" and any(_is_length(arg) for arg in symbol.args):
                     return True
         return False
+
+
+def _is_loss(name: str) -> bool:
+    return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
 
 
 def _is_length(value: Any) -> bool:
