@@ -36,6 +36,9 @@ DEPTH = 6
 SHORT = 25
 """A function of so few identifiers is entered in any case."""
 
+LOSS_FUNCTIONS = frozenset({"compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"})
+"""Functions that promise a loss by their name."""
+
 ACTS = frozenset(
     "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ GradScaler scaler "
     "parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses criterion".split()
@@ -556,7 +559,7 @@ class Calls(Statements):
         if func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
             if node.name in ("forward", "training_step"):
                 return node.name
-        if node.name in ("compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"):
+        if node.name in LOSS_FUNCTIONS:
             return "loss"
         return ""
 
