@@ -36,6 +36,9 @@ DEPTH = 6
 SHORT = 25
 """A function of so few identifiers is entered in any case."""
 
+OFTEN = 3
+"""A function that did nothing to gradients in so many calls is not entered again when steps run short."""
+
 ACTS = frozenset(
     "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ GradScaler scaler "
     "parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses criterion".split()
@@ -375,7 +378,12 @@ class Calls(Statements):
             return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
-        return self._activate(func, self.bind(func, args, st), node, st)
+        if self.merger.narrow and self.idle.get(func.ident, 0) >= OFTEN:
+            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+        before = self.acts
+        results = self._activate(func, self.bind(func, args, st), node, st)
+        self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == before else -1_000
+        return results
 
     def matters(self, func: Func, args: Args, st: State) -> bool:
         """Whether a visible call is worth entering: what it mentions, what it is given, how short it is."""
@@ -383,7 +391,8 @@ class Calls(Statements):
         if not isinstance(node, ir.FunctionDef) or node.is_generator:
             return True
         if node.name == "forward":
-            return bool(node.mentions & (self.forward_words | func.module.names_that_matter(self.entry_words)))
+            words = self.forward_words | func.module.names_that_matter(self.entry_words)
+            return bool(node.mentions & words) or len(node.mentions) <= SHORT // 2
         acts = self.entry_words & ACTS
         if node.mentions & acts or node.mentions & func.module.names_that_matter(acts):
             return True

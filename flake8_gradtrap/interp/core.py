@@ -6,7 +6,22 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flake8_gradtrap.events import Escaped, Event, Owners, Site, Thing
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Differentiated,
+    Escaped,
+    Event,
+    Iterated,
+    OptimizerMade,
+    Owners,
+    ScalerUpdated,
+    Site,
+    Stepped,
+    Thing,
+    Unscaled,
+)
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
@@ -34,6 +49,9 @@ from flake8_gradtrap.rule import Remedy, Rule
 
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
+
+_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, Escaped, Iterated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+"""What happens to gradients, or may happen out of sight."""
 
 Results = list[tuple[Value, State]]
 
@@ -159,6 +177,10 @@ class Core:
         """Functions that were run by a visible call (or as a root)."""
         self.merger = Merger(self.fresh)
         self.liveness: dict[int, Liveness] = {}
+        self.idle: dict[int, int] = {}
+        """For each function, in how many calls it did nothing to gradients."""
+        self.acts = 0
+        """How many things were done to gradients so far."""
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
@@ -392,6 +414,8 @@ class Core:
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
+        if isinstance(event, _ACTS):
+            self.acts += 1
         for code, handler, watch in self._listeners.get(type(event), ()):
             watch.state = st
             try:
@@ -413,8 +437,9 @@ class Core:
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
-        if self.steps > self.budget // 3:
+        if self.steps > self.budget // 4:
             self.merger.narrow = True
+            self.merger.single = self.steps > self.budget // 2
             if self.steps > self.budget:
                 raise OverBudget
 

@@ -110,7 +110,8 @@ class Machine(Methods):
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
         self.steps = 0
-        self.merger.narrow = False
+        self.merger.narrow = self.merger.single = False
+        self.idle.clear()
         self.tally.functions_run += 1
         entered = set(self.entered)
         try:
