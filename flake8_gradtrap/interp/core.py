@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,10 @@ Results = list[tuple[Value, State]]
 
 class OverBudget(Exception):
     """A run took more steps than it may."""
+
+
+class Stalled(Exception):
+    """A call took more steps than a helper may."""
 
 
 class Dead(Exception):
@@ -177,6 +182,10 @@ class Core:
         """Functions that were run by a visible call (or as a root)."""
         self.merger = Merger(self.fresh)
         self.liveness: dict[int, Liveness] = {}
+        self.limit: float = math.inf
+        """The step at which the innermost helper is left."""
+        self.stalled: set[int] = set()
+        """Helpers that took too many steps."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
         self.acts = 0
@@ -420,7 +429,7 @@ class Core:
             watch.state = st
             try:
                 handler(event, watch)
-            except (OverBudget, Dead):
+            except (OverBudget, Stalled, Dead):
                 raise
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
@@ -442,6 +451,8 @@ class Core:
             self.merger.single = self.steps > self.budget // 2
             if self.steps > self.budget:
                 raise OverBudget
+        if self.steps > self.limit:
+            raise Stalled
 
     # -- provided by the other parts of the machine -------------------------------------------------------------------
 

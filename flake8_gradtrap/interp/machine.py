@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,7 @@ class Machine(Methods):
         self.steps = 0
         self.merger.narrow = self.merger.single = False
         self.idle.clear()
+        self.limit = math.inf
         self.tally.functions_run += 1
         entered = set(self.entered)
         try:
