@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -121,7 +122,9 @@ class Machine(Methods):
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
         self.steps = 0
-        self.merger.narrow = False
+        self.merger.narrow = self.merger.single = False
+        self.idle.clear()
+        self.limit = math.inf
         self.tally.functions_run += 1
         entered = set(self.entered)
         try:
