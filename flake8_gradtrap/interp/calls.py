@@ -36,6 +36,14 @@ DEPTH = 6
 SHORT = 25
 """A function of so few identifiers is entered in any case."""
 
+ACTS = frozenset(
+    "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ GradScaler scaler "
+    "parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses criterion".split()
+)
+"""Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is handed in."""
+
+_TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
+
 _BASE_KINDS = {
     "torch.nn.Module": "module",
     "lightning.pytorch.LightningModule": "module",
@@ -372,17 +380,25 @@ class Calls(Statements):
     def matters(self, func: Func, args: Args, st: State) -> bool:
         """Whether a visible call is worth entering: what it mentions, what it is given, how short it is."""
         node = func.node
-        if not isinstance(node, ir.FunctionDef):
-            return True
-        words = self.forward_words if node.name == "forward" else self.entry_words
-        if node.is_generator or node.mentions & words or node.mentions & func.module.names_that_matter(self.entry_words):
+        if not isinstance(node, ir.FunctionDef) or node.is_generator:
             return True
         if node.name == "forward":
-            return len(node.mentions) <= SHORT // 2
-        given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
-        if any(isinstance(st.record(arg), Iterator) for arg in given):
+            return bool(node.mentions & (self.forward_words | func.module.names_that_matter(self.entry_words)))
+        acts = self.entry_words & ACTS
+        if node.mentions & acts or node.mentions & func.module.names_that_matter(acts):
             return True
-        return len(node.mentions) <= SHORT
+        given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
+        if any(isinstance(st.record(arg), Iterator) for arg in given) or len(node.mentions) <= SHORT:
+            return True
+        if not any(self._trains(arg, st) for arg in given):
+            return False
+        return bool(node.mentions & self.entry_words or node.mentions & func.module.names_that_matter(self.entry_words))
+
+    def _trains(self, value: Value, st: State) -> bool:
+        """Whether a value, or an attribute of a visible instance, takes part in training."""
+        record = st.record(value)
+        parts = st.overlay.get(value, {}).values() if isinstance(record, Thingy) and record.cls is not None else ()
+        return any(self.provenant(part, st) or self.kind(part, st) in _TRAINED for part in (value, *parts))
 
     def _unknown_result(self, name: str, args: Args, st: State) -> Value:
         provenance = self.provenance(st)

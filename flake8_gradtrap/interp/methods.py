@@ -305,6 +305,9 @@ class Methods(TorchModel):
     def on_lossfn(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name != "__call__":
             return self.on_module(receiver, name, args, node, st)
+        record = st.record(receiver)
+        if isinstance(record, Thingy) and record.flag is None:  # not torch's: it may return anything
+            return [(self._unknown_result(self._called(node), args, st), st)]
         operands = self._operands_of(args, st)
         return [(self.make_tensor("op", operands, node, st, how=self._called(node), saves=True), st)]
 

@@ -15,8 +15,8 @@ from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode, id
 
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 _CLIMB = 8
-_FILES = 200
-"""So many places are looked at for the imports of one file."""
+_FILES = 60
+"""So many files are read for the imports of one file."""
 
 _USE = re.compile(r"\b([^\W\d]\w*)\.(?=([^\W\d]\w*))")
 
@@ -213,8 +213,6 @@ class Project:
     def _open(self, stem: Path) -> Module | None:
         for path in (stem.with_name(stem.name + ".py"), stem / "__init__.py"):
             key = str(path)
-            if key not in self._modules and len(self._modules) > _FILES:
-                return None
             if key not in self._modules:
                 self._modules[key] = self._load(path)
             if (module := self._modules[key]) is not None:
@@ -223,6 +221,8 @@ class Project:
 
     def _load(self, path: Path) -> Module | None:
         try:
+            if sum(module is not None for module in self._modules.values()) >= _FILES:
+                return None
             if not path.is_file() or (size := path.stat().st_size) > 2_000_000:
                 return None
             return Module(_source(str(path), size, path.stat().st_mtime_ns), self)

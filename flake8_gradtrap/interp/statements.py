@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flake8_gradtrap.events import (
@@ -300,10 +301,13 @@ class Statements(Expressions):
         if tensor is None:
             return
         history = self.provenance(st).history(value)
-        computed = tensor.op not in ("leaf", "data", "param", "grad", "forced")
-        if tensor.op in ("pass", "detach") and not self.computed(value, st):
-            computed = False
-        if not computed or history is True:
+        if tensor.op in ("param", "grad", "forced"):
+            return
+        if tensor.op in ("leaf", "data") or not self.computed(value, st):
+            if isinstance(value, Ref) and history is False:
+                st.replace(value, replace(tensor, op="param", parents=(), mode=True, saves=False))
+            return
+        if history is True:
             return
         self.emit(GradientForced(self.site(node, st), Thing(value, how.partition(".")[0]), how, history), st)
         if isinstance(value, Ref) and history is False:
@@ -314,7 +318,7 @@ class Statements(Expressions):
         provenance = self.provenance(st)
         for part in provenance.ancestors(value):
             tensor = st.tensor(part)
-            if tensor is not None and tensor.op in ("forward", "op", "call", "param"):
+            if tensor is not None and (tensor.op in ("forward", "call", "param") or (tensor.op == "op" and _is_loss(tensor.how))):
                 return True
             if part in self.likely:
                 return True
@@ -633,6 +637,10 @@ class Statements(Expressions):
                 if isinstance(symbol, Sym) and symbol.op == "==" and any(_is_length(arg) for arg in symbol.args):
                     return True
         return False
+
+
+def _is_loss(name: str) -> bool:
+    return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
 
 
 def _is_length(value: Any) -> bool:

@@ -373,7 +373,7 @@ class TorchModel(Iteration):
         value = self.make_tensor("rewrap", inner, node, st, how=how)
         if st.mode is not False:
             certain = [part for part in operands if (t := st.tensor(part)) is not None and (arrays or not t.is_number)]
-            if certain:
+            if certain and (history or not arrays):  # an array is no tensor: only the history that it had counts
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
                 self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several), st)
         return value
