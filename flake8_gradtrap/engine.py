@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from flake8_gradtrap.interp.machine import Machine
 
 _LIBRARIES = re.compile(
-    r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch", re.IGNORECASE
+    r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch",
+    re.IGNORECASE,
 )
 
 
@@ -65,7 +66,11 @@ def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Mod
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
         findings, functions, over = [_not_analysed(path, error.message, error.row, error.column)], 0, 0
     except (RecursionError, MemoryError) as error:
-        findings, functions, over = [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")], 0, 0
+        findings, functions, over = (
+            [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")],
+            0,
+            0,
+        )
     findings = [finding for finding in findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
@@ -90,7 +95,15 @@ def _no_collector() -> Iterator[None]:
 
 
 def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tuple[Step, ...] = ()) -> Finding:
-    return Finding(NOT_ANALYSED, "not-analysed", f"not analysed: {why}", path, Span(row, column, row, column + 1), trace, severity="error")
+    return Finding(
+        NOT_ANALYSED,
+        "not-analysed",
+        f"not analysed: {why}",
+        path,
+        Span(row, column, row, column + 1),
+        trace,
+        severity="error",
+    )
 
 
 @cache
@@ -192,7 +205,10 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
     if report.remedy is not None:
         from flake8_gradtrap.fixes import build_edits
 
-        local = all(_is_local(change.site, source) and (change.target is None or _is_local(change.target, source)) for change in report.remedy.changes)
+        local = all(
+            _is_local(change.site, source) and (change.target is None or _is_local(change.target, source))
+            for change in report.remedy.changes
+        )
         edits = build_edits(report.remedy.changes) if local else None
         if edits:
             fix = Fix(report.remedy.message, edits, report.remedy.safe)

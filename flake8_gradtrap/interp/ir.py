@@ -187,8 +187,26 @@ class Yield(Node):
 
 
 Expression = (
-    Name | Const | JoinedStr | Attr | Subscript | Slicing | Call | BinOp | UnaryOp | BoolOp | Compare | IfExp
-    | Sequence | DictDisplay | Starred | Comp | NamedExpr | Lambda | Await | Yield
+    Name
+    | Const
+    | JoinedStr
+    | Attr
+    | Subscript
+    | Slicing
+    | Call
+    | BinOp
+    | UnaryOp
+    | BoolOp
+    | Compare
+    | IfExp
+    | Sequence
+    | DictDisplay
+    | Starred
+    | Comp
+    | NamedExpr
+    | Lambda
+    | Await
+    | Yield
 )
 
 
@@ -398,6 +416,26 @@ class ImportFrom(Node):
 
 
 Statement = (
-    ExprStmt | Assign | AnnOnly | AugAssign | For | While | If | With | Try | Match | Return | Raise | Break | Continue
-    | Pass | Scope | Delete | Assert | Import | ImportFrom | FunctionDef | ClassDef
+    ExprStmt
+    | Assign
+    | AnnOnly
+    | AugAssign
+    | For
+    | While
+    | If
+    | With
+    | Try
+    | Match
+    | Return
+    | Raise
+    | Break
+    | Continue
+    | Pass
+    | Scope
+    | Delete
+    | Assert
+    | Import
+    | ImportFrom
+    | FunctionDef
+    | ClassDef
 )

@@ -96,7 +96,9 @@ class Module:
             for part in self.source.toplevel:
                 for node in part.nodes:
                     for inner in ast.walk(node) if part.kind in ("function", "class") else ():
-                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("__"):
+                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith(
+                            "__"
+                        ):
                             text = self.source.text_of(inner.lineno, inner.end_lineno or inner.lineno)
                             mentions.setdefault(inner.name, set()).update(identifiers(text) - {inner.name})
             mentions.pop("forward", None)

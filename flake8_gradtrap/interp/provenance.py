@@ -126,7 +126,9 @@ class Provenance:
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
-        picks = tensor.how in ("unpacked", "element", "[key]") or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
+        picks = tensor.how in ("unpacked", "element", "[key]") or (
+            tensor.how.startswith(".") and not tensor.how.endswith(")")
+        )
         if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
             return None
         source = self.state.tensor(tensor.parents[0])
@@ -203,7 +205,9 @@ class Provenance:
         tensor = self.state.tensor(value)
         if tensor is None:
             return self.history(value) is True
-        return tensor.op in ("param", "forward") or (tensor.op not in CUTS and any(self._trainable(parent) for parent in tensor.parents))
+        return tensor.op in ("param", "forward") or (
+            tensor.op not in CUTS and any(self._trainable(parent) for parent in tensor.parents)
+        )
 
     def _sum(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
         live_leaves: set[Value] = set()
@@ -237,7 +241,11 @@ class Provenance:
     def _factor(self, value: Value) -> bool:
         """Whether a factor may carry a gradient: what it is multiplied with is then a coefficient, not a term."""
         if isinstance(value, Sym):
-            return value in self.likely or value.op in ("call", "item", "entry") or bool(self.state.conds.get(("live", value)))
+            return (
+                value in self.likely
+                or value.op in ("call", "item", "entry")
+                or bool(self.state.conds.get(("live", value)))
+            )
         return self.history(value) is not False
 
     def ancestors(self, value: Value) -> set[Value]:

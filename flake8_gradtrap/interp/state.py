@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flake8_gradtrap.events import Site
-from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Record, Ref, Stamp, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import (
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Record,
+    Ref,
+    Stamp,
+    Sym,
+    Tensor,
+    Tup,
+    Value,
+)
 
 MANY = 8
 """So many paths are followed side by side; more are merged by force, and what they disagree on becomes unknown."""
@@ -161,7 +174,11 @@ _MISSING = Const("<missing>", str)
 
 def _plain(value: Value) -> bool:
     """Whether two paths may disagree on this value without losing more than a number, a string or an unknown."""
-    return value is _MISSING or isinstance(value, Sym) or (isinstance(value, Const) and value.type not in (bool, type(None)))
+    return (
+        value is _MISSING
+        or isinstance(value, Sym)
+        or (isinstance(value, Const) and value.type not in (bool, type(None)))
+    )
 
 
 class Merger:
@@ -252,7 +269,11 @@ class Merger:
 
     @staticmethod
     def _differences(
-        where: str, key: Any, mine: dict[Any, Value], theirs: dict[Any, Value], out: list[tuple[str, Any, Hashable, Value, Value]]
+        where: str,
+        key: Any,
+        mine: dict[Any, Value],
+        theirs: dict[Any, Value],
+        out: list[tuple[str, Any, Hashable, Value, Value]],
     ) -> None:
         for name, x in mine.items():
             y = theirs.get(name, _MISSING)
@@ -271,7 +292,13 @@ class Merger:
         if one is not None and two is not None:
             oid = self.fresh()
             merged.heap[oid] = Tensor(
-                "phi", (x, y), one.site, one.mode, one.is_number and two.is_number, how=one.how, stamp=max(one.stamp, two.stamp)
+                "phi",
+                (x, y),
+                one.site,
+                one.mode,
+                one.is_number and two.is_number,
+                how=one.how,
+                stamp=max(one.stamp, two.stamp),
             )
             return Ref(oid)
         return Sym("joined", (self.fresh(),), name if isinstance(name, str) else "")
