@@ -1,4 +1,4 @@
-"""Calls of the abstract run: visible functions are entered with their actual arguments, visible classes instantiated."""
+"""Calls of the abstract run: visible functions are entered with their arguments, visible classes instantiated."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ SHORT = 25
 """A function of so few identifiers is entered in any case."""
 
 ACTS = frozenset(
-    "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ GradScaler scaler "
-    "parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses criterion".split()
+    "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ "
+    "GradScaler scaler parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses "
+    "criterion".split()
 )
-"""Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is handed in."""
+"""Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is
+handed in.
+"""
 
 _TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 
@@ -361,8 +364,13 @@ class Calls(Statements):
         if kind == "optimizer" and (params := args.get(0, "params")) is not None:
             self.iterate(params, f"`{cls.node.name}`", node, st)
         found = self.find_method(cls, "__init__")
-        within = any(frame.func is not None and frame.func.owner is not None and getattr(frame.func.node, "name", "") == "__init__"
-                     and self.class_kind(frame.func.owner) == "module" for frame in st.frames)  # fmt: skip
+        within = any(
+            frame.func is not None
+            and frame.func.owner is not None
+            and getattr(frame.func.node, "name", "") == "__init__"
+            and self.class_kind(frame.func.owner) == "module"
+            for frame in st.frames
+        )
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
         if found is None or kind == "optimizer":
@@ -507,13 +515,13 @@ class Calls(Statements):
             st.mode = declared
         results: Results = []
         if isinstance(func.node, ir.Lambda):
-            for value, path in self.eval(func.node.body, st):
-                results.append((value, self._leave(path, mode, env_id)))
+            for result, path in self.eval(func.node.body, st):
+                results.append((result, self._leave(path, mode, env_id)))
             return results
-        for path, signal, value in self.exec_block(func.node.body, st):
+        for path, signal, given in self.exec_block(func.node.body, st):
             if signal == "raise":
                 continue
-            returned = value if value is not None else NONE
+            returned = given if given is not None else NONE
             self._left(func, returned, path)
             results.append((returned, self._leave(path, mode, env_id)))
         return self.gather_returns(results)
@@ -585,9 +593,9 @@ class Calls(Statements):
         node = func.node
         if not isinstance(node, ir.FunctionDef) or st.mode is False:
             return ""
-        if func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
-            if node.name in ("forward", "training_step"):
-                return node.name
+        promises = node.name in ("forward", "training_step")
+        if promises and func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
+            return node.name
         if node.name in ("compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"):
             return "loss"
         return ""

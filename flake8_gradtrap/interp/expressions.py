@@ -31,9 +31,19 @@ from flake8_gradtrap.interp.values import (
 )
 
 _FOLD: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv, "%": operator.mod,
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _NUMBERS = (int, float, bool)
 
 
@@ -102,7 +112,7 @@ class Expressions(Core):
             item: Value | None = None
             for element, value in zip(node.elts, values, strict=True):
                 if isinstance(element, ir.Starred):
-                    for yielded, path in self.iterate(value, "`*`", element, path)[:1]:
+                    for yielded, path in self.iterate(value, "`*`", element, path)[:1]:  # noqa: B020 - goes on there
                         inner = self.elements(value, path)
                         if inner is None:
                             known, item = False, yielded
@@ -204,7 +214,7 @@ class Expressions(Core):
     def eval_UnaryOp(self, node: ir.UnaryOp, st: State) -> Results:
         if node.op == "not":
             yes, no = self.branch(node.operand, st)
-            return [(FALSE, path) for path in yes] + [(TRUE, path) for path in no]
+            return [*((FALSE, path) for path in yes), *((TRUE, path) for path in no)]
         results: Results = []
         for value, path in self.eval(node.operand, st):
             if isinstance(value, Const) and isinstance(value.value, _NUMBERS) and node.op in "+-":
@@ -529,7 +539,7 @@ class Expressions(Core):
             args = Args()
             for arg, value in zip(node.args, values, strict=True):
                 if arg.star == "*":
-                    for _, path in self.iterate(value, "`*`", arg, path)[:1]:
+                    for _, path in self.iterate(value, "`*`", arg, path)[:1]:  # noqa: B020 - goes on there
                         inner = self.elements(value, path)
                         if inner is None:
                             args.more = True
@@ -604,9 +614,13 @@ class Expressions(Core):
                 owners = self._inherited_owners(source, values, after)
                 record = after.record(source)
                 listing = Listing(
-                    tuple(values) if simple else None, value, owners, isinstance(record, Iterator | Listing) and record.of_parameters,
-                    stamp=after.stamp, shape=node.kind,
-                )  # fmt: skip
+                    tuple(values) if simple else None,
+                    value,
+                    owners,
+                    isinstance(record, Iterator | Listing) and record.of_parameters,
+                    stamp=after.stamp,
+                    shape=node.kind,
+                )
                 results.append((self.new(listing, after), after))
         return results
 
@@ -639,8 +653,8 @@ class Expressions(Core):
 
 
 _BUILTINS = frozenset(
-    "abs all any bool bytes callable dict dir enumerate filter float format frozenset getattr hasattr hash id input int isinstance "
-    "issubclass iter len list map max min next object open pow print property range repr reversed round set setattr slice sorted "
-    "staticmethod classmethod str sum super tuple type vars zip exit quit".split()
+    "abs all any bool bytes callable dict dir enumerate filter float format frozenset getattr hasattr hash id input "
+    "int isinstance issubclass iter len list map max min next object open pow print property range repr reversed round "
+    "set setattr slice sorted staticmethod classmethod str sum super tuple type vars zip exit quit".split()
 )
 __all__ = ["Api", "Dead", "Expressions", "Iterated"]

@@ -153,7 +153,9 @@ class CompFor(Node):
 
 @dataclass(slots=True, eq=False)
 class Comp(Node):
-    """A comprehension. `kind` is "list", "set", "dict" or "gen"; `elt` is the key of a dict comprehension, `value` its value."""
+    """A comprehension. `kind` is "list", "set", "dict" or "gen"; `elt` is the key of a dict comprehension, `value` its
+    value.
+    """
 
     kind: str
     elt: Expression

@@ -14,7 +14,9 @@ class Iteration(Calls):
     def iterate(
         self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False
     ) -> Results:
-        """Iterate a value: the event for a one-shot iterator and for all that it draws from; results are typical elements."""
+        """Iterate a value: the event for a one-shot iterator and for all that it draws from; results are typical
+        elements.
+        """
         record = st.record(value)
         if isinstance(record, Iterator):
             self.iterated(value, by, node, st, whole, single)
@@ -193,11 +195,8 @@ class Iteration(Calls):
             sources = sources[1:]
         if short == "from_iterable" and sources:
             sources = list(self.elements(sources[0], st) or sources)
-        if short == "reversed" and not any(isinstance(st.record(s), Iterator) for s in sources):
-            pass
-        if short == "iter" and len(sources) == 1:
-            if isinstance(st.record(sources[0]), Iterator):
-                return sources[0]
+        if short == "iter" and len(sources) == 1 and isinstance(st.record(sources[0]), Iterator):
+            return sources[0]
         records = [st.record(source) for source in sources]
         of_parameters = any(isinstance(r, Iterator | Listing) and r.of_parameters for r in records)
         owners = self._union([s for s in sources if not isinstance(s, Const)], st) if of_parameters else None
@@ -212,8 +211,16 @@ class Iteration(Calls):
             start = given.value if isinstance(given, Const) and isinstance(given.value, int) else 0
             sources = sources[:1]
         made = Iterator(
-            f"`{short}(…)`", tuple(sources), None, of_parameters, owners, self.site(node, st), endless=endless, start=start, stamp=st.stamp
-        )  # fmt: skip
+            f"`{short}(…)`",
+            tuple(sources),
+            None,
+            of_parameters,
+            owners,
+            self.site(node, st),
+            endless=endless,
+            start=start,
+            stamp=st.stamp,
+        )
         it = self.new(made, st)
         if not endless:
             self.emit(IteratorMade(self.site(node, st), self.thing(it, node), made.how, of_parameters), st)

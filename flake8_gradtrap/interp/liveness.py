@@ -31,7 +31,8 @@ def reads(part: Any) -> set[str]:
         elif isinstance(current, ir.FunctionDef):
             found |= current.mentions
         elif isinstance(current, ir.Node):
-            stack.extend(getattr(current, name) for name in _children(type(current)))
+            kind: Any = type(current)
+            stack.extend(getattr(current, name) for name in _children(kind))
         elif isinstance(current, tuple):
             stack.extend(current)
     return found

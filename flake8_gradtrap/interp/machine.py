@@ -23,7 +23,8 @@ ONE_SHOT_NAMES = frozenset(
     {"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"}
 )
 _TRAINING = frozenset(
-    "backward manual_backward zero_grad clip_grad_norm_ clip_grad_value_ GradScaler parameters named_parameters optimizer no_grad".split()
+    "backward manual_backward zero_grad clip_grad_norm_ clip_grad_value_ GradScaler parameters named_parameters "
+    "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator")
@@ -60,7 +61,7 @@ class Machine(Methods):
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
                 if value.ident not in self.entered:
-                    self._guarded(lambda value=value: self._function(value))  # type: ignore[misc]
+                    self._guarded(lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
         if any(rule.code == "GTR103" for rule in self.rules):
@@ -93,7 +94,7 @@ class Machine(Methods):
 
     @staticmethod
     def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:
-        """Definitions that no other definition mentions come first: what they call is entered with its real arguments."""
+        """Definitions that no other definition mentions come first: what they call is entered with real arguments."""
         mentioned: set[str] = set()
         for part in parts:
             mentioned |= part.mentions - {part.name}
@@ -251,7 +252,7 @@ class Machine(Methods):
             for start in starts:
                 self._guarded(
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
-                )  # type: ignore[misc]
+                )
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -317,9 +318,12 @@ class Machine(Methods):
                 bound = self.bind_method(*method, instance, st)
             if isinstance(bound, Func):
                 target = bound
-                self._guarded(
-                    lambda: [self.emit(RunEnded(Site(node)), path) for path in self.root(target, st, assumed=True)]
-                )
+
+                def work() -> None:
+                    for path in self.root(target, st, assumed=True):
+                        self.emit(RunEnded(Site(node)), path)
+
+                self._guarded(work)
         finally:
             self.assumed_runs = False
 

@@ -41,8 +41,9 @@ from flake8_gradtrap.interp.values import (
 )
 
 _QUIET = frozenset(
-    "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print add_scalar add_scalars log_metrics "
-    "set_description set_postfix format join split keys items values get copy get_last_lr set_epoch write add_image add_histogram".split()
+    "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
+    "add_scalar add_scalars log_metrics set_description set_postfix format join split keys items values get copy "
+    "get_last_lr set_epoch write add_image add_histogram".split()
 )
 
 
@@ -159,7 +160,9 @@ class Methods(TorchModel):
         if role == "detach":
             value = self.make_tensor("detach", (receiver,), node, st, is_number=number, how=f".{name}()")
             if name == "detach_" and isinstance(receiver, Ref) and tensor is not None:
-                st.replace(receiver, replace(st.heap[value.oid], parents=(self.new(tensor, st),)))  # type: ignore[call-arg]
+                made = st.heap[value.oid]
+                assert isinstance(made, Tensor)
+                st.replace(receiver, replace(made, parents=(self.new(tensor, st),)))
                 return [(receiver, st)]
             return [(value, st)]
         if role == "hard":
@@ -167,15 +170,17 @@ class Methods(TorchModel):
         if role == "clears":
             return [(self.make_tensor("leaf", (), node, st, how=name), st)]
         if role in ("add", "sub", "mul", "div") and args.pos:
-            value = self.binary({"add": "+", "sub": "-", "mul": "*", "div": "/"}[role], receiver, args.pos[0], node, st)
-            if name.endswith("_") and isinstance(receiver, Ref) and isinstance(value, Ref) and tensor is not None:
-                new = st.heap[value.oid]
+            result = self.binary(
+                {"add": "+", "sub": "-", "mul": "*", "div": "/"}[role], receiver, args.pos[0], node, st
+            )
+            if name.endswith("_") and isinstance(receiver, Ref) and isinstance(result, Ref) and tensor is not None:
+                new = st.heap[result.oid]
                 if isinstance(new, Tensor):
                     old = self.new(tensor, st)
                     parents = tuple(old if part == receiver else part for part in new.parents)
                     st.replace(receiver, replace(new, parents=parents, stamp=tensor.stamp))
                 return [(receiver, st)]
-            return [(value, st)]
+            return [(result, st)]
         if name in ("max", "min", "topk", "sort") and (args.pos or args.kw):
             values = self.make_tensor("pass", (receiver,), node, st, how=f".{name}()")
             return [(Tup((values, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
@@ -458,10 +463,10 @@ class Methods(TorchModel):
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
             return [(NONE, st)]
         if name in ("pop", "popleft"):
-            item = record.items[-1] if record.items else record.item
+            last = record.items[-1] if record.items else record.item
             st.replace(receiver, replace(record, items=None))
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
-            return [(item if item is not None else self.unknown("", "item"), st)]
+            return [(last if last is not None else self.unknown("", "item"), st)]
         if name == "copy":
             return [(self.new(replace(record, stamp=st.stamp), st), st)]
         return [(self.unknown(name), st)]
@@ -475,10 +480,8 @@ class Methods(TorchModel):
         if isinstance(record, Mapping):
             parts = tuple(item for _, item in record.items)
         for part in parts:
-            if (
-                (self.is_tensor(part, st)
-                and (t := st.tensor(part)) is not None)
-                or (isinstance(part, Sym) and self.kind(part, st) == "tensor")
+            if (self.is_tensor(part, st) and (t := st.tensor(part)) is not None) or (
+                isinstance(part, Sym) and self.kind(part, st) == "tensor"
             ):
                 if t is not None and t.is_number:
                     continue

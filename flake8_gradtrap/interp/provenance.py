@@ -27,7 +27,7 @@ class Provenance:
         self._history: dict[Value, bool | None] = {}
 
     def history(self, value: Value, guess: bool = False) -> bool | None:
-        """Whether a value carries a gradient. With `guess`, what was computed by unknown code from a live value does."""
+        """Whether a value carries a gradient. With `guess`, what unknown code made of a live value does."""
         if guess:
             sure = self.history(value)
             return True if sure is None and self._guess(value, 0) else sure
@@ -148,10 +148,11 @@ class Provenance:
                 parts.setdefault((term.cut, term.site.node), replace(term, whole=whole))
         for value in self.ancestors(loss):
             tensor = self.state.tensor(value)
-            if tensor is not None and tensor.op == "readout" and tensor.site is not None and tensor.parents:
-                if inner_op(self.state, tensor.parents[0]) == "param":
-                    term = Term("readout", tensor.site, tensor.how, True, False, True)
-                    parts.setdefault(("readout", tensor.site.node), term)
+            if tensor is None or tensor.op != "readout" or tensor.site is None or not tensor.parents:
+                continue
+            if inner_op(self.state, tensor.parents[0]) == "param":
+                term = Term("readout", tensor.site, tensor.how, True, False, True)
+                parts.setdefault(("readout", tensor.site.node), term)
         return tuple(parts.values())
 
     def _terms(self, value: Value, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:

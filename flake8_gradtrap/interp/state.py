@@ -52,7 +52,9 @@ class State:
         self.changed: dict[int, Record] = {}
         """The records that were replaced since they were made: all in which the heaps of two paths can differ."""
         self.overlay: dict[Value, dict[Hashable, Value]] = {}
-        """Attributes and elements that were written, for each holder by name (or key). The inner dicts are never changed."""
+        """Attributes and elements that were written, for each holder by name (or key). The inner dicts are never
+        changed.
+        """
         self.mem: dict[str, dict[Hashable, Any]] = {}
         """What each rule remembers on this path, by its code. The inner dicts are never changed."""
         self.conds: dict[Hashable, Any] = {}

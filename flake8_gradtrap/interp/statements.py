@@ -213,8 +213,7 @@ class Statements(Expressions):
     def define(self, node: ir.FunctionDef, st: State) -> Value:
         """The function value of a definition, with the gradient mode that its decorators set."""
         frame = st.frame
-        func = Func(node, id(node), self.current_module(st), (frame.env, *frame.closure))
-        return func
+        return Func(node, id(node), self.current_module(st), (frame.env, *frame.closure))
 
     def exec_ClassDef(self, node: ir.ClassDef, st: State) -> list[End]:
         frame = st.frame
@@ -406,7 +405,7 @@ class Statements(Expressions):
     # -- what outlives an iteration -----------------------------------------------------------------------------------
 
     def outlived_loop(self, stamp: Any, st: State) -> Any:
-        """The outermost running loop of which an earlier iteration (or the time before it) made a thing; None if none."""
+        """The outermost running loop of which an earlier iteration (or the time before) made a thing; None if none."""
         for place, (loop, iteration) in enumerate(st.stamp):
             if place >= len(stamp) or stamp[place][0] != loop:
                 return loop
@@ -439,7 +438,9 @@ class Statements(Expressions):
 
     @staticmethod
     def _carried_loop(stamp: Any, st: State) -> Any:
-        """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this one."""
+        """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this
+        one.
+        """
         for place, (loop, iteration) in enumerate(st.stamp):
             if place >= len(stamp) or stamp[place][0] != loop:
                 return None
@@ -498,11 +499,18 @@ class Statements(Expressions):
         provenance = self.provenance(st)
         self.emit(
             Stored(
-                self.site(node, st), self.thing(value, node), Thing(container, label), by, provenance.history(value), loop, bounded,
-                self.made_by(value, st), frozenset(provenance.graph(value).reaches),
+                self.site(node, st),
+                self.thing(value, node),
+                Thing(container, label),
+                by,
+                provenance.history(value),
+                loop,
+                bounded,
+                self.made_by(value, st),
+                frozenset(provenance.graph(value).reaches),
             ),
             st,
-        )  # fmt: skip
+        )
 
     # -- branches -----------------------------------------------------------------------------------------------------
 
@@ -573,9 +581,9 @@ class Statements(Expressions):
             paths = following
         ends: list[End] = []
         for path, mode in paths:
-            for after, signal, value in self.exec_block(node.body, path):
+            for after, signal, returned in self.exec_block(node.body, path):
                 after.mode = mode
-                ends.append((after, signal, value))
+                ends.append((after, signal, returned))
         return ends
 
     # -- loops --------------------------------------------------------------------------------------------------------
@@ -696,7 +704,7 @@ class Statements(Expressions):
 
     @staticmethod
     def _was_last(st: State, before: dict[Any, Any]) -> bool:
-        """Whether this path has assumed, in the iteration that ends, that it is the last one: `i + 1 == len(loader)`."""
+        """Whether this path assumed, in the iteration that ends, that it is the last one: `i + 1 == len(loader)`."""
         for test, fact in st.conds.items():
             if fact is True and test not in before and isinstance(test, tuple) and test[0] == "truth":
                 symbol = test[1]

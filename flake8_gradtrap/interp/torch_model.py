@@ -38,10 +38,10 @@ from flake8_gradtrap.interp.values import (
 )
 
 _PURE = frozenset(
-    "builtins.isinstance builtins.hasattr builtins.callable builtins.issubclass builtins.len builtins.bool builtins.str "
-    "builtins.abs builtins.round builtins.type builtins.id torch.cuda.is_available torch.is_tensor torch.distributed.is_initialized "
-    "torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr inspect.isgenerator torch.is_grad_enabled "
-    "inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
+    "builtins.isinstance builtins.hasattr builtins.callable builtins.issubclass builtins.len builtins.bool "
+    "builtins.str builtins.abs builtins.round builtins.type builtins.id torch.cuda.is_available torch.is_tensor "
+    "torch.distributed.is_initialized torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr "
+    "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
 _HARMLESS = (
     "builtins.",
@@ -245,7 +245,7 @@ class TorchModel(Iteration):
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = args.kw.get("reduction", NONE)
-        return self._make("lossfn", name, args, node, st, flag=False if reduction == Const.of("none") else True)
+        return self._make("lossfn", name, args, node, st, flag=reduction != Const.of("none"))
 
     def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
@@ -458,9 +458,10 @@ class TorchModel(Iteration):
 
     def _wrappable(self, value: Value, st: State) -> bool:
         for test, fact in st.conds.items():
-            if fact is False and isinstance(test, tuple) and test[0] == "truth" and isinstance(test[1], Sym):
-                if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
-                    return False
+            if fact is not False or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
+                continue
+            if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
+                return False
         return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
 
     def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
