@@ -416,7 +416,8 @@ class Calls(Statements):
         if not isinstance(node, ir.FunctionDef) or node.is_generator:
             return True
         if node.name == "forward":
-            return bool(node.mentions & (self.forward_words | func.module.names_that_matter(self.entry_words)))
+            words = self.forward_words | func.module.names_that_matter(self.entry_words)
+            return bool(node.mentions & words) or len(node.mentions) <= SHORT // 2
         acts = self.entry_words & ACTS
         if node.mentions & acts or node.mentions & func.module.names_that_matter(acts):
             return True

@@ -130,6 +130,8 @@ class TorchModel(Iteration):
             count = args.get(1, "n")
             copies = int(count.value) if isinstance(count, Const) and isinstance(count.value, int) else 2
             return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
+        if name == "torch.load":
+            return [(self.unknown("loaded"), st)]
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
             name.startswith("torch.") and name.count(".") == 1
         ):
@@ -443,11 +445,27 @@ class TorchModel(Iteration):
             return self.make_tensor("pass", tuple(operands), node, st, how=short)
         value = self.make_tensor("rewrap", inner, node, st, how=how)
         if st.mode is not False:
-            certain = [part for part in operands if (t := st.tensor(part)) is not None and (arrays or not t.is_number)]
-            if certain and (history or not arrays):  # an array is no tensor: only the history that it had counts
+            if history:
+                certain = [part for part in operands if st.tensor(part) is not None]
+            else:  # a needless copy, if the source is a tensor for certain
+                certain = [part for part in operands if not arrays and self._surely_tensor(part, st)]
+            if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
                 self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several), st)
         return value
+
+    def _surely_tensor(self, value: Value, st: State, depth: int = 0) -> bool:
+        """Whether a value is a tensor whatever the unknowns are: torch made it, on every path."""
+        tensor = st.tensor(value)
+        if tensor is None or tensor.is_number or depth > 12:
+            return False
+        if tensor.op in ("leaf", "param", "op", "hard", "detach"):
+            return tensor.op != "op" or any(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
+        if tensor.op == "phi":
+            return all(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
+        return tensor.op in ("pass", "add", "sub", "mul", "div", "neg") and any(
+            self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents
+        )
 
     def _is_array(self, value: Value, st: State) -> bool:
         """Whether a value is a NumPy array that was read out of a tensor."""
