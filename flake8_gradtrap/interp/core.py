@@ -243,7 +243,9 @@ class Core:
             if depth > 1:
                 return f"{self.label(node.func, depth)}(…)"
             inner = ", ".join(
-                f"{arg.keyword}={self.label(arg.value, depth + 1)}" if arg.keyword else arg.star + self.label(arg.value, depth + 1)
+                f"{arg.keyword}={self.label(arg.value, depth + 1)}"
+                if arg.keyword
+                else arg.star + self.label(arg.value, depth + 1)
                 for arg in node.args
             )
             return f"{self.label(node.func, depth)}({inner if len(inner) <= 40 else '…'})"
@@ -318,7 +320,11 @@ class Core:
         if isinstance(record, Iterator | Listing):
             if record.owners is not None:
                 return record.owners
-            parts = record.sources if isinstance(record, Iterator) else record.items or ((record.item,) if record.item else ())
+            parts = (
+                record.sources
+                if isinstance(record, Iterator)
+                else record.items or ((record.item,) if record.item else ())
+            )
             return self._union(parts, st)
         if isinstance(record, Mapping):
             params = [item for key, item in record.items if key == Const.of("params")]
@@ -471,7 +477,9 @@ class Core:
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         raise NotImplementedError
 
-    def iterate(self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False) -> Results:
+    def iterate(
+        self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False
+    ) -> Results:
         raise NotImplementedError
 
     def assign(self, target: ir.Expression, value: Value, st: State, node: ir.Node) -> list[State]:
