@@ -51,7 +51,8 @@ class Machine(Methods):
     ) -> None:
         super().__init__(module, rules, budget)
         self.words = words
-        self.root_words = frozenset(word for rule in rules for word in (rule.words if rule.roots is None else rule.roots))
+        roots = (rule.words if rule.roots is None else rule.roots for rule in rules)
+        self.root_words = frozenset(word for words_of_rule in roots for word in words_of_rule)
         self.rules = rules
         self.tally = Tally()
         self.base = State()
@@ -102,7 +103,8 @@ class Machine(Methods):
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
-        return not mentions.isdisjoint(self.root_words) or not (mentions.isdisjoint(_PROMISES) or mentions.isdisjoint(self.words))
+        promising = not mentions.isdisjoint(_PROMISES) and not mentions.isdisjoint(self.words)
+        return promising or not mentions.isdisjoint(self.root_words)
 
     @staticmethod
     def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:

@@ -415,8 +415,8 @@ class Statements(Expressions):
 
     def _watch_total(self, old: Value | None, value: Value, total: Thing, st: State, node: ir.Node) -> None:
         """Emit Accumulated where a value extends one from an earlier iteration."""
-        if old is None or old == value or not st.stamp:
-            return
+        if old is None or old == value or not st.stamp or st.mode is False:
+            return  # a sum under no_grad holds no graph, whatever is added
         before, after = st.tensor(old), st.tensor(value)
         if before is None or after is None:
             return
