@@ -235,7 +235,7 @@ class Calls(Statements):
             self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
         if name in ("weight", "bias") and self.kind(base, st) == "module":
             return [(self.parameter(base, name, node, st), st)]
-        attr = Sym("attr", (base, name), name)
+        attr = Sym("member" if self.kind(base, st) == "module" else "attr", (base, name), name)
         if base in self.data:
             self.data.add(attr)
         elif base in self.likely and not called:
@@ -411,7 +411,7 @@ class Calls(Statements):
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
             for name, value in args.kw.items():
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
-        if not self.matters(func, args, st):
+        if _abstract(func.node) or not self.matters(func, args, st):
             return self._out_of_sight(args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
             return self._out_of_sight(args, node, st)
@@ -431,7 +431,7 @@ class Calls(Statements):
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _steps_through(self, func: Func) -> bool:
-        """Whether a function trains, by its words or by those of what it calls: it may take all steps that there are."""
+        """Whether a function trains, by its words or by those of what it calls: it may take all steps."""
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         return bool(mentions & TRAINS or mentions & func.module.names_that_matter(TRAINS))
 
@@ -685,6 +685,17 @@ class Calls(Statements):
                 path.stamp = stamp
                 results.append((item, self._leave(path, mode, env_id)))
         return results[:2]
+
+
+def _abstract(node: ir.FunctionDef | ir.Lambda) -> bool:
+    """Whether a function is only there to be overridden: it has no body, or one that raises NotImplementedError."""
+    if not isinstance(node, ir.FunctionDef) or len(node.body) > 2:
+        return False
+    for part in node.body:
+        text = isinstance(part, ir.ExprStmt) and isinstance(part.value, ir.Const)
+        if not text and not isinstance(part, ir.Raise | ir.Pass):
+            return False
+    return True
 
 
 def _endless(body: tuple[ir.Statement, ...]) -> bool:

@@ -361,7 +361,7 @@ class Core:
         if isinstance(module, Tup):
             return frozenset(module.items)
         if isinstance(module, Sym):
-            holder = module.args[0] if module.op in ("attr", "entry") and module.args else None
+            holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
             return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)

@@ -248,7 +248,7 @@ class Provenance:
         if isinstance(value, Sym):
             return (
                 value in self.likely
-                or value.op in ("call", "item", "entry")
+                or value.op in ("call", "item", "entry", "member")
                 or bool(self.state.conds.get(("live", value)))
             )
         return self.history(value) is not False

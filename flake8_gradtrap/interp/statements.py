@@ -276,7 +276,8 @@ class Statements(Expressions):
             elif st.tensor(value) is not None:
                 element = self.make_tensor("pass", (value,), node, st, how="unpacked")
             else:
-                element = Sym("item", (value, place), part.id if isinstance(part, ir.Name) else "")
+                whole = value if isinstance(value, Sym) else self.unknown()
+                element = Sym("item", (whole, place), part.id if isinstance(part, ir.Name) else "")
                 if value in self.likely:
                     self.likely.add(element)
                 if value in self.data:
@@ -486,9 +487,9 @@ class Statements(Expressions):
         record = st.record(container)
         if record is None:
             root = container
-            while isinstance(root, Sym) and root.op in ("entry", "attr") and isinstance(root.args[0], Value):
+            while isinstance(root, Sym) and root.op in ("entry", "attr", "member") and isinstance(root.args[0], Value):
                 root = root.args[0]
-            if isinstance(root, Sym) and root.op not in ("param", "global", "attr"):
+            if isinstance(root, Sym) and root.op not in ("param", "global", "attr", "member"):
                 return  # it may have been made in this iteration
             record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()

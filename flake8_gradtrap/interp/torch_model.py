@@ -279,7 +279,7 @@ class TorchModel(Iteration):
         else:
             given = args.get(0, "mode")
             flag = self.truth(given, st) if given is not None else None
-            of_model = isinstance(given, Sym) and given.op == "attr" and given.name == "training"
+            of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
             if given is not None and not isinstance(given, Const) and (flag is None or of_model):
                 flag = st.mode
             made = self.new(Thingy("context", flag=flag, what=name), st)
