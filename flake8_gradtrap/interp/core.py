@@ -412,6 +412,9 @@ class Core:
         things = []
         for value in values:
             for part in self.reachable(value, st, attributes=True):
+                tensor = st.tensor(part)
+                if tensor is not None and tensor.is_number:
+                    continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
                     things.append(Thing(part, getattr(part, "name", "")))
         if things:
