@@ -432,6 +432,9 @@ class Core:
     def eval(self, node: ir.Expression, st: State) -> Results:
         raise NotImplementedError
 
+    def again(self, item: Value, st: State) -> Value:
+        raise NotImplementedError
+
     def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[tuple[State, str, Value | None]]:
         raise NotImplementedError
 

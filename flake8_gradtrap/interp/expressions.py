@@ -10,6 +10,7 @@ from typing import Any
 from flake8_gradtrap.events import Iterated, IteratorMade, ReadOut
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Dead, Results
+from flake8_gradtrap.interp.liveness import reads
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -643,6 +644,9 @@ class Expressions(Core):
                         bound = self.assign(node.fors[0].target, part, after, node)[0]
                         extra, after = self.eval(node.elt, bound)[0]
                         values.append(extra)
+                elif self._draws(node, saved, after):
+                    for again in self._scope(node, self.again(item, after), after)[:1]:
+                        _, after = self.eval(node.elt, again)[0]
                 after.envs[frame.env] = dict(saved)
                 owners = self._inherited_owners(source, values, after)
                 record = after.record(source)
@@ -656,6 +660,13 @@ class Expressions(Core):
                 )
                 results.append((self.new(listing, after), after))
         return results
+
+    @staticmethod
+    def _draws(node: ir.Comp, env: dict[str, Value], st: State) -> bool:
+        """Whether each element of a comprehension draws from one iterator that was made before: then the second counts."""
+        inside = reads((node.elt, *(clause.iter for clause in node.fors[1:])))
+        inside -= reads(tuple(clause.target for clause in node.fors))
+        return any(isinstance(st.record(env.get(name)), Iterator) for name in inside)
 
     def _inherited_owners(self, source: Value, values: Sequence[Value], st: State) -> Any:
         record = st.record(source)
@@ -700,7 +711,9 @@ def _only_looks(node: ir.Expression) -> bool:
     if isinstance(node, ir.Attr):
         return _only_looks(node.value)
     if isinstance(node, ir.Compare):
-        return all(op not in ("in", "not in") and _only_looks(part) for op, part in node.rest) and _only_looks(node.left)
+        return all(op not in ("in", "not in") and _only_looks(part) for op, part in node.rest) and _only_looks(
+            node.left
+        )
     return isinstance(node, ir.Name | ir.Const)
 
 
