@@ -160,6 +160,8 @@ class Rewrapped(Event):
     how: str
     had_history: bool | None = None
     several: bool = False
+    array: bool = False
+    """It was a NumPy array by then: somebody has taken it out of the graph before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,11 @@ class Rule:
     """The rule speaks of a definition, whoever calls it: it is told only when the file of the definition is checked."""
     words: ClassVar[tuple[str, ...]] = ()
     """Identifiers of which a function must mention at least one for the rule to say anything about it."""
+    roots: ClassVar[tuple[str, ...] | None] = None
+    """Identifiers that are a reason to start a run with a function (and not only to enter it when it is called).
+
+    They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward. None: `words`.
+    """
 
     @classmethod
     def doc(cls) -> str:

@@ -96,6 +96,7 @@ class OneShotIteratorPartlyConsumed(Rule):
     summary = "A part of an iterator is taken, then the rest is used as if it were all"
     fix = "safe"
     words = ("parameters", "named_parameters", "next")
+    roots = ("parameters", "named_parameters")
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

@@ -75,6 +75,7 @@ class IterableParameterIteratedTwice(Rule):
     fix = "safe"
     at_definition = True
     words = ("parameters", "params", "named_parameters", "Iterable", "Iterator", "Generator")
+    roots = ("parameters", "named_parameters")
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

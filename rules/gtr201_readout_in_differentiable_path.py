@@ -99,6 +99,7 @@ class ReadoutInDifferentiablePath(Rule):
     name = "readout-in-differentiable-path"
     summary = "A tensor is read out as a number, and the number is a term of the loss"
     words = ("item", "tolist", "numpy", "math", "backward")
+    roots = ("backward",)
 
     @on(Backpropagated, Produced)
     def arrived(self, event: Backpropagated | Produced, watch: Watch) -> None:

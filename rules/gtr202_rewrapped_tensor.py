@@ -117,6 +117,8 @@ class RewrappedTensor(Rule):
             copy = watch.get(term.site.node)
             if term.cut != "rewrap" or not term.additive or not term.had_history or isinstance(copy, Settled):
                 continue
+            if isinstance(event, Produced) and event.by == "forward" and copy and copy.event.array:
+                continue  # a tokenizer or a quantizer: its output is no part of a gradient path by intention
             watch.put(term.site.node, Settled())
             how = copy.event.how if copy else term.how
             raises = term.whole and isinstance(event, Backpropagated)

@@ -79,6 +79,7 @@ class DetachedLoss(Rule):
     name = "detached-loss"
     summary = "What is back-propagated, or a term of it, was detached from its graph"
     words = ("detach", "detach_", "no_grad", "inference_mode", "set_grad_enabled", "backward")
+    roots = ("backward",)
 
     @on(GradientForced)
     def forced(self, event: GradientForced, watch: Watch) -> None:

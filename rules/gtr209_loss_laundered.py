@@ -87,6 +87,7 @@ class LossLaundered(Rule):
     summary = "requires_grad is put on a computed loss: backward() runs and trains nothing"
     severity = "error"
     words = ("requires_grad", "requires_grad_", "Variable")
+    roots = ("backward",)
 
     @on(GradientForced)
     def forced(self, event: GradientForced, watch: Watch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Core, Results
+from flake8_gradtrap.interp.core import Args, Core, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import Frame, State
@@ -34,6 +34,17 @@ DEPTH = 6
 
 SHORT = 25
 """A function of so few identifiers is entered in any case."""
+
+LOSS_FUNCTIONS = frozenset({"compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"})
+"""Functions that promise a loss by their name."""
+
+OFTEN = 3
+"""A function that did nothing to gradients in so many calls is not entered again when steps run short."""
+
+SHARE = 6
+"""A helper that does not train may take this part of the steps that are left."""
+
+TRAINS = frozenset({"backward", "manual_backward", "zero_grad"})
 
 ACTS = frozenset(
     "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ "
@@ -401,14 +412,43 @@ class Calls(Statements):
             for name, value in args.kw.items():
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
         if not self.matters(func, args, st):
-            self.escape(args.all(), node, st, self._called(node))
-            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+            return self._out_of_sight(args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
-            self.escape(args.all(), node, st, self._called(node))
-            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+            return self._out_of_sight(args, node, st)
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
-        return self._activate(func, self.bind(func, args, st), node, st)
+        if self.merger.narrow and self.idle.get(func.ident, 0) >= OFTEN:
+            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+        if func.ident in self.stalled:
+            return self._out_of_sight(args, node, st)
+        if self._steps_through(func):
+            return self._activate(func, self.bind(func, args, st), node, st)
+        return self._within_limits(func, args, node, st)
+
+    def _out_of_sight(self, args: Args, node: ir.Node, st: State) -> Results:
+        """A visible call that is not entered."""
+        self.escape(args.all(), node, st, self._called(node))
+        return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+
+    def _steps_through(self, func: Func) -> bool:
+        """Whether a function trains, by its words or by those of what it calls: it may take all the steps that there are."""
+        mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
+        return bool(mentions & TRAINS or mentions & func.module.names_that_matter(TRAINS))
+
+    def _within_limits(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
+        """Run a helper that does not train. One that takes too many steps is left, and not entered again."""
+        before, acts, entered, limit = st.fork(), self.acts, set(self.entered), self.limit
+        self.limit = self.steps + (min(limit, self.budget) - self.steps) // SHARE
+        try:
+            results = self._activate(func, self.bind(func, args, st), node, st)
+        except Stalled:
+            self.stalled.add(func.ident)
+            self.entered = entered  # what was entered may still be run by itself
+            return self._out_of_sight(args, node, before)
+        finally:
+            self.limit = limit
+        self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
+        return results
 
     def matters(self, func: Func, args: Args, st: State) -> bool:
         """Whether a visible call is worth entering: what it mentions, what it is given, how short it is."""
@@ -597,7 +637,7 @@ class Calls(Statements):
         promises = node.name in ("forward", "training_step")
         if promises and func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
             return node.name
-        if node.name in ("compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"):
+        if node.name in LOSS_FUNCTIONS:
             return "loss"
         return ""
 

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flake8_gradtrap.events import Escaped, Event, Owners, Site, Thing
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Differentiated,
+    Escaped,
+    Event,
+    Iterated,
+    OptimizerMade,
+    Owners,
+    ScalerUpdated,
+    Site,
+    Stepped,
+    Thing,
+    Unscaled,
+)
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
@@ -35,11 +51,18 @@ from flake8_gradtrap.rule import Remedy, Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
+_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, Escaped, Iterated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+"""What happens to gradients, or may happen out of sight."""
+
 Results = list[tuple[Value, State]]
 
 
 class OverBudget(Exception):
     """A run took more steps than it may."""
+
+
+class Stalled(Exception):
+    """A call took more steps than a helper may."""
 
 
 class Dead(Exception):
@@ -159,6 +182,14 @@ class Core:
         """Functions that were run by a visible call (or as a root)."""
         self.merger = Merger(self.fresh)
         self.liveness: dict[int, Liveness] = {}
+        self.limit: float = math.inf
+        """The step at which the innermost helper is left."""
+        self.stalled: set[int] = set()
+        """Helpers that took too many steps."""
+        self.idle: dict[int, int] = {}
+        """For each function, in how many calls it did nothing to gradients."""
+        self.acts = 0
+        """How many things were done to gradients so far."""
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
@@ -398,11 +429,13 @@ class Core:
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
+        if isinstance(event, _ACTS):
+            self.acts += 1
         for code, handler, watch in self._listeners.get(type(event), ()):
             watch.state = st
             try:
                 handler(event, watch)
-            except (OverBudget, Dead):
+            except (OverBudget, Stalled, Dead):
                 raise
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
@@ -422,10 +455,13 @@ class Core:
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
-        if self.steps > self.budget // 3:
+        if self.steps > self.budget // 4:
             self.merger.narrow = True
+            self.merger.single = self.steps > self.budget // 2
             if self.steps > self.budget:
                 raise OverBudget
+        if self.steps > self.limit:
+            raise Stalled
 
     # -- provided by the other parts of the machine -------------------------------------------------------------------
 

@@ -62,6 +62,10 @@ class Knowledge:
         found.update(label for pattern, label in self._patterns if pattern.match(name))
         return frozenset(found)
 
+    def names_exactly(self, name: str) -> bool:
+        """Whether a canonical full name is in a list as such, and not by a pattern."""
+        return name in self._exact
+
     @lru_cache(maxsize=20_000)  # noqa: B019
     def kind_by_name(self, name: str) -> str:
         """The kind of thing that is conventionally called so; "" if none."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flake8_gradtrap.events import Cleared, IteratorMade, RunEnded, Site, Thing
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
@@ -27,7 +29,10 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
-_ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator")
+_PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
+"""Functions that say by their name that what they return goes backward one day."""
+_ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
+_ONE_SHOT_WORDS = ONE_SHOT_NAMES.union(_ONE_SHOT_TYPES)
 
 
 @dataclass(slots=True)
@@ -46,6 +51,7 @@ class Machine(Methods):
     ) -> None:
         super().__init__(module, rules, budget)
         self.words = words
+        self.root_words = frozenset(word for rule in rules for word in (rule.words if rule.roots is None else rule.roots))
         self.rules = rules
         self.tally = Tally()
         self.base = State()
@@ -65,7 +71,9 @@ class Machine(Methods):
             elif isinstance(value, Class):
                 self._class(value)
         if any(rule.code == "GTR103" for rule in self.rules):
-            for part in definitions:
+            for part in parts:
+                if part.kind not in ("function", "class") or part.mentions.isdisjoint(_ONE_SHOT_WORDS):
+                    continue
                 value = self.module.lookup(part.name)
                 if isinstance(value, Func):
                     self._definition_side(value, None)
@@ -76,9 +84,9 @@ class Machine(Methods):
     # -- what matters -------------------------------------------------------------------------------------------------
 
     def _relevant(self, parts: Iterable[TopLevel]) -> set[TopLevel]:
-        """The parts that mention a word of a rule, and those that call them."""
+        """The parts in which a finding can come to its end, and those that call them."""
         parts = list(parts)
-        found = {part for part in parts if part.kind != "import" and part.mentions & self.words}
+        found = {part for part in parts if part.kind != "import" and self._starts(part.mentions)}
         # Callers give context: arguments, gradient mode. A model and its factories need none.
         names = {part.name for part in found if part.name and part.mentions & _TRAINING}
         changed = True
@@ -91,6 +99,10 @@ class Machine(Methods):
                         names.add(part.name)
                         changed = True
         return found
+
+    def _starts(self, mentions: frozenset[str]) -> bool:
+        """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
+        return not mentions.isdisjoint(self.root_words) or not (mentions.isdisjoint(_PROMISES) or mentions.isdisjoint(self.words))
 
     @staticmethod
     def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:
@@ -115,7 +127,9 @@ class Machine(Methods):
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
         self.steps = 0
-        self.merger.narrow = False
+        self.merger.narrow = self.merger.single = False
+        self.idle.clear()
+        self.limit = math.inf
         self.tally.functions_run += 1
         entered = set(self.entered)
         try:
@@ -226,7 +240,7 @@ class Machine(Methods):
         if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
             return  # what they do to gradients is their business
         methods = self._runnable(cls)
-        if not any(method.mentions & self.words for method, _ in methods):
+        if not any(self._starts(method.mentions) for method, _ in methods):
             return
         starts: list[State] = []
         instance: Value = Ref(0)
@@ -269,7 +283,7 @@ class Machine(Methods):
     def _methods_callers_first(
         self, methods: Sequence[tuple[ir.FunctionDef, Class]]
     ) -> list[tuple[ir.FunctionDef, Class]]:
-        relevant = [pair for pair in methods if pair[0].mentions & self.words]
+        relevant = [pair for pair in methods if self._starts(pair[0].mentions)]
         names = {method.name for method, _ in relevant}
         callers = [
             pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"
@@ -335,11 +349,7 @@ def _may_be_one_shot(param: ir.Param) -> bool:
     if param.annotation is not None:
         text = param.annotation.strip("\"'")
         outer = text.partition("[")[0].rpartition(".")[2]
-        return (
-            outer in _ONE_SHOT_TYPES
-            or ("Iterable[" in text and outer in ("Union", "Optional"))
-            or outer == "_tensor_or_tensors"
-        )
+        return outer in _ONE_SHOT_TYPES or ("Iterable[" in text and outer in ("Union", "Optional"))
     return param.name in ONE_SHOT_NAMES
 
 

@@ -88,7 +88,7 @@ class Methods(TorchModel):
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
-        if name in ("append", "appendleft", "add", "insert") and args.pos and isinstance(receiver, Sym):
+        if name in ("append", "appendleft", "add") and len(args.all()) == 1 and isinstance(receiver, Sym):
             label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
             self._keep(receiver, args.pos[-1], name, args, node, st, label)
             return NONE

@@ -58,8 +58,8 @@ class Provenance:
             if inner is False and tensor.parents[0] != Const.of(None):
                 return False
             return True if tensor.mode else None
-        if tensor.op in ("call", "data"):
-            return None
+        if tensor.op in ("call", "data") or self._whole(tensor) is not None:
+            return None  # unknown code may have detached it, or a part of it
         found = self._any(tensor.parents)
         return found if tensor.mode or found is False else None
 
@@ -224,7 +224,10 @@ class Provenance:
             beside_live = len(tensor.parents) > 1 and any(
                 other is not parent and self.history(other, guess=True) for other in tensor.parents
             )
+            target = tensor.op == "sub" and parent == tensor.parents[-1] and self.history(tensor.parents[0]) is not False
             for term in self._terms(parent, additive, seen, depth + 1):
+                if target and term.cut in ("detach", "no_grad"):
+                    continue  # what is subtracted from a live value is its target
                 if term.cut and term.addend is None and beside_live and tensor.op != "phi":
                     term = replace(term, addend=_operand(tensor, parent))
                 yield term

@@ -190,7 +190,9 @@ class Merger:
         self.fresh = fresh
         self.forced = 0
         self.narrow = False
-        """Few paths are kept: the run has taken half of its steps, and shall come to its end."""
+        """Few paths are kept: the run has taken a part of its steps, and shall come to its end."""
+        self.single = False
+        """Paths that meet become one: most steps are taken."""
 
     def merge(self, states: list[State]) -> list[State]:
         if len(states) < 2:
@@ -204,12 +206,12 @@ class Merger:
                     break
             else:
                 result.append(state)
-        some, many = (1, 2) if self.narrow else (SOME, MANY)
+        some, many = (1, 1) if self.single else (1, 2) if self.narrow else (SOME, MANY)
         if len(result) > some:
             result = self._reduce(result, some, force=False)
         if len(result) > many:
             self.forced += 1
-            result = self._reduce(result, many // 2, force=True)
+            result = self._reduce(result, max(many // 2, 1), force=True)
         return result
 
     def _reduce(self, states: list[State], goal: int, force: bool) -> list[State]:

@@ -611,7 +611,9 @@ class Statements(Expressions):
         known = self.elements(source, st) if source is not None else None
         self.emit(LoopStarted(self.site(node, st), loop), st)
         live = [st]
-        for index in range(2):
+        # When steps run short, a loop runs twice only in the first iterations of those around it.
+        again = not (self.merger.narrow and any(iteration for _, iteration in outer))
+        for index in range(2 if again else 1):
             entering: list[State] = []
             for path in live:
                 path.stamp = (*outer, (loop, index))
@@ -695,6 +697,8 @@ class Statements(Expressions):
                 self.data.add(new)
             return new
         record = st.record(item)
+        if isinstance(record, Iterator):
+            return self.new(record, st)  # another one of the same kind, of which nothing is known
         if isinstance(record, Tensor):
             new_item = self.new(record, st)
             if (mark := st.attr(item, "made by")) is not None:

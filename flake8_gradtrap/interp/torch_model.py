@@ -406,7 +406,7 @@ class TorchModel(Iteration):
         source = args.get(0, "data")
         short = name.removeprefix("torch.")
         forced = args.kw.get("requires_grad") == TRUE
-        if source is None:
+        if source is None or (len(args.pos) > 1 and name != "torch.tensor"):  # several arguments of a constructor are sizes
             return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
         parts = self.elements(source, st)
         several = parts is not None or isinstance(st.record(source), Listing)
@@ -417,6 +417,8 @@ class TorchModel(Iteration):
         if not several and name in self.know.lists["tensors.keeps_single"] and (single is None or not single.is_number):
             return self.make_tensor("pass", (source,), node, st, how=short)
         operands = [part for part in (parts if parts is not None else (source,)) if self._wrappable(part, st)]
+        if name == "torch.from_numpy":  # of an array that was visibly read out of a tensor
+            operands = [part for part in operands if self._is_array(part, st)]
         if not operands:
             return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
         provenance = self.provenance(st)
@@ -451,7 +453,7 @@ class TorchModel(Iteration):
                 certain = [part for part in operands if not arrays and self._surely_tensor(part, st)]
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
-                self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several), st)
+                self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several, arrays), st)
         return value
 
     def _surely_tensor(self, value: Value, st: State, depth: int = 0) -> bool:
