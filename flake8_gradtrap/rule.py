@@ -108,7 +108,8 @@ class Rule:
     roots: ClassVar[tuple[str, ...] | None] = None
     """Identifiers that are a reason to start a run with a function (and not only to enter it when it is called).
 
-    They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward. None: `words`.
+    They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward. None:
+    `words`.
     """
 
     @classmethod

@@ -431,7 +431,9 @@ class Calls(Statements):
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _steps_through(self, func: Func) -> bool:
-        """Whether a function trains, by its words or by those of what it calls: it may take all the steps that there are."""
+        """Whether a function trains, by its words or by those of what it calls: it may take all the steps that there
+        are.
+        """
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         return bool(mentions & TRAINS or mentions & func.module.names_that_matter(TRAINS))
 

@@ -51,7 +51,18 @@ from flake8_gradtrap.rule import Remedy, Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
-_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, Escaped, Iterated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+_ACTS = (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Differentiated,
+    Escaped,
+    Iterated,
+    OptimizerMade,
+    ScalerUpdated,
+    Stepped,
+    Unscaled,
+)
 """What happens to gradients, or may happen out of sight."""
 
 Results = list[tuple[Value, State]]

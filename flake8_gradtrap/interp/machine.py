@@ -51,7 +51,9 @@ class Machine(Methods):
     ) -> None:
         super().__init__(module, rules, budget)
         self.words = words
-        self.root_words = frozenset(word for rule in rules for word in (rule.words if rule.roots is None else rule.roots))
+        self.root_words = frozenset(
+            word for rule in rules for word in (rule.words if rule.roots is None else rule.roots)
+        )
         self.rules = rules
         self.tally = Tally()
         self.base = State()
@@ -102,7 +104,9 @@ class Machine(Methods):
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
-        return not mentions.isdisjoint(self.root_words) or not (mentions.isdisjoint(_PROMISES) or mentions.isdisjoint(self.words))
+        return not mentions.isdisjoint(self.root_words) or not (
+            mentions.isdisjoint(_PROMISES) or mentions.isdisjoint(self.words)
+        )
 
     @staticmethod
     def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:

@@ -145,8 +145,14 @@ class Module:
 
     def resolve(self, module: str, attribute: str | None, level: int) -> Value:
         """The value of `from module import attribute` (or `import module`): of the project if it is there."""
-        if attribute is not None and not level and knowledge().names_exactly(name := knowledge().canonical(f"{module}.{attribute}")):
-            return Api(name)  # the library itself is the project: what the table says of it is more than its source shows
+        if (
+            attribute is not None
+            and not level
+            and knowledge().names_exactly(name := knowledge().canonical(f"{module}.{attribute}"))
+        ):
+            return Api(
+                name
+            )  # the library itself is the project: what the table says of it is more than its source shows
         target = self.project.find(module, level, self.path)
         if attribute is None:
             return ProjectModule(target, target.path) if target is not None else Api(knowledge().canonical(module))

@@ -224,7 +224,9 @@ class Provenance:
             beside_live = len(tensor.parents) > 1 and any(
                 other is not parent and self.history(other, guess=True) for other in tensor.parents
             )
-            target = tensor.op == "sub" and parent == tensor.parents[-1] and self.history(tensor.parents[0]) is not False
+            target = (
+                tensor.op == "sub" and parent == tensor.parents[-1] and self.history(tensor.parents[0]) is not False
+            )
             for term in self._terms(parent, additive, seen, depth + 1):
                 if target and term.cut in ("detach", "no_grad"):
                     continue  # what is subtracted from a live value is its target

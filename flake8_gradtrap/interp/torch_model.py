@@ -406,7 +406,9 @@ class TorchModel(Iteration):
         source = args.get(0, "data")
         short = name.removeprefix("torch.")
         forced = args.kw.get("requires_grad") == TRUE
-        if source is None or (len(args.pos) > 1 and name != "torch.tensor"):  # several arguments of a constructor are sizes
+        if source is None or (
+            len(args.pos) > 1 and name != "torch.tensor"
+        ):  # several arguments of a constructor are sizes
             return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
         parts = self.elements(source, st)
         several = parts is not None or isinstance(st.record(source), Listing)
@@ -453,7 +455,9 @@ class TorchModel(Iteration):
                 certain = [part for part in operands if not arrays and self._surely_tensor(part, st)]
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
-                self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several, arrays), st)
+                self.emit(
+                    Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several, arrays), st
+                )
         return value
 
     def _surely_tensor(self, value: Value, st: State, depth: int = 0) -> bool:
