@@ -663,8 +663,7 @@ class Expressions(Core):
 
     @staticmethod
     def _draws(node: ir.Comp, env: dict[str, Value], st: State) -> bool:
-        """Whether each element of a comprehension draws from one iterator that was made before: then the second counts.
-        """
+        """Whether each element of a comprehension draws from one iterator that was made before."""
         inside = reads((node.elt, *(clause.iter for clause in node.fors[1:])))
         inside -= reads(tuple(clause.target for clause in node.fors))
         return any(isinstance(st.record(env.get(name)), Iterator) for name in inside)

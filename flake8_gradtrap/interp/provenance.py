@@ -246,6 +246,8 @@ class Provenance:
     def _factor(self, value: Value) -> bool:
         """Whether a factor may carry a gradient: what it is multiplied with is then a coefficient, not a term."""
         if isinstance(value, Sym):
+            if value.op in ("+", "-", "*", "/"):
+                return any(self._factor(part) for part in value.args if isinstance(part, Value))
             return (
                 value in self.likely
                 or value.op in ("call", "item", "entry", "member")
