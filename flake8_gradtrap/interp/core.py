@@ -182,6 +182,12 @@ class Core:
         """Functions that were run by a visible call (or as a root)."""
         self.merger = Merger(self.fresh)
         self.liveness: dict[int, Liveness] = {}
+        self.runs = 0
+        """How many roots were run so far."""
+        self.at = 0
+        """The statement or expression that is evaluated, by its identity."""
+        self.born: dict[tuple[Hashable, ...], list[int]] = {}
+        """The identities of objects, by where they are made and what they are then."""
         self.limit: float = math.inf
         """The step at which the innermost helper is left."""
         self.stalled: set[int] = set()
@@ -205,7 +211,14 @@ class Core:
         return self.counter
 
     def new(self, record: Record, st: State) -> Ref:
-        oid = self.fresh()
+        """A new object. Two paths that make the same thing at the same place name it alike, and can merge afterwards."""
+        birth = (self.runs, self.at, tuple([id(frame.call.node) for frame in st.frames if frame.call is not None]), record)
+        for oid in (names := self.born.setdefault(birth, [])):
+            if oid not in st.heap:
+                break
+        else:
+            oid = self.fresh()
+            names.append(oid)
         st.heap[oid] = record
         return Ref(oid)
 
