@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from flake8_gradtrap.interp.machine import Machine
 
 _LIBRARIES = re.compile(
-    r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch", re.IGNORECASE
+    r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch",
+    re.IGNORECASE,
 )
 
 
@@ -52,9 +53,9 @@ class Result:
 def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
     """Check one file.
 
-    `data`: its bytes or its text. `path`: where it lies (imports of its project are resolved from there; nothing else is
-    read if there is no such place). `tree`: its syntax tree, if the caller has it. Bad input never raises: what cannot be
-    analysed is a GTR000 finding.
+    `data`: its bytes or its text. `path`: where it lies (imports of its project are resolved from there; nothing else
+    is read if there is no such place). `tree`: its syntax tree, if the caller has it. Bad input never raises: what
+    cannot be analysed is a GTR000 finding.
     """
     start = time.process_time()
     try:
@@ -65,7 +66,11 @@ def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Mod
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
         findings, functions, over = [_not_analysed(path, error.message, error.row, error.column)], 0, 0
     except (RecursionError, MemoryError) as error:
-        findings, functions, over = [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")], 0, 0
+        findings, functions, over = (
+            [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")],
+            0,
+            0,
+        )
     findings = [finding for finding in findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
@@ -76,7 +81,8 @@ def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Mod
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """Leave the garbage of a file to the end of the file: there is little before, and a third of the time went to search for it.
+    """Leave the garbage of a file to the end of the file: there is little before, and a third of the time went to
+    search for it.
 
     Afterwards the collector is behind, and so goes over what the file left once, as soon as something new is made.
     """
@@ -90,7 +96,15 @@ def _no_collector() -> Iterator[None]:
 
 
 def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tuple[Step, ...] = ()) -> Finding:
-    return Finding(NOT_ANALYSED, "not-analysed", f"not analysed: {why}", path, Span(row, column, row, column + 1), trace, severity="error")
+    return Finding(
+        NOT_ANALYSED,
+        "not-analysed",
+        f"not analysed: {why}",
+        path,
+        Span(row, column, row, column + 1),
+        trace,
+        severity="error",
+    )
 
 
 @cache
@@ -169,8 +183,9 @@ def _span(site: Site) -> tuple[str, Span] | None:
 def _finding(report: Report, source: SourceFile) -> Finding | None:
     """A finding with positions, in the file that is checked.
 
-    A trap whose place lies in another file is told here only if this file has a part in it: at the call that leads there,
-    else at the last step of the trace that lies here. What another file does all by itself is told when that one is checked.
+    A trap whose place lies in another file is told here only if this file has a part in it: at the call that leads
+    there, else at the last step of the trace that lies here. What another file does all by itself is told when that one
+    is checked.
     """
     rule = all_rules()[report.code]
     trace = [Step(message, *place) for message, site in report.trace if (place := _span(site)) is not None]
@@ -192,13 +207,24 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
     if report.remedy is not None:
         from flake8_gradtrap.fixes import build_edits
 
-        local = all(_is_local(change.site, source) and (change.target is None or _is_local(change.target, source)) for change in report.remedy.changes)
+        local = all(
+            _is_local(change.site, source) and (change.target is None or _is_local(change.target, source))
+            for change in report.remedy.changes
+        )
         edits = build_edits(report.remedy.changes) if local else None
         if edits:
             fix = Fix(report.remedy.message, edits, report.remedy.safe)
     return Finding(
-        report.code, rule.name, report.message, source.path, place[1], tuple(trace), fix, report.severity or rule.severity, report.preview
-    )  # fmt: skip
+        report.code,
+        rule.name,
+        report.message,
+        source.path,
+        place[1],
+        tuple(trace),
+        fix,
+        report.severity or rule.severity,
+        report.preview,
+    )
 
 
 def _is_local(site: Site, source: SourceFile) -> bool:

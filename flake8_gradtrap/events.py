@@ -67,9 +67,10 @@ class Iterated(Event):
     """An iterator was iterated.
 
     `by`: who did it, in words ("`for`", "`sum`", "`AdamW`"). `whole`: it was exhausted (True), only a part was taken
-    (False), or either (None). `optional`: taking a single item with `next`. `through`: the call that handed the iterator
-    to the function in which this happens, seen from where the iterator lives; None where it is iterated at home.
-    `ends`: nothing new begins, but a loop that was told before (as `whole` None) has ended, and now `whole` is known.
+    (False), or either (None). `optional`: taking a single item with `next`. `through`: the call that handed the
+    iterator to the function in which this happens, seen from where the iterator lives; None where it is iterated at
+    home. `ends`: nothing new begins, but a loop that was told before (as `whole` None) has ended, and now `whole` is
+    known.
     """
 
     it: Thing
@@ -88,10 +89,10 @@ class Term:
     """A part of a back-propagated value, as far as provenance can be followed.
 
     `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
-    (`requires_grad` put on a computed value), or "" for a live part. `how` is the expression that cut it. `had_history`:
-    whether the value that was cut carried a gradient. `additive`: it is added to the rest (not multiplied, not divided).
-    `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there is. `addend`: where it (or
-    what it was computed into) is added to a live part.
+    (`requires_grad` put on a computed value), or "" for a live part. `how` is the expression that cut it.
+    `had_history`: whether the value that was cut carried a gradient. `additive`: it is added to the rest (not
+    multiplied, not divided). `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there
+    is. `addend`: where it (or what it was computed into) is added to a live part.
     """
 
     cut: str
@@ -108,10 +109,10 @@ class Term:
 class Backpropagated(Event):
     """`loss.backward()` ran, in whatever form.
 
-    `reaches`: every tensor of the graph that was walked, the loss included. `frees`: the operations whose saved tensors it
-    used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that received
-    gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient argument.
-    `opaque`: an engine or wrapper did it, which may also step and clear.
+    `reaches`: every tensor of the graph that was walked, the loss included. `frees`: the operations whose saved tensors
+    it used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that
+    received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
+    argument. `opaque`: an engine or wrapper did it, which may also step and clear.
     """
 
     loss: Thing
@@ -128,7 +129,9 @@ class Backpropagated(Event):
 
 @dataclass(frozen=True, slots=True)
 class Differentiated(Event):
-    """`torch.autograd.grad` ran (or a graph was handed to code that may walk it): a graph was used, nothing was accumulated."""
+    """`torch.autograd.grad` ran (or a graph was handed to code that may walk it): a graph was used, nothing was
+    accumulated.
+    """
 
     reaches: frozenset[Hashable] = frozenset()
     frees: frozenset[Hashable] = frozenset()
@@ -137,7 +140,8 @@ class Differentiated(Event):
 
 @dataclass(frozen=True, slots=True)
 class Produced(Event):
-    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), or a loss function.
+    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), or a loss
+    function.
 
     `terms` as in Backpropagated.
     """
@@ -237,7 +241,7 @@ class Unscaled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Clipped(Event):
-    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients. `by`: the function."""
+    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients; `by`: how."""
 
     target: Thing
     by: str
@@ -250,8 +254,8 @@ class Clipped(Event):
 class Cleared(Event):
     """Gradients were cleared: by an optimizer's or a module's `zero_grad`, or one by one.
 
-    `optimizer`: the one whose zero_grad it was, None otherwise. `owners`: whose gradients, None: it is not known, and all
-    may be cleared.
+    `optimizer`: the one whose zero_grad it was, None otherwise. `owners`: whose gradients, None: it is not known, and
+    all may be cleared.
     """
 
     optimizer: Thing | None
@@ -266,7 +270,9 @@ class OptimizerMade(Event):
 
 @dataclass(frozen=True, slots=True)
 class Stepped(Event):
-    """An optimizer stepped. `scaler`: through which gradient scaler, None: by its own `step()`. `closure`: it was given one."""
+    """An optimizer stepped. `scaler`: through which gradient scaler, None: by its own `step()`. `closure`: it was given
+    one.
+    """
 
     optimizer: Thing
     owners: Owners = None

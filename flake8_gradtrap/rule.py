@@ -1,9 +1,10 @@
 """What a rule is: a monitor over events, with everything that is said about it in one file.
 
 A rule module in `rules/` defines one subclass of `Rule`. Its methods marked with `@on(Event, …)` are called with each
-event of these kinds, in the order of a run, and a `Watch`: the memory of the path that is being run, and the way to report.
-A run has many paths (both branches of an `if`): memory is kept for each path, and must only hold immutable values.
-Values that differ only in where something happened should compare equal (`field(compare=False)`): paths that agree merge.
+event of these kinds, in the order of a run, and a `Watch`: the memory of the path that is being run, and the way to
+report. A run has many paths (both branches of an `if`): memory is kept for each path, and must only hold immutable
+values. Values that differ only in where something happened should compare equal (`field(compare=False)`): paths that
+agree merge.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def on(*kinds: type[Event]) -> Callable[[F], F]:
 class Change:
     """One edit that a fix asks for, at the syntax of a site.
 
-    `kind`: "wrap" (put `before` and `after` around the expression), "statement-before" (insert the line `before` in front
-    of the statement in which the site stands), "function-top" (insert the line `before` as first statement of the function
-    that the site defines), "delete-statement", or "move-before" (move the statement of the site in front of that of `target`).
+    `kind`: "wrap" (put `before` and `after` around the expression), "statement-before" (insert the line `before` in
+    front of the statement in which the site stands), "function-top" (insert the line `before` as first statement of the
+    function that the site defines), "delete-statement", or "move-before" (move the statement of the site in front of
+    that of `target`).
     """
 
     kind: str
@@ -81,15 +83,15 @@ class Watch(Protocol):
         preview: bool = False,
         severity: str | None = None,
     ) -> None:
-        """Report a trap. `message`: what happens to the user's training, with the fix; `{line:N}` is not interpreted."""
+        """Report a trap. `message`: what happens to the user's training, with the fix."""
         ...
 
 
 class Rule:
     """Base of all rules. Subclasses set the metadata and mark their handlers with `@on`.
 
-    `code`: GTR and three digits. `name`: kebab-case, reads as "allow …". `summary`: one line for tables.
-    `default`: on by default (False: preview). `since`: the version that introduced it. `fix`: "safe", "unsafe" or "" (none).
+    `code`: GTR and three digits. `name`: kebab-case, reads as "allow …". `summary`: one line for tables. `default`: on
+    by default (False: preview). `since`: the version that introduced it. `fix`: "safe", "unsafe" or "" (none).
     """
 
     code: ClassVar[str]
@@ -106,7 +108,8 @@ class Rule:
     roots: ClassVar[tuple[str, ...] | None] = None
     """Identifiers that are a reason to start a run with a function (and not only to enter it when it is called).
 
-    They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward. None: `words`.
+    They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward.
+    None: `words`.
     """
 
     @classmethod

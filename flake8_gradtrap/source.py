@@ -387,4 +387,3 @@ class Slice:
 
         found = self.extent(*bounds(node.cst)) if node.cst is not None else None
         return found or Span(self.first_line, 1, self.first_line, 1)
-

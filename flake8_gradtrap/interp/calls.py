@@ -1,4 +1,4 @@
-"""Calls of the abstract run: visible functions are entered with their actual arguments, visible classes instantiated."""
+"""Calls of the abstract run: visible functions are entered with their arguments, visible classes instantiated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from flake8_gradtrap.interp.statements import Statements
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
-    TRUE,
     Api,
     Class,
     Const,
@@ -48,10 +47,13 @@ SHARE = 6
 TRAINS = frozenset({"backward", "manual_backward", "zero_grad"})
 
 ACTS = frozenset(
-    "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ GradScaler scaler "
-    "parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses criterion".split()
+    "backward manual_backward zero_grad clip_grad_norm clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ "
+    "GradScaler scaler parameters named_parameters params requires_grad requires_grad_ set_grad_enabled loss losses "
+    "criterion".split()
 )
-"""Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is handed in."""
+"""Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is
+handed in.
+"""
 
 _TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 
@@ -173,7 +175,11 @@ class Calls(Statements):
                 name = self._dotted(call, func)
             name = self.know.canonical(name)
             roles = self.know.roles(name)
-            if "context.no_grad" in roles or name.endswith((".no_grad", ".inference_mode")) or text in ("no_grad", "inference_mode"):
+            if (
+                "context.no_grad" in roles
+                or name.endswith((".no_grad", ".inference_mode"))
+                or text in ("no_grad", "inference_mode")
+            ):
                 mode = False
             elif "context.grad" in roles:
                 mode = True
@@ -202,7 +208,9 @@ class Calls(Statements):
             return [(self.bind_method(*method, None, st) if method else Sym("attr", (base, name), name), st)]
         if isinstance(base, Super):
             cls = self._class_of(base.receiver, st) or base.owner
-            method = self.find_method(cls, name, after=base.owner) or self.find_method(base.owner, name, after=base.owner)
+            method = self.find_method(cls, name, after=base.owner) or self.find_method(
+                base.owner, name, after=base.owner
+            )
             if method:
                 return [(self.bind_method(*method, base.receiver, st), st)]
             return [(Method(base, name), st)]
@@ -227,7 +235,7 @@ class Calls(Statements):
             self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
         if name in ("weight", "bias") and self.kind(base, st) == "module":
             return [(self.parameter(base, name, node, st), st)]
-        attr = Sym("attr", (base, name), name)
+        attr = Sym("member" if self.kind(base, st) == "module" else "attr", (base, name), name)
         if base in self.data:
             self.data.add(attr)
         elif base in self.likely and not called:
@@ -245,7 +253,9 @@ class Calls(Statements):
         if called and name in self.know.method_role:
             return Method(base, name)
         if name == "data":
-            return self.make_tensor("detach", (base,), node, st, how=".data", is_number=bool(record and record.is_number))
+            return self.make_tensor(
+                "detach", (base,), node, st, how=".data", is_number=bool(record and record.is_number)
+            )
         if name == "grad":
             return self.make_tensor("grad", (base,), node, st, how=".grad")
         if name in ("T", "mT", "real", "imag", "H"):
@@ -256,7 +266,11 @@ class Calls(Statements):
         if name == "requires_grad":
             history = self.provenance(st).history(base)
             return Const.of(history) if history is not None else attr
-        if record is not None and record.op in ("forward", "call", "pass", "op") and name not in self.know.methods["number"]:
+        if (
+            record is not None
+            and record.op in ("forward", "call", "pass", "op")
+            and name not in self.know.methods["number"]
+        ):
             if name in ("shape", "device", "dtype", "ndim", "is_cuda", "grad_fn", "is_leaf", "requires_grad", "size"):
                 return attr
             return self.make_tensor("pass", (base,), node, st, how="." + name)  # a field of what a model returned
@@ -324,7 +338,11 @@ class Calls(Statements):
         if isinstance(value, Tup):
             return Tup(tuple(self._output(module, part, args, node, st) for part in value.items))
         if isinstance(record, Listing):
-            items = tuple(self._output(module, part, args, node, st) for part in record.items) if record.items is not None else None
+            items = (
+                tuple(self._output(module, part, args, node, st) for part in record.items)
+                if record.items is not None
+                else None
+            )
             item = self._output(module, record.item, args, node, st) if record.item is not None else None
             return self.new(Listing(items, items[0] if items else item, stamp=st.stamp), st)
         if isinstance(record, Mapping):
@@ -338,14 +356,18 @@ class Calls(Statements):
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
         mode = None if st.mode and self.frozen(module, st) else st.mode
-        return self.make_tensor("forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode)
+        return self.make_tensor(
+            "forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode
+        )
 
     def _called(self, node: ir.Node) -> str:
         return self.label(node.func) if isinstance(node, ir.Call) else ""
 
     def instantiate(self, cls: Class, args: Args, node: ir.Node, st: State) -> Results:
         kind = self.class_kind(cls)
-        if kind == "dictlike" or any(isinstance(base, Api) and base.name in ("typing.NamedTuple", "enum.Enum") for base in self.lineage(cls)):
+        if kind == "dictlike" or any(
+            isinstance(base, Api) and base.name in ("typing.NamedTuple", "enum.Enum") for base in self.lineage(cls)
+        ):
             return [(self.unknown(cls.node.name), st)]
         owners = self.owners(args.get(0, "params"), st) if kind == "optimizer" else None
         thing = Thingy(kind, cls, owners, cls.node.name, site=self.site(node, st), stamp=st.stamp)
@@ -353,8 +375,13 @@ class Calls(Statements):
         if kind == "optimizer" and (params := args.get(0, "params")) is not None:
             self.iterate(params, f"`{cls.node.name}`", node, st)
         found = self.find_method(cls, "__init__")
-        within = any(frame.func is not None and frame.func.owner is not None and getattr(frame.func.node, "name", "") == "__init__"
-                     and self.class_kind(frame.func.owner) == "module" for frame in st.frames)  # fmt: skip
+        within = any(
+            frame.func is not None
+            and frame.func.owner is not None
+            and getattr(frame.func.node, "name", "") == "__init__"
+            and self.class_kind(frame.func.owner) == "module"
+            for frame in st.frames
+        )
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
         if found is None or kind == "optimizer":
@@ -364,7 +391,11 @@ class Calls(Statements):
         return [(instance, path) for _, path in self.call_value(bound, args, node, st)]
 
     def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
-        names = [part.target.id for part in cls.node.body if isinstance(part, ir.AnnOnly) and isinstance(part.target, ir.Name)]
+        names = [
+            part.target.id
+            for part in cls.node.body
+            if isinstance(part, ir.AnnOnly) and isinstance(part.target, ir.Name)
+        ]
         for name, value in [*zip(names, args.pos, strict=False), *args.kw.items()]:
             st.set_attr(instance, name, value)
 
@@ -374,11 +405,13 @@ class Calls(Statements):
         """Run a visible function on actual arguments; what it returns, on each path that returns."""
         depth = len(st.frames)
         if node is not None:
-            for name, value in zip([p.name for p in func.node.params][func.receiver is not None :], args.pos, strict=False):
+            for name, value in zip(
+                [p.name for p in func.node.params][func.receiver is not None :], args.pos, strict=False
+            ):
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
             for name, value in args.kw.items():
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
-        if not self.matters(func, args, st):
+        if _abstract(func.node) or not self.matters(func, args, st):
             return self._out_of_sight(args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
             return self._out_of_sight(args, node, st)
@@ -398,7 +431,7 @@ class Calls(Statements):
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _steps_through(self, func: Func) -> bool:
-        """Whether a function trains, by its words or by those of what it calls: it may take all the steps that there are."""
+        """Whether a function trains, by its words or by those of what it calls: it may take all steps."""
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         return bool(mentions & TRAINS or mentions & func.module.names_that_matter(TRAINS))
 
@@ -471,12 +504,16 @@ class Calls(Statements):
                     env[param.name] = self._missing(param, func, args, st)
             elif param.kind == "star":
                 if args.more:
-                    env[param.name] = self.new(Listing(None, positional[0] if positional else None, stamp=st.stamp, shape="tuple"), st)
+                    env[param.name] = self.new(
+                        Listing(None, positional[0] if positional else None, stamp=st.stamp, shape="tuple"), st
+                    )
                 else:
                     env[param.name] = Tup(tuple(positional))
                 positional = []
             elif param.kind == "kw":
-                env[param.name] = keywords.pop(param.name) if param.name in keywords else self._missing(param, func, args, st)
+                env[param.name] = (
+                    keywords.pop(param.name) if param.name in keywords else self._missing(param, func, args, st)
+                )
             else:
                 entries = tuple((Const.of(name), value) for name, value in keywords.items())
                 env[param.name] = self.new(Mapping(entries, not args.more, st.stamp), st)
@@ -519,13 +556,13 @@ class Calls(Statements):
             st.mode = declared
         results: Results = []
         if isinstance(func.node, ir.Lambda):
-            for value, path in self.eval(func.node.body, st):
-                results.append((value, self._leave(path, mode, env_id)))
+            for result, path in self.eval(func.node.body, st):
+                results.append((result, self._leave(path, mode, env_id)))
             return results
-        for path, signal, value in self.exec_block(func.node.body, st):
+        for path, signal, given in self.exec_block(func.node.body, st):
             if signal == "raise":
                 continue
-            returned = value if value is not None else NONE
+            returned = given if given is not None else NONE
             self._left(func, returned, path)
             results.append((returned, self._leave(path, mode, env_id)))
         return self.gather_returns(results)
@@ -568,7 +605,9 @@ class Calls(Statements):
         values = self.tensors_in(value, st)
         if st.attr(frame_key, "backward") is not None:
             record = st.record(value)
-            entries = [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
+            entries = (
+                [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
+            )
             for part in [*values, *entries]:
                 st.set_attr(part, "made by", Sym("sites", (site,)))
         by = self.promise(func, st)
@@ -585,7 +624,9 @@ class Calls(Statements):
             if isinstance(record, Tensor) or (isinstance(part, Sym) and self.kind(part, st) == "tensor"):
                 parts.append(part)
             elif isinstance(record, Mapping):
-                parts.extend(item for key, item in record.items if key == Const.of("loss") and st.tensor(item) is not None)
+                parts.extend(
+                    item for key, item in record.items if key == Const.of("loss") and st.tensor(item) is not None
+                )
         return parts
 
     def promise(self, func: Func, st: State) -> str:
@@ -593,9 +634,9 @@ class Calls(Statements):
         node = func.node
         if not isinstance(node, ir.FunctionDef) or st.mode is False:
             return ""
-        if func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
-            if node.name in ("forward", "training_step"):
-                return node.name
+        promises = node.name in ("forward", "training_step")
+        if promises and func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
+            return node.name
         if node.name in LOSS_FUNCTIONS:
             return "loss"
         return ""
@@ -608,7 +649,9 @@ class Calls(Statements):
         endless = _endless(func.node.body)
         how = f"the generator `{func.node.name}(…)`"
         of_parameters = bool(func.node.mentions & self.know.lists["iterators.of_parameters"])
-        made = Iterator(how, (), None, of_parameters, None, self.site(node, st), (func, tuple(env.items())), endless, stamp=st.stamp)
+        made = Iterator(
+            how, (), None, of_parameters, None, self.site(node, st), (func, tuple(env.items())), endless, stamp=st.stamp
+        )
         it = self.new(made, st)
         if not endless and not self._is_context_manager(func):
             self.emit(IteratorMade(self.site(node, st), self.thing(it, node), how, of_parameters), st)
@@ -620,14 +663,19 @@ class Calls(Statements):
 
     def run_generator(self, func: Func, env: tuple[tuple[str, Value], ...], node: ir.Node, st: State) -> Results:
         """Run the body of a generator to its end; what it yields last."""
-        if len(st.frames) > DEPTH or any(frame.func is not None and frame.func.ident == func.ident for frame in st.frames):
+        if len(st.frames) > DEPTH or any(
+            frame.func is not None and frame.func.ident == func.ident for frame in st.frames
+        ):
             return [(self.unknown("", "item"), st)]
         self.entered.add(func.ident)
         assert isinstance(func.node, ir.FunctionDef)
         env_id = self.fresh()
         st.envs[env_id] = dict(env)
         handed = frozenset(part for _, value in env for part in self.reachable(value, st))
-        st.frames = (*st.frames, Frame(env_id, func.closure, func, Site(node, st.frames[-1].call if st.frames else None), handed))
+        st.frames = (
+            *st.frames,
+            Frame(env_id, func.closure, func, Site(node, st.frames[-1].call if st.frames else None), handed),
+        )
         mode, stamp = st.mode, st.stamp
         results: Results = []
         key = (Sym("frame", (env_id,)), "yielded")
@@ -639,9 +687,22 @@ class Calls(Statements):
         return results[:2]
 
 
+def _abstract(node: ir.FunctionDef | ir.Lambda) -> bool:
+    """Whether a function is only there to be overridden: it has no body, or one that raises NotImplementedError."""
+    if not isinstance(node, ir.FunctionDef) or len(node.body) > 2:
+        return False
+    for part in node.body:
+        text = isinstance(part, ir.ExprStmt) and isinstance(part.value, ir.Const)
+        if not text and not isinstance(part, ir.Raise | ir.Pass):
+            return False
+    return True
+
+
 def _endless(body: tuple[ir.Statement, ...]) -> bool:
     """Whether a generator's body is a `while True` that nothing leaves."""
-    return any(isinstance(part, ir.While) and isinstance(part.test, ir.Const) and bool(part.test.value) for part in body)
+    return any(
+        isinstance(part, ir.While) and isinstance(part.test, ir.Const) and bool(part.test.value) for part in body
+    )
 
 
 __all__ = ["DEPTH", "FALSE", "Calls", "Core", "Ref"]

@@ -51,7 +51,9 @@ from flake8_gradtrap.rule import Remedy, Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
-_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, Escaped, Iterated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+_ACTS = (
+    Backpropagated, Cleared, Clipped, Differentiated, Escaped, Iterated, OptimizerMade, ScalerUpdated, Stepped, Unscaled
+)  # fmt: skip
 """What happens to gradients, or may happen out of sight."""
 
 Results = list[tuple[Value, State]]
@@ -256,7 +258,9 @@ class Core:
             if depth > 1:
                 return f"{self.label(node.func, depth)}(…)"
             inner = ", ".join(
-                f"{arg.keyword}={self.label(arg.value, depth + 1)}" if arg.keyword else arg.star + self.label(arg.value, depth + 1)
+                f"{arg.keyword}={self.label(arg.value, depth + 1)}"
+                if arg.keyword
+                else arg.star + self.label(arg.value, depth + 1)
                 for arg in node.args
             )
             return f"{self.label(node.func, depth)}({inner if len(inner) <= 40 else '…'})"
@@ -331,7 +335,11 @@ class Core:
         if isinstance(record, Iterator | Listing):
             if record.owners is not None:
                 return record.owners
-            parts = record.sources if isinstance(record, Iterator) else record.items or ((record.item,) if record.item else ())
+            parts = (
+                record.sources
+                if isinstance(record, Iterator)
+                else record.items or ((record.item,) if record.item else ())
+            )
             return self._union(parts, st)
         if isinstance(record, Mapping):
             params = [item for key, item in record.items if key == Const.of("params")]
@@ -366,7 +374,7 @@ class Core:
         if isinstance(module, Tup):
             return frozenset(module.items)
         if isinstance(module, Sym):
-            holder = module.args[0] if module.op in ("attr", "entry") and module.args else None
+            holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
             return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
@@ -484,7 +492,9 @@ class Core:
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         raise NotImplementedError
 
-    def iterate(self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False) -> Results:
+    def iterate(
+        self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False
+    ) -> Results:
         raise NotImplementedError
 
     def assign(self, target: ir.Expression, value: Value, st: State, node: ir.Node) -> list[State]:

@@ -31,9 +31,19 @@ from flake8_gradtrap.interp.values import (
 )
 
 _FOLD: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv, "%": operator.mod,
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _NUMBERS = (int, float, bool)
 
 
@@ -103,7 +113,7 @@ class Expressions(Core):
             item: Value | None = None
             for element, value in zip(node.elts, values, strict=True):
                 if isinstance(element, ir.Starred):
-                    for yielded, path in self.iterate(value, "`*`", element, path)[:1]:
+                    for yielded, path in self.iterate(value, "`*`", element, path)[:1]:  # noqa: B020 - goes on there
                         inner = self.elements(value, path)
                         if inner is None:
                             known, item = False, yielded
@@ -115,7 +125,13 @@ class Expressions(Core):
                 results.append((Tup(tuple(items)), path))
             else:
                 owners = self._union(items, path) if items and known else self.owners(item, path) if item else None
-                listing = Listing(tuple(items) if known else None, item or (items[0] if items else None), owners, stamp=path.stamp, shape=node.kind)
+                listing = Listing(
+                    tuple(items) if known else None,
+                    item or (items[0] if items else None),
+                    owners,
+                    stamp=path.stamp,
+                    shape=node.kind,
+                )
                 results.append((self.new(listing, path), path))
         return results
 
@@ -128,7 +144,12 @@ class Expressions(Core):
 
     def eval_DictDisplay(self, node: ir.DictDisplay, st: State) -> Results:
         results: Results = []
-        nodes = [part for key, value in node.items for part in ((key, value) if key is not None else (value,)) if part is not None]
+        nodes = [
+            part
+            for key, value in node.items
+            for part in ((key, value) if key is not None else (value,))
+            if part is not None
+        ]
         for values, path in self.eval_many(nodes, st):
             entries: list[tuple[Value, Value]] = []
             closed = True
@@ -157,7 +178,11 @@ class Expressions(Core):
         return [(Sym("slice", tuple(values)), path) for values, path in self.eval_many(parts, st)]
 
     def eval_NamedExpr(self, node: ir.NamedExpr, st: State) -> Results:
-        return [(value, after) for value, path in self.eval(node.value, st) for after in self.assign(node.target, value, path, node)]
+        return [
+            (value, after)
+            for value, path in self.eval(node.value, st)
+            for after in self.assign(node.target, value, path, node)
+        ]
 
     def eval_Lambda(self, node: ir.Lambda, st: State) -> Results:
         frame = st.frame
@@ -190,19 +215,29 @@ class Expressions(Core):
     def eval_UnaryOp(self, node: ir.UnaryOp, st: State) -> Results:
         if node.op == "not":
             yes, no = self.branch(node.operand, st)
-            return [(FALSE, path) for path in yes] + [(TRUE, path) for path in no]
+            return [*((FALSE, path) for path in yes), *((TRUE, path) for path in no)]
         results: Results = []
         for value, path in self.eval(node.operand, st):
             if isinstance(value, Const) and isinstance(value.value, _NUMBERS) and node.op in "+-":
                 results.append((Const.of(-value.value if node.op == "-" else value.value), path))
             elif self.provenant(value, path):
-                results.append((self.make_tensor("hard" if node.op == "~" else "neg", (value,), node, path, how=self.label(node)), path))
+                results.append(
+                    (
+                        self.make_tensor(
+                            "hard" if node.op == "~" else "neg", (value,), node, path, how=self.label(node)
+                        ),
+                        path,
+                    )
+                )
             else:
                 results.append((Sym(node.op, (value,)), path))
         return results
 
     def eval_BinOp(self, node: ir.BinOp, st: State) -> Results:
-        return [(self.binary(node.op, left, right, node, path), path) for (left, right), path in self.eval_many((node.left, node.right), st)]
+        return [
+            (self.binary(node.op, left, right, node, path), path)
+            for (left, right), path in self.eval_many((node.left, node.right), st)
+        ]
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         if isinstance(left, Const) and isinstance(right, Const):
@@ -212,7 +247,13 @@ class Expressions(Core):
                 except (ArithmeticError, ValueError):
                     return self.unknown()
             return Sym(op, (left, right))
-        if isinstance(left, Sym) and op == "+" and left.op == "+" and isinstance(right, Const) and isinstance(left.args[1], Const):
+        if (
+            isinstance(left, Sym)
+            and op == "+"
+            and left.op == "+"
+            and isinstance(right, Const)
+            and isinstance(left.args[1], Const)
+        ):
             with contextlib.suppress(TypeError):  # (i + 1) + 1 is i + 2
                 return Sym("+", (left.args[0], Const.of(left.args[1].value + right.value)))
         one, two = st.record(left), st.record(right)
@@ -225,7 +266,9 @@ class Expressions(Core):
             kind = {"+": "add", "-": "sub", "*": "mul", "/": "div"}.get(op, "op")
             if op in ("//", "%"):
                 kind = "hard"
-            saves = kind == "op" or (kind in ("mul", "div") and not isinstance(left, Const) and not isinstance(right, Const))
+            saves = kind == "op" or (
+                kind in ("mul", "div") and not isinstance(left, Const) and not isinstance(right, Const)
+            )
             return self.make_tensor(kind, (left, right), node, st, is_number=number, saves=saves, how=op)
         return Sym(op, (left, right))
 
@@ -237,7 +280,9 @@ class Expressions(Core):
                 owners = self._union((left, right), st)
                 return self.new(Listing(None, self.item_of(value, st), owners, stamp=st.stamp), st)
             parts.extend(inner)
-        return self.new(Listing(tuple(parts), parts[0] if parts else None, self._union((left, right), st), stamp=st.stamp), st)
+        return self.new(
+            Listing(tuple(parts), parts[0] if parts else None, self._union((left, right), st), stamp=st.stamp), st
+        )
 
     def item_of(self, value: Value, st: State) -> Value | None:
         record = st.record(value)
@@ -411,7 +456,10 @@ class Expressions(Core):
         return [pair for base, path in self.eval(node.value, st) for pair in self.get_attr(base, node.attr, node, path)]
 
     def eval_Subscript(self, node: ir.Subscript, st: State) -> Results:
-        return [(self.element(base, index, node, path), path) for (base, index), path in self.eval_many((node.value, node.index), st)]
+        return [
+            (self.element(base, index, node, path), path)
+            for (base, index), path in self.eval_many((node.value, node.index), st)
+        ]
 
     def element(self, base: Value, index: Value, node: ir.Subscript, st: State) -> Value:
         written = st.attr(base, index)
@@ -447,7 +495,11 @@ class Expressions(Core):
             raise Dead  # an iterator cannot be indexed
         if self.kind(base, st) == "module":
             return self.submodule(base, index)
-        name = index.value if isinstance(index, Const) and isinstance(index.value, str) else self.label(node.value).rpartition(".")[2]
+        name = (
+            index.value
+            if isinstance(index, Const) and isinstance(index.value, str)
+            else self.label(node.value).rpartition(".")[2]
+        )
         entry = Sym("entry", (base, index), name)
         if base in self.data:
             self.data.add(entry)
@@ -488,7 +540,7 @@ class Expressions(Core):
             args = Args()
             for arg, value in zip(node.args, values, strict=True):
                 if arg.star == "*":
-                    for _, path in self.iterate(value, "`*`", arg, path)[:1]:
+                    for _, path in self.iterate(value, "`*`", arg, path)[:1]:  # noqa: B020 - goes on there
                         inner = self.elements(value, path)
                         if inner is None:
                             args.more = True
@@ -563,9 +615,13 @@ class Expressions(Core):
                 owners = self._inherited_owners(source, values, after)
                 record = after.record(source)
                 listing = Listing(
-                    tuple(values) if simple else None, value, owners, isinstance(record, Iterator | Listing) and record.of_parameters,
-                    stamp=after.stamp, shape=node.kind,
-                )  # fmt: skip
+                    tuple(values) if simple else None,
+                    value,
+                    owners,
+                    isinstance(record, Iterator | Listing) and record.of_parameters,
+                    stamp=after.stamp,
+                    shape=node.kind,
+                )
                 results.append((self.new(listing, after), after))
         return results
 
@@ -598,8 +654,8 @@ class Expressions(Core):
 
 
 _BUILTINS = frozenset(
-    "abs all any bool bytes callable dict dir enumerate filter float format frozenset getattr hasattr hash id input int isinstance "
-    "issubclass iter len list map max min next object open pow print property range repr reversed round set setattr slice sorted "
-    "staticmethod classmethod str sum super tuple type vars zip exit quit".split()
+    "abs all any bool bytes callable dict dir enumerate filter float format frozenset getattr hasattr hash id input "
+    "int isinstance issubclass iter len list map max min next object open pow print property range repr reversed round "
+    "set setattr slice sorted staticmethod classmethod str sum super tuple type vars zip exit quit".split()
 )
 __all__ = ["Api", "Dead", "Expressions", "Iterated"]

@@ -153,7 +153,9 @@ class CompFor(Node):
 
 @dataclass(slots=True, eq=False)
 class Comp(Node):
-    """A comprehension. `kind` is "list", "set", "dict" or "gen"; `elt` is the key of a dict comprehension, `value` its value."""
+    """A comprehension. `kind` is "list", "set", "dict" or "gen"; `elt` is the key of a dict comprehension, `value` its
+    value.
+    """
 
     kind: str
     elt: Expression
@@ -187,8 +189,26 @@ class Yield(Node):
 
 
 Expression = (
-    Name | Const | JoinedStr | Attr | Subscript | Slicing | Call | BinOp | UnaryOp | BoolOp | Compare | IfExp
-    | Sequence | DictDisplay | Starred | Comp | NamedExpr | Lambda | Await | Yield
+    Name
+    | Const
+    | JoinedStr
+    | Attr
+    | Subscript
+    | Slicing
+    | Call
+    | BinOp
+    | UnaryOp
+    | BoolOp
+    | Compare
+    | IfExp
+    | Sequence
+    | DictDisplay
+    | Starred
+    | Comp
+    | NamedExpr
+    | Lambda
+    | Await
+    | Yield
 )
 
 
@@ -398,6 +418,26 @@ class ImportFrom(Node):
 
 
 Statement = (
-    ExprStmt | Assign | AnnOnly | AugAssign | For | While | If | With | Try | Match | Return | Raise | Break | Continue
-    | Pass | Scope | Delete | Assert | Import | ImportFrom | FunctionDef | ClassDef
+    ExprStmt
+    | Assign
+    | AnnOnly
+    | AugAssign
+    | For
+    | While
+    | If
+    | With
+    | Try
+    | Match
+    | Return
+    | Raise
+    | Break
+    | Continue
+    | Pass
+    | Scope
+    | Delete
+    | Assert
+    | Import
+    | ImportFrom
+    | FunctionDef
+    | ClassDef
 )

@@ -11,8 +11,12 @@ from flake8_gradtrap.interp.values import Const, Iterator, Listing, Mapping, Sym
 
 
 class Iteration(Calls):
-    def iterate(self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False) -> Results:
-        """Iterate a value: the event for a one-shot iterator and for all that it draws from; results are typical elements."""
+    def iterate(
+        self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False
+    ) -> Results:
+        """Iterate a value: the event for a one-shot iterator and for all that it draws from; results are typical
+        elements.
+        """
         record = st.record(value)
         if isinstance(record, Iterator):
             self.iterated(value, by, node, st, whole, single)
@@ -37,7 +41,11 @@ class Iteration(Calls):
                 bound = self.bind_method(*found, value, st)
                 results: Results = []
                 for inner, path in self.call_value(bound, Args(), node, st):
-                    results.extend(self.iterate(inner, by, node, path, whole) if inner != value else [(self.unknown("", "item"), path)])
+                    results.extend(
+                        self.iterate(inner, by, node, path, whole)
+                        if inner != value
+                        else [(self.unknown("", "item"), path)]
+                    )
                 return results
         if isinstance(record, Tensor):
             return [(self.make_tensor("pass", (value,), node, st, is_number=record.is_number, how="element"), st)]
@@ -51,7 +59,9 @@ class Iteration(Calls):
         return [(item_value, st)]
 
     def _param_group(self, record: Listing, st: State) -> Value:
-        params = self.new(Listing(None, self.parameter_item(record.owners, None, st), record.owners, True, stamp=st.stamp), st)
+        params = self.new(
+            Listing(None, self.parameter_item(record.owners, None, st), record.owners, True, stamp=st.stamp), st
+        )
         return self.new(Mapping(((Const.of("params"), params),), False, st.stamp), st)
 
     def parameter_item(self, owners: Owners, site: Site | None, st: State) -> Value:
@@ -62,19 +72,39 @@ class Iteration(Calls):
         return self.new(Tensor("param", (), site, True, owner=owner, how="a parameter", stamp=()), st)
 
     def iterated(
-        self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None, single: bool = False, ends: bool = False
+        self,
+        value: Value,
+        by: str,
+        node: ir.Node,
+        st: State,
+        whole: bool | None,
+        single: bool = False,
+        ends: bool = False,
     ) -> None:
         """Emit Iterated for an iterator, and for the iterators that it draws from."""
         record = st.record(value)
         if not isinstance(record, Iterator) or record.endless:
             return
-        self.emit(Iterated(self.site(node, st), self.thing(value, self._shown(node)), by, whole, single, self.through(value, st), ends), st)
+        self.emit(
+            Iterated(
+                self.site(node, st),
+                self.thing(value, self._shown(node)),
+                by,
+                whole,
+                single,
+                self.through(value, st),
+                ends,
+            ),
+            st,
+        )
         short = record.how == "`zip(…)`" and any(self._short(source, st) for source in record.sources)
         for source in record.sources:
             inner = st.record(source)
             if isinstance(inner, Iterator):
                 partial = short or record.how == "`islice(…)`"
-                self.iterated(source, by, node, st, None if partial and not self._short(source, st) else whole, single, ends)
+                self.iterated(
+                    source, by, node, st, None if partial and not self._short(source, st) else whole, single, ends
+                )
 
     @staticmethod
     def _shown(node: ir.Node) -> ir.Node:
@@ -117,10 +147,16 @@ class Iteration(Calls):
             elif isinstance(source, Tup) and source.items:
                 items.append(source.items[0])
             elif isinstance(inner, Tensor):
-                items.append(self.new(Tensor("pass", (source,), inner.site, st.mode, how="element", stamp=st.stamp), st))
+                items.append(
+                    self.new(Tensor("pass", (source,), inner.site, st.mode, how="element", stamp=st.stamp), st)
+                )
             else:
                 item = self.unknown("", "item")
-                if self.kind(source, st) == "loader" or source in self.data or (isinstance(source, Sym) and source.op == "param"):
+                if (
+                    self.kind(source, st) == "loader"
+                    or source in self.data
+                    or (isinstance(source, Sym) and source.op == "param")
+                ):
                     self.data.add(item)
                 items.append(item)
         if record.how == "`zip(…)`":
@@ -138,7 +174,11 @@ class Iteration(Calls):
         record = st.record(holder)
         kind = self.kind(holder, st)
         owners: Owners = self.leaves(holder, st) if kind in ("module", "instance", "") or record is not None else None
-        item: Value = self.parameter_item(owners, self.site(node, st), st) if "param" in method else self.unknown("module", "item")
+        item: Value = (
+            self.parameter_item(owners, self.site(node, st), st)
+            if "param" in method
+            else self.unknown("module", "item")
+        )
         if method in self.know.lists["iterators.named"]:
             item = Tup((self.unknown("name", "item"), item))
         label = self.label(node) if isinstance(node, ir.Call) else method
@@ -155,25 +195,32 @@ class Iteration(Calls):
             sources = sources[1:]
         if short == "from_iterable" and sources:
             sources = list(self.elements(sources[0], st) or sources)
-        if short == "reversed" and not any(isinstance(st.record(s), Iterator) for s in sources):
-            pass
-        if short == "iter" and len(sources) == 1:
-            if isinstance(st.record(sources[0]), Iterator):
-                return sources[0]
+        if short == "iter" and len(sources) == 1 and isinstance(st.record(sources[0]), Iterator):
+            return sources[0]
         records = [st.record(source) for source in sources]
         of_parameters = any(isinstance(r, Iterator | Listing) and r.of_parameters for r in records)
         owners = self._union([s for s in sources if not isinstance(s, Const)], st) if of_parameters else None
         endless = bool(records) and all(isinstance(r, Iterator) and r.endless for r in records)
         if short == "zip" or short == "enumerate":
-            endless = bool(records) and any(isinstance(r, Iterator) and r.endless for r in records) and len(records) == 1
+            endless = (
+                bool(records) and any(isinstance(r, Iterator) and r.endless for r in records) and len(records) == 1
+            )
         start = 0
         if short == "enumerate":
             given = args.get(1, "start")
             start = given.value if isinstance(given, Const) and isinstance(given.value, int) else 0
             sources = sources[:1]
         made = Iterator(
-            f"`{short}(…)`", tuple(sources), None, of_parameters, owners, self.site(node, st), endless=endless, start=start, stamp=st.stamp
-        )  # fmt: skip
+            f"`{short}(…)`",
+            tuple(sources),
+            None,
+            of_parameters,
+            owners,
+            self.site(node, st),
+            endless=endless,
+            start=start,
+            stamp=st.stamp,
+        )
         it = self.new(made, st)
         if not endless:
             self.emit(IteratorMade(self.site(node, st), self.thing(it, node), made.how, of_parameters), st)
@@ -185,13 +232,17 @@ class Iteration(Calls):
         values = args.pos[:1] if name in self.know.lists["iterators.consumers"] else args.pos
         results: Results = []
         if not values:
-            return [(self.new(Listing((), None, stamp=st.stamp, shape="deque" if short == "deque" else "list"), st), st)]
+            return [
+                (self.new(Listing((), None, stamp=st.stamp, shape="deque" if short == "deque" else "list"), st), st)
+            ]
         source = values[0]
         for item, path in self.iterate(source, f"`{short}`", node, st):
             results.append((self._collected(name, short, source, item, args, node, path), path))
         return results
 
-    def _collected(self, name: str, short: str, source: Value, item: Value, args: Args, node: ir.Node, st: State) -> Value:
+    def _collected(
+        self, name: str, short: str, source: Value, item: Value, args: Args, node: ir.Node, st: State
+    ) -> Value:
         record = st.record(source)
         items = self.elements(source, st)
         owners = record.owners if isinstance(record, Iterator | Listing) else None
@@ -200,7 +251,15 @@ class Iteration(Calls):
             of_parameters = isinstance(record, Iterator | Listing) and record.of_parameters
             if owners is None and items:
                 owners = self._union(items, st)
-            listing = Listing(items if short in ("list", "tuple", "deque") else None, item, owners, of_parameters, bounded, st.stamp, short)
+            listing = Listing(
+                items if short in ("list", "tuple", "deque") else None,
+                item,
+                owners,
+                of_parameters,
+                bounded,
+                st.stamp,
+                short,
+            )
             if isinstance(record, Iterator):
                 listing = Listing(None, item, owners, of_parameters, bounded, st.stamp, short)
             return self.new(listing, st)
@@ -209,12 +268,17 @@ class Iteration(Calls):
             entries = inner.items if isinstance(inner, Mapping) else ()
             return self.new(Mapping(entries, False, st.stamp), st)
         if short in ("ModuleList", "ParameterList"):
-            return self.new(Thingy("module", None, frozenset(owners) if owners else None, name, site=self.site(node, st)), st)
+            return self.new(
+                Thingy("module", None, frozenset(owners) if owners else None, name, site=self.site(node, st)), st
+            )
         if short in ("sum", "stack", "cat", "hstack", "vstack", "max", "min", "fsum"):
             parts = items if items is not None else (item,)
             parts = tuple(part for part in parts if self.provenant(part, st) or st.tensor(part) is not None)
             if parts:
-                number = all(t.is_number for part in parts if (t := st.tensor(part)) is not None) and short not in ("stack", "cat")
+                number = all(t.is_number for part in parts if (t := st.tensor(part)) is not None) and short not in (
+                    "stack",
+                    "cat",
+                )
                 op = "add" if short == "sum" else "pass"
                 return self.make_tensor(op, parts, node, st, is_number=number, how=short)
         return self.unknown(short)

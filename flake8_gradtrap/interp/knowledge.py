@@ -30,12 +30,18 @@ class Knowledge:
                         exact.setdefault(name, []).append(label)
         self._exact = exact
         self._patterns = patterns
-        self.methods: dict[str, frozenset[str]] = {key: frozenset(names) for key, names in data["tensor_methods"].items()}
-        self.method_role: dict[str, str] = {name: key for key, names in data["tensor_methods"].items() for name in names}
+        self.methods: dict[str, frozenset[str]] = {
+            key: frozenset(names) for key, names in data["tensor_methods"].items()
+        }
+        self.method_role: dict[str, str] = {
+            name: key for key, names in data["tensor_methods"].items() for name in names
+        }
         self.protocol: list[tuple[str, frozenset[str]]] = [
             (kind, frozenset(needed)) for kind, groups in data["protocol"].items() for needed in groups
         ]
-        self.names: list[tuple[str, re.Pattern[str]]] = [(kind, re.compile(text)) for kind, text in data["names"].items()]
+        self.names: list[tuple[str, re.Pattern[str]]] = [
+            (kind, re.compile(text)) for kind, text in data["names"].items()
+        ]
 
     @lru_cache(maxsize=20_000)  # noqa: B019 - one instance lives as long as the process
     def canonical(self, name: str) -> str:

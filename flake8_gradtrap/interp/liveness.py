@@ -15,7 +15,9 @@ _NONE: Names = frozenset()
 
 @cache
 def _children(kind: type[ir.Node]) -> tuple[str, ...]:
-    return tuple(part.name for part in fields(kind) if part.name not in ("cst", "unit", "lower_body", "_body", "mentions"))
+    return tuple(
+        part.name for part in fields(kind) if part.name not in ("cst", "unit", "lower_body", "_body", "mentions")
+    )
 
 
 def reads(part: Any) -> set[str]:
@@ -29,7 +31,8 @@ def reads(part: Any) -> set[str]:
         elif isinstance(current, ir.FunctionDef):
             found |= current.mentions
         elif isinstance(current, ir.Node):
-            stack.extend(getattr(current, name) for name in _children(type(current)))
+            kind: Any = type(current)
+            stack.extend(getattr(current, name) for name in _children(kind))
         elif isinstance(current, tuple):
             stack.extend(current)
     return found
@@ -71,7 +74,9 @@ class Liveness:
     def _before(self, node: ir.Statement, out: Names, context: _Context) -> Names:
         if isinstance(node, ir.Assign):
             killed = {name for target in node.targets for name in _bound(target)}
-            inner = {name for target in node.targets if not isinstance(target, ir.Name) for name in reads(target)} - killed
+            inner = {
+                name for target in node.targets if not isinstance(target, ir.Name) for name in reads(target)
+            } - killed
             return (out - killed) | reads(node.value) | inner
         if isinstance(node, ir.If):
             yes, no = self._block(node.body, out, context), self._block(node.orelse, out, context)
@@ -81,18 +86,26 @@ class Liveness:
         if isinstance(node, ir.With):
             inside = self._block(node.body, out, context)
             targets = {name for item in node.items if item.target is not None for name in _bound(item.target)}
-            return (inside - targets) | reads(tuple(item.value for item in node.items)) | reads(tuple(i.target for i in node.items if i.target))
+            return (
+                (inside - targets)
+                | reads(tuple(item.value for item in node.items))
+                | reads(tuple(i.target for i in node.items if i.target))
+            )
         if isinstance(node, ir.Try):
             final = self._block(node.final, out, context)
             handlers = final
             for handler in node.handlers:
                 handlers |= self._block(handler.body, final, context)
             orelse = self._block(node.orelse, final, context)
-            return self._block(node.body, orelse | handlers, replace(context, always=context.always | handlers)) | handlers
+            return (
+                self._block(node.body, orelse | handlers, replace(context, always=context.always | handlers)) | handlers
+            )
         if isinstance(node, ir.Match):
             inside = out
             for case in node.cases:
-                inside |= self._block(case.body, out, context) | (reads(case.guard) if case.guard is not None else set())
+                inside |= self._block(case.body, out, context) | (
+                    reads(case.guard) if case.guard is not None else set()
+                )
             return inside | reads(node.subject)
         if isinstance(node, ir.Return):
             return frozenset(reads(node.value)) if node.value is not None else _NONE

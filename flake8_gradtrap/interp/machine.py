@@ -21,9 +21,12 @@ from flake8_gradtrap.source import TopLevel
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
 
-ONE_SHOT_NAMES = frozenset({"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"})
+ONE_SHOT_NAMES = frozenset(
+    {"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"}
+)
 _TRAINING = frozenset(
-    "backward manual_backward zero_grad clip_grad_norm_ clip_grad_value_ GradScaler parameters named_parameters optimizer no_grad".split()
+    "backward manual_backward zero_grad clip_grad_norm_ clip_grad_value_ GradScaler parameters named_parameters "
+    "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
@@ -43,10 +46,13 @@ class Tally:
 class Machine(Methods):
     """Runs a file: its module level, then every function and class that matters and that nothing has entered yet."""
 
-    def __init__(self, module: Module, rules: Sequence[type[Rule]], words: frozenset[str], budget: int = ROOT_BUDGET) -> None:
+    def __init__(
+        self, module: Module, rules: Sequence[type[Rule]], words: frozenset[str], budget: int = ROOT_BUDGET
+    ) -> None:
         super().__init__(module, rules, budget)
         self.words = words
-        self.root_words = frozenset(word for rule in rules for word in (rule.words if rule.roots is None else rule.roots))
+        roots = (rule.words if rule.roots is None else rule.roots for rule in rules)
+        self.root_words = frozenset(word for words_of_rule in roots for word in words_of_rule)
         self.rules = rules
         self.tally = Tally()
         self.base = State()
@@ -62,7 +68,7 @@ class Machine(Methods):
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
                 if value.ident not in self.entered:
-                    self._guarded(lambda value=value: self._function(value))  # type: ignore[misc]
+                    self._guarded(lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
         if any(rule.code == "GTR103" for rule in self.rules):
@@ -97,11 +103,12 @@ class Machine(Methods):
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
-        return not mentions.isdisjoint(self.root_words) or not (mentions.isdisjoint(_PROMISES) or mentions.isdisjoint(self.words))
+        promising = not mentions.isdisjoint(_PROMISES) and not mentions.isdisjoint(self.words)
+        return promising or not mentions.isdisjoint(self.root_words)
 
     @staticmethod
     def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:
-        """Definitions that no other definition mentions come first: what they call is entered with its real arguments."""
+        """Definitions that no other definition mentions come first: what they call is entered with real arguments."""
         mentioned: set[str] = set()
         for part in parts:
             mentioned |= part.mentions - {part.name}
@@ -151,7 +158,9 @@ class Machine(Methods):
             for part in codes:
                 following: list[State] = []
                 for path in ran:
-                    following.extend(end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise")
+                    following.extend(
+                        end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise"
+                    )
                 ran = self.merger.merge(following)
                 if part is not codes[-1] and ran:
                     self.base = ran[0].fork()
@@ -161,7 +170,9 @@ class Machine(Methods):
         if self._guarded(work) and ran:
             self.base = ran[0].fork()
         self.base.mem = {}
-        self.base.conds = {key: value for key, value in self.base.conds.items() if isinstance(key, tuple) and key[0] == "captured"}
+        self.base.conds = {
+            key: value for key, value in self.base.conds.items() if isinstance(key, tuple) and key[0] == "captured"
+        }
         self.base.mode = True
         self.base.stamp = ()
         self.base.frames = (Frame(0),)
@@ -194,7 +205,9 @@ class Machine(Methods):
         of_parameters = "param" in param.name
         item = self.parameter_item(None, site, st) if of_parameters else None
         it = self.new(Iterator(f"the argument `{param.name}`", (), item, of_parameters, None, site), st)
-        self.emit(IteratorMade(site, Thing(it, param.name), f"the argument `{param.name}`", of_parameters, assumed=True), st)
+        self.emit(
+            IteratorMade(site, Thing(it, param.name), f"the argument `{param.name}`", of_parameters, assumed=True), st
+        )
         return it
 
     def root(self, func: Func, st: State, assumed: bool = False) -> list[State]:
@@ -213,7 +226,11 @@ class Machine(Methods):
         """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in ("forward", "training_step", "__init__"):
+        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in (
+            "forward",
+            "training_step",
+            "__init__",
+        ):
             return True
         return True if "loss" in node.name else None
 
@@ -250,7 +267,9 @@ class Machine(Methods):
             if id(method) in self.entered or method.name == "__init__":
                 continue
             for start in starts:
-                self._guarded(lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start))  # type: ignore[misc]
+                self._guarded(
+                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
+                )
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -264,10 +283,14 @@ class Machine(Methods):
                         found.append((method, base))
         return found
 
-    def _methods_callers_first(self, methods: Sequence[tuple[ir.FunctionDef, Class]]) -> list[tuple[ir.FunctionDef, Class]]:
+    def _methods_callers_first(
+        self, methods: Sequence[tuple[ir.FunctionDef, Class]]
+    ) -> list[tuple[ir.FunctionDef, Class]]:
         relevant = [pair for pair in methods if self._starts(pair[0].mentions)]
         names = {method.name for method, _ in relevant}
-        callers = [pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"]
+        callers = [
+            pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"
+        ]
         everything = callers + relevant
         called = {name for method, _ in everything for name in method.mentions - {method.name}}
         return [p for p in everything if p[0].name not in called] + [p for p in everything if p[0].name in called]
@@ -297,7 +320,11 @@ class Machine(Methods):
     def _definition_side(self, func: Func | None, method: tuple[ir.FunctionDef, Class] | None) -> None:
         """Run a function as if its caller had handed it a one-shot iterator: only GTR103 listens then."""
         node = func.node if func is not None else method[0] if method is not None else None
-        if not isinstance(node, ir.FunctionDef) or node.is_generator or not any(_may_be_one_shot(param) for param in node.params):
+        if (
+            not isinstance(node, ir.FunctionDef)
+            or node.is_generator
+            or not any(_may_be_one_shot(param) for param in node.params)
+        ):
             return
         self.assumed_runs = True
         try:
@@ -308,7 +335,12 @@ class Machine(Methods):
                 bound = self.bind_method(*method, instance, st)
             if isinstance(bound, Func):
                 target = bound
-                self._guarded(lambda: [self.emit(RunEnded(Site(node)), path) for path in self.root(target, st, assumed=True)])
+
+                def work() -> None:
+                    for path in self.root(target, st, assumed=True):
+                        self.emit(RunEnded(Site(node)), path)
+
+                self._guarded(work)
         finally:
             self.assumed_runs = False
 
@@ -327,5 +359,3 @@ def _may_be_one_shot(param: ir.Param) -> bool:
 def _last(codes: Sequence[TopLevel]) -> ir.Node:
     statements = codes[-1].slice.statements
     return statements[-1] if statements else ir.Pass()
-
-

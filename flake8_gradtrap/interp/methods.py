@@ -21,23 +21,52 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.torch_model import TorchModel
-from flake8_gradtrap.interp.values import FALSE, NONE, TRUE, Api, Const, Func, Iterator, Listing, Mapping, Ref, Super, Sym, Tensor, Thingy, Tup, Value
+from flake8_gradtrap.interp.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    Api,
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Ref,
+    Super,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
 
 _QUIET = frozenset(
-    "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print add_scalar add_scalars log_metrics "
-    "set_description set_postfix format join split keys items values get copy get_last_lr set_epoch write add_image add_histogram".split()
+    "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
+    "add_scalar add_scalars log_metrics set_description set_postfix format join split keys items values get copy "
+    "get_last_lr set_epoch write add_image add_histogram".split()
 )
 
 
 class Methods(TorchModel):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         kind = self.kind(receiver, st)
+        if name == "backward" and kind == "const":
+            raise Dead  # a placeholder that is still to be written
         if isinstance(receiver, Super):
             kind = self.class_kind(receiver.owner)
             receiver = receiver.receiver
-        if name in self.know.lists["iterators.of_parameters"] and kind in ("module", "", "instance", "ema") and self._holds_parameters(receiver, st):
+        if (
+            name in self.know.lists["iterators.of_parameters"]
+            and kind in ("module", "", "instance", "ema")
+            and self._holds_parameters(receiver, st)
+        ):
             return [(self.make_parameters(receiver, name, node, st), st)]
-        handed = bool(args.pos) and args.pos[0] != receiver and isinstance(receiver, Sym) and st.tensor(args.pos[0]) is not None
+        handed = (
+            bool(args.pos)
+            and args.pos[0] != receiver
+            and isinstance(receiver, Sym)
+            and st.tensor(args.pos[0]) is not None
+        )
         if name == "backward" and args.pos and (kind != "tensor" or handed):
             self._engine_backward(receiver, kind, args, node, st)
             return [(NONE, st)]
@@ -111,8 +140,17 @@ class Methods(TorchModel):
             if name.startswith("__"):
                 return None
             if tensor is not None and tensor.op == "call":
-                return [(self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)]
-            return [(self.make_tensor("op", (receiver, *self._operands_of(args, st)), node, st, how="." + name, saves=True), st)]
+                return [
+                    (self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)
+                ]
+            return [
+                (
+                    self.make_tensor(
+                        "op", (receiver, *self._operands_of(args, st)), node, st, how="." + name, saves=True
+                    ),
+                    st,
+                )
+            ]
         number = tensor is not None and tensor.is_number
         if role == "readout":
             if number:
@@ -124,7 +162,9 @@ class Methods(TorchModel):
         if role == "detach":
             value = self.make_tensor("detach", (receiver,), node, st, is_number=number, how=f".{name}()")
             if name == "detach_" and isinstance(receiver, Ref) and tensor is not None:
-                st.replace(receiver, replace(st.heap[value.oid], parents=(self.new(tensor, st),)))  # type: ignore[call-arg]
+                made = st.heap[value.oid]
+                assert isinstance(made, Tensor)
+                st.replace(receiver, replace(made, parents=(self.new(tensor, st),)))
                 return [(receiver, st)]
             return [(value, st)]
         if role == "hard":
@@ -132,19 +172,26 @@ class Methods(TorchModel):
         if role == "clears":
             return [(self.make_tensor("leaf", (), node, st, how=name), st)]
         if role in ("add", "sub", "mul", "div") and args.pos:
-            value = self.binary({"add": "+", "sub": "-", "mul": "*", "div": "/"}[role], receiver, args.pos[0], node, st)
-            if name.endswith("_") and isinstance(receiver, Ref) and isinstance(value, Ref) and tensor is not None:
-                new = st.heap[value.oid]
+            result = self.binary(
+                {"add": "+", "sub": "-", "mul": "*", "div": "/"}[role], receiver, args.pos[0], node, st
+            )
+            if name.endswith("_") and isinstance(receiver, Ref) and isinstance(result, Ref) and tensor is not None:
+                new = st.heap[result.oid]
                 if isinstance(new, Tensor):
                     old = self.new(tensor, st)
                     parents = tuple(old if part == receiver else part for part in new.parents)
                     st.replace(receiver, replace(new, parents=parents, stamp=tensor.stamp))
                 return [(receiver, st)]
-            return [(value, st)]
+            return [(result, st)]
         if name in ("max", "min", "topk", "sort") and (args.pos or args.kw):
             values = self.make_tensor("pass", (receiver,), node, st, how=f".{name}()")
             return [(Tup((values, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
-        if name == "to" and args.pos and isinstance(args.pos[0], Api) and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool"):
+        if (
+            name == "to"
+            and args.pos
+            and isinstance(args.pos[0], Api)
+            and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool")
+        ):
             return [(self.make_tensor("hard", (receiver,), node, st, how=".to()"), st)]
         return [(self.make_tensor("pass", (receiver,), node, st, is_number=number, how=f".{name}()"), st)]
 
@@ -154,9 +201,14 @@ class Methods(TorchModel):
         if name == "zero_":
             self.emit(Cleared(self.site(node, st), None, owners), st)
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
-            in_clip = any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames)
+            in_clip = any(
+                frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames
+            )
             rescales = name != "clamp_" and not in_clip
-            self.emit(Clipped(self.site(node, st), self.thing(receiver, node), f"`.grad.{name}`", owners, rescales=rescales), st)
+            self.emit(
+                Clipped(self.site(node, st), self.thing(receiver, node), f"`.grad.{name}`", owners, rescales=rescales),
+                st,
+            )
         elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
             return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
         elif name == "item":
@@ -169,7 +221,9 @@ class Methods(TorchModel):
         create = args.kw.get("create_graph", FALSE)
         if retain_value is None:
             retain_value = create
-        retain: bool | None = bool(retain_value.value) if isinstance(retain_value, Const) else self.truth(retain_value, st)
+        retain: bool | None = (
+            bool(retain_value.value) if isinstance(retain_value, Const) else self.truth(retain_value, st)
+        )
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
@@ -181,7 +235,9 @@ class Methods(TorchModel):
         if not scaled and (graph.unknown or wrapped):
             scaled = None
         scaler = self.thing(graph.scaler) if graph.scaler is not None else None
-        shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) and not wrapped else None
+        shown = (
+            node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) and not wrapped else None
+        )
         self.emit(
             Backpropagated(
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
@@ -204,14 +260,24 @@ class Methods(TorchModel):
         graph = self.provenance(st).graph(loss)
         graph.reaches.add(loss)
         thing = self.thing(loss)
-        event = Backpropagated(self.site(node, st), thing, frozenset(graph.reaches), retains=None, terms=self.provenance(st).terms(loss), opaque=True, scaled=None)
+        event = Backpropagated(
+            self.site(node, st),
+            thing,
+            frozenset(graph.reaches),
+            retains=None,
+            terms=self.provenance(st).terms(loss),
+            opaque=True,
+            scaled=None,
+        )
         self.emit(event, st)
         self.escape([receiver], node, st, "backward")
 
     # -- optimizers and scalers ---------------------------------------------------------------------------------------
 
     def on_optimizer(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
-        thing = self.thing(receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None)
+        thing = self.thing(
+            receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+        )
         owners = self.owners(receiver, st)
         if name == "step":
             closure = args.get(0, "closure")
@@ -240,13 +306,19 @@ class Methods(TorchModel):
             if name == "step" and args.pos:
                 return self.on_optimizer(args.pos[0], "step", Args(args.pos[1:]), node, st)
             return [(self.unknown(name), st)]
-        scaler = self.thing(receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None)
+        scaler = self.thing(
+            receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+        )
         site = self.site(node, st)
         if name == "scale" and args.pos:
             if self.elements(args.pos[0], st) is not None:
                 return [(self.unknown("scaled"), st)]
             return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
-        if name in ("unscale_", "step", "unscale") and args.pos and (name != "step" or self.kind(args.pos[0], st) in ("optimizer", "")):
+        if (
+            name in ("unscale_", "step", "unscale")
+            and args.pos
+            and (name != "step" or self.kind(args.pos[0], st) in ("optimizer", ""))
+        ):
             shown = node.args[0].value if isinstance(node, ir.Call) and node.args else None
             optimizer, owners = self.thing(args.pos[0], shown), self.owners(args.pos[0], st)
             if name == "step":
@@ -266,13 +338,35 @@ class Methods(TorchModel):
             params = args.get(1, "optimizer") if name == "clip_gradients" else args.get(0, "parameters")
             self.clip(params, None, name, node, st, rescales=True)
             return [(self.make_tensor("leaf", (), node, st, how="norm"), st)]
-        if name in ("prepare", "setup", "prepare_model", "setup_module", "setup_dataloaders", "prepare_optimizer", "setup_optimizers"):
+        if name in (
+            "prepare",
+            "setup",
+            "prepare_model",
+            "setup_module",
+            "setup_dataloaders",
+            "prepare_optimizer",
+            "setup_optimizers",
+        ):
             return [(args.pos[0] if len(args.pos) == 1 else Tup(tuple(args.pos)), st)]
         if name in ("unwrap_model",):
             return [(args.pos[0] if args.pos else self.unknown(), st)]
-        if name in ("accumulate", "autocast", "no_sync", "no_backward_sync", "main_process_first", "print", "log", "wait_for_everyone", "save_state"):
+        if name in (
+            "accumulate",
+            "autocast",
+            "no_sync",
+            "no_backward_sync",
+            "main_process_first",
+            "print",
+            "log",
+            "wait_for_everyone",
+            "save_state",
+        ):
             return [(self.unknown(name), st)]
-        if name in ("gather", "gather_for_metrics", "reduce", "all_reduce", "all_gather") and args.pos and st.tensor(args.pos[0]) is not None:
+        if (
+            name in ("gather", "gather_for_metrics", "reduce", "all_reduce", "all_gather")
+            and args.pos
+            and st.tensor(args.pos[0]) is not None
+        ):
             return [(self.make_tensor("leaf", (), node, st, how=name), st)]
         return None
 
@@ -286,10 +380,20 @@ class Methods(TorchModel):
             if name == "requires_grad_":
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             return [(receiver, st)]
-        if name in ("state_dict", "load_state_dict", "register_buffer", "add_module", "register_parameter", "no_sync", "named_modules"):
+        if name in (
+            "state_dict",
+            "load_state_dict",
+            "register_buffer",
+            "add_module",
+            "register_parameter",
+            "no_sync",
+            "named_modules",
+        ):
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
-            self.emit(Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st)
+            self.emit(
+                Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st
+            )
             return [(self.unknown(name), st)]
         if name in ("step", "train_batch", "train_step", "optimize_parameters", "fit", "update"):
             return None
@@ -334,7 +438,9 @@ class Methods(TorchModel):
         label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
         if name in ("append", "appendleft", "add", "insert") and args.pos:
             value = args.pos[-1]
-            items = (*record.items, value) if record.items is not None and len(record.items) < 8 and name != "add" else None
+            items = (
+                (*record.items, value) if record.items is not None and len(record.items) < 8 and name != "add" else None
+            )
             owners = record.owners if record.items is None else self._union(items or (), st)
             st.replace(receiver, replace(record, items=items, item=value, owners=owners))
             self._keep(receiver, value, name, args, node, st, label)
@@ -343,7 +449,11 @@ class Methods(TorchModel):
             results: Results = []
             for item, path in self.iterate(args.pos[0], f"`{name}`", node, st):
                 inner = self.elements(args.pos[0], path)
-                items = (*record.items, *inner) if record.items is not None and inner is not None and len(inner) < 8 else None
+                items = (
+                    (*record.items, *inner)
+                    if record.items is not None and inner is not None and len(inner) < 8
+                    else None
+                )
                 owners = self._union([v for v in (receiver, args.pos[0]) if self.elements(v, path) != ()], path)
                 path.replace(receiver, replace(record, items=items, item=item, owners=owners))
                 for part in inner if inner is not None else (item,):
@@ -355,22 +465,26 @@ class Methods(TorchModel):
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
             return [(NONE, st)]
         if name in ("pop", "popleft"):
-            item = record.items[-1] if record.items else record.item
+            last = record.items[-1] if record.items else record.item
             st.replace(receiver, replace(record, items=None))
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
-            return [(item if item is not None else self.unknown("", "item"), st)]
+            return [(last if last is not None else self.unknown("", "item"), st)]
         if name == "copy":
             return [(self.new(replace(record, stamp=st.stamp), st), st)]
         return [(self.unknown(name), st)]
 
-    def _keep(self, container: Value, value: Value, name: str, args: Args, node: ir.Node, st: State, label: str) -> None:
+    def _keep(
+        self, container: Value, value: Value, name: str, args: Args, node: ir.Node, st: State, label: str
+    ) -> None:
         shown = node.args[-1].value if isinstance(node, ir.Call) and node.args else node
         record = st.record(value)
         parts = value.items if isinstance(value, Tup) else (value,)
         if isinstance(record, Mapping):
             parts = tuple(item for _, item in record.items)
         for part in parts:
-            if self.is_tensor(part, st) and not (t := st.tensor(part)) is None or (isinstance(part, Sym) and self.kind(part, st) == "tensor"):
+            if (self.is_tensor(part, st) and (t := st.tensor(part)) is not None) or (
+                isinstance(part, Sym) and self.kind(part, st) == "tensor"
+            ):
                 if t is not None and t.is_number:
                     continue
                 self.stored(container, part, st, shown, name, label)
@@ -383,7 +497,14 @@ class Methods(TorchModel):
             parts: tuple[Value, ...] = tuple(
                 Tup(pair) if name == "items" else pair[0] if name == "keys" else pair[1] for pair in pairs
             )
-            return [(self.new(Listing(parts if record.closed else None, parts[0] if parts else None, stamp=st.stamp), st), st)]
+            return [
+                (
+                    self.new(
+                        Listing(parts if record.closed else None, parts[0] if parts else None, stamp=st.stamp), st
+                    ),
+                    st,
+                )
+            ]
         if name in ("get", "pop", "setdefault") and args.pos:
             for key, value in record.items:
                 if key == args.pos[0]:

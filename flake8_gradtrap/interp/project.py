@@ -90,13 +90,17 @@ class Module:
         return found
 
     def names_that_matter(self, words: frozenset[str]) -> frozenset[str]:
-        """The functions and methods of this file that mention one of the words, or each other; `forward` and dunders aside."""
+        """The functions and methods of this file that mention one of the words, or each other; `forward` and dunders
+        aside.
+        """
         if words not in self._matter:
             mentions: dict[str, set[str]] = {}
             for part in self.source.toplevel:
                 for node in part.nodes:
                     for inner in ast.walk(node) if part.kind in ("function", "class") else ():
-                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("__"):
+                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith(
+                            "__"
+                        ):
                             text = self.source.text_of(inner.lineno, inner.end_lineno or inner.lineno)
                             mentions.setdefault(inner.name, set()).update(identifiers(text) - {inner.name})
             mentions.pop("forward", None)
@@ -141,8 +145,9 @@ class Module:
 
     def resolve(self, module: str, attribute: str | None, level: int) -> Value:
         """The value of `from module import attribute` (or `import module`): of the project if it is there."""
-        if attribute is not None and not level and knowledge().names_exactly(name := knowledge().canonical(f"{module}.{attribute}")):
-            return Api(name)  # the library itself is the project: what the table says of it is more than its source shows
+        name = knowledge().canonical(f"{module}.{attribute}")
+        if attribute is not None and not level and knowledge().names_exactly(name):
+            return Api(name)  # the library itself is the project: the table says more than its source shows
         target = self.project.find(module, level, self.path)
         if attribute is None:
             return ProjectModule(target, target.path) if target is not None else Api(knowledge().canonical(module))
@@ -159,7 +164,8 @@ class Module:
 class Project:
     """The files that a run may read: those to which the imports of the checked file resolve, below the project's root.
 
-    `read` is False for text without a place (standard input without a name, a text from elsewhere): nothing is read then.
+    `read` is False for text without a place (standard input without a name, a text from elsewhere): nothing is read
+    then.
     """
 
     def __init__(self, read: bool = True) -> None:

@@ -27,7 +27,7 @@ class Provenance:
         self._history: dict[Value, bool | None] = {}
 
     def history(self, value: Value, guess: bool = False) -> bool | None:
-        """Whether a value carries a gradient. With `guess`, what was computed by unknown code from a live value does."""
+        """Whether a value carries a gradient. With `guess`, what unknown code made of a live value does."""
         if guess:
             sure = self.history(value)
             return True if sure is None and self._guess(value, 0) else sure
@@ -126,7 +126,9 @@ class Provenance:
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
-        picks = tensor.how in ("unpacked", "element", "[key]") or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
+        picks = tensor.how in ("unpacked", "element", "[key]") or (
+            tensor.how.startswith(".") and not tensor.how.endswith(")")
+        )
         if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
             return None
         source = self.state.tensor(tensor.parents[0])
@@ -146,10 +148,11 @@ class Provenance:
                 parts.setdefault((term.cut, term.site.node), replace(term, whole=whole))
         for value in self.ancestors(loss):
             tensor = self.state.tensor(value)
-            if tensor is not None and tensor.op == "readout" and tensor.site is not None and tensor.parents:
-                if inner_op(self.state, tensor.parents[0]) == "param":
-                    term = Term("readout", tensor.site, tensor.how, True, False, True)
-                    parts.setdefault(("readout", tensor.site.node), term)
+            if tensor is None or tensor.op != "readout" or tensor.site is None or not tensor.parents:
+                continue
+            if inner_op(self.state, tensor.parents[0]) == "param":
+                term = Term("readout", tensor.site, tensor.how, True, False, True)
+                parts.setdefault(("readout", tensor.site.node), term)
         return tuple(parts.values())
 
     def _terms(self, value: Value, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
@@ -203,7 +206,9 @@ class Provenance:
         tensor = self.state.tensor(value)
         if tensor is None:
             return self.history(value) is True
-        return tensor.op in ("param", "forward") or (tensor.op not in CUTS and any(self._trainable(parent) for parent in tensor.parents))
+        return tensor.op in ("param", "forward") or (
+            tensor.op not in CUTS and any(self._trainable(parent) for parent in tensor.parents)
+        )
 
     def _sum(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
         live_leaves: set[Value] = set()
@@ -219,7 +224,8 @@ class Provenance:
             beside_live = len(tensor.parents) > 1 and any(
                 other is not parent and self.history(other, guess=True) for other in tensor.parents
             )
-            target = tensor.op == "sub" and parent == tensor.parents[-1] and self.history(tensor.parents[0]) is not False
+            subtracted = tensor.op == "sub" and parent == tensor.parents[-1]
+            target = subtracted and self.history(tensor.parents[0]) is not False
             for term in self._terms(parent, additive, seen, depth + 1):
                 if target and term.cut in ("detach", "no_grad"):
                     continue  # what is subtracted from a live value is its target
@@ -240,7 +246,11 @@ class Provenance:
     def _factor(self, value: Value) -> bool:
         """Whether a factor may carry a gradient: what it is multiplied with is then a coefficient, not a term."""
         if isinstance(value, Sym):
-            return value in self.likely or value.op in ("call", "item", "entry") or bool(self.state.conds.get(("live", value)))
+            return (
+                value in self.likely
+                or value.op in ("call", "item", "entry", "member")
+                or bool(self.state.conds.get(("live", value)))
+            )
         return self.history(value) is not False
 
     def ancestors(self, value: Value) -> set[Value]:

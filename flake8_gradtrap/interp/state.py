@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flake8_gradtrap.events import Site
-from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Record, Ref, Stamp, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import (
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Record,
+    Ref,
+    Stamp,
+    Sym,
+    Tensor,
+    Tup,
+    Value,
+)
 
 MANY = 8
 """So many paths are followed side by side; more are merged by force, and what they disagree on becomes unknown."""
@@ -39,7 +52,9 @@ class State:
         self.changed: dict[int, Record] = {}
         """The records that were replaced since they were made: all in which the heaps of two paths can differ."""
         self.overlay: dict[Value, dict[Hashable, Value]] = {}
-        """Attributes and elements that were written, for each holder by name (or key). The inner dicts are never changed."""
+        """Attributes and elements that were written, for each holder by name (or key). The inner dicts are never
+        changed.
+        """
         self.mem: dict[str, dict[Hashable, Any]] = {}
         """What each rule remembers on this path, by its code. The inner dicts are never changed."""
         self.conds: dict[Hashable, Any] = {}
@@ -161,7 +176,11 @@ _MISSING = Const("<missing>", str)
 
 def _plain(value: Value) -> bool:
     """Whether two paths may disagree on this value without losing more than a number, a string or an unknown."""
-    return value is _MISSING or isinstance(value, Sym) or (isinstance(value, Const) and value.type not in (bool, type(None)))
+    return (
+        value is _MISSING
+        or isinstance(value, Sym)
+        or (isinstance(value, Const) and value.type not in (bool, type(None)))
+    )
 
 
 class Merger:
@@ -254,7 +273,11 @@ class Merger:
 
     @staticmethod
     def _differences(
-        where: str, key: Any, mine: dict[Any, Value], theirs: dict[Any, Value], out: list[tuple[str, Any, Hashable, Value, Value]]
+        where: str,
+        key: Any,
+        mine: dict[Any, Value],
+        theirs: dict[Any, Value],
+        out: list[tuple[str, Any, Hashable, Value, Value]],
     ) -> None:
         for name, x in mine.items():
             y = theirs.get(name, _MISSING)
@@ -273,7 +296,13 @@ class Merger:
         if one is not None and two is not None:
             oid = self.fresh()
             merged.heap[oid] = Tensor(
-                "phi", (x, y), one.site, one.mode, one.is_number and two.is_number, how=one.how, stamp=max(one.stamp, two.stamp)
+                "phi",
+                (x, y),
+                one.site,
+                one.mode,
+                one.is_number and two.is_number,
+                how=one.how,
+                stamp=max(one.stamp, two.stamp),
             )
             return Ref(oid)
         return Sym("joined", (self.fresh(),), name if isinstance(name, str) else "")

@@ -23,7 +23,22 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.state import SOME, State, collect
-from flake8_gradtrap.interp.values import NONE, TRUE, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Tensor, Thingy, Tup, Value
+from flake8_gradtrap.interp.values import (
+    NONE,
+    TRUE,
+    Class,
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Ref,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
 
 _NAMELESS = frozenset({"call", "item", "entry", "derived"})
 """Unknowns that are called what the program binds them to."""
@@ -164,7 +179,12 @@ class Statements(Expressions):
     def empty(self, value: Value, node: ir.Node, st: State) -> None:
         record = st.record(value)
         if isinstance(record, Listing) and isinstance(value, Ref):
-            st.replace(value, Listing(None, record.item, record.owners, record.of_parameters, record.bounded, record.stamp, record.shape))
+            st.replace(
+                value,
+                Listing(
+                    None, record.item, record.owners, record.of_parameters, record.bounded, record.stamp, record.shape
+                ),
+            )
         self.emit(Emptied(self.site(node, st), self.thing(value)), st)
 
     def exec_Import(self, node: ir.Import, st: State) -> list[End]:
@@ -194,8 +214,7 @@ class Statements(Expressions):
     def define(self, node: ir.FunctionDef, st: State) -> Value:
         """The function value of a definition, with the gradient mode that its decorators set."""
         frame = st.frame
-        func = Func(node, id(node), self.current_module(st), (frame.env, *frame.closure))
-        return func
+        return Func(node, id(node), self.current_module(st), (frame.env, *frame.closure))
 
     def exec_ClassDef(self, node: ir.ClassDef, st: State) -> list[End]:
         frame = st.frame
@@ -258,7 +277,8 @@ class Statements(Expressions):
             elif st.tensor(value) is not None:
                 element = self.make_tensor("pass", (value,), node, st, how="unpacked")
             else:
-                element = Sym("item", (value, place), part.id if isinstance(part, ir.Name) else "")
+                whole = value if isinstance(value, Sym) else self.unknown()
+                element = Sym("item", (whole, place), part.id if isinstance(part, ir.Name) else "")
                 if value in self.likely:
                     self.likely.add(element)
                 if value in self.data:
@@ -275,7 +295,9 @@ class Statements(Expressions):
                 self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
             else:
                 owners = self.owners(base, st) or frozenset()
-                self.escape([base, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand")
+                self.escape(
+                    [base, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand"
+                )
             return
         if name == "requires_grad" and is_tensor:
             if value == TRUE:
@@ -312,41 +334,70 @@ class Statements(Expressions):
             return
         self.emit(GradientForced(self.site(node, st), Thing(value, how.partition(".")[0]), how, history), st)
         if isinstance(value, Ref) and history is False:
-            st.replace(value, Tensor("forced", (self.new(tensor, st),), self.site(node, st), True, how=how, stamp=st.stamp))
+            st.replace(
+                value, Tensor("forced", (self.new(tensor, st),), self.site(node, st), True, how=how, stamp=st.stamp)
+            )
 
     def computed(self, value: Value, st: State) -> bool:
         """Whether a value was computed from something trainable (not an input that is being made a leaf)."""
         provenance = self.provenance(st)
         for part in provenance.ancestors(value):
             tensor = st.tensor(part)
-            if tensor is not None and (tensor.op in ("forward", "call", "param") or (tensor.op == "op" and _is_loss(tensor.how))):
+            if tensor is not None and (
+                tensor.op in ("forward", "call", "param") or (tensor.op == "op" and _is_loss(tensor.how))
+            ):
                 return True
             if part in self.likely:
                 return True
         return False
 
-    def _set_item(self, base: Value, index: Value, value: Value, st: State, node: ir.Node, target: ir.Subscript) -> None:
+    def _set_item(
+        self, base: Value, index: Value, value: Value, st: State, node: ir.Node, target: ir.Subscript
+    ) -> None:
         old = st.attr(base, index)
         record = st.record(base)
         if isinstance(record, Tensor) and isinstance(base, Ref):
             # Written in place: the tensor has now the history of what was written, too.
             before = self.new(record, st)
-            st.replace(base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=record.stamp))
+            st.replace(
+                base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=record.stamp)
+            )
             return
         if isinstance(record, Mapping) and isinstance(base, Ref):
             if old is None:
                 old = next((item for key, item in record.items if key == index), None)
             entries = tuple((key, item) for key, item in record.items if key != index)
-            st.replace(base, Mapping((*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp, record.default))
+            st.replace(
+                base,
+                Mapping(
+                    (*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp, record.default
+                ),
+            )
         elif isinstance(record, Listing) and isinstance(base, Ref):
             items = list(record.items) if record.items is not None else None
-            if items is not None and isinstance(index, Const) and isinstance(index.value, int) and -len(items) <= index.value < len(items):
+            if (
+                items is not None
+                and isinstance(index, Const)
+                and isinstance(index.value, int)
+                and -len(items) <= index.value < len(items)
+            ):
                 items[index.value] = value
                 known: tuple[Value, ...] | None = tuple(items)
             else:
                 known = None
                 st.set_attr(base, index, value)
-            st.replace(base, Listing(known, record.item if known is not None else None, None, record.of_parameters, record.bounded, record.stamp, record.shape))
+            st.replace(
+                base,
+                Listing(
+                    known,
+                    record.item if known is not None else None,
+                    None,
+                    record.of_parameters,
+                    record.bounded,
+                    record.stamp,
+                    record.shape,
+                ),
+            )
         else:
             st.set_attr(base, index, value)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
@@ -356,7 +407,7 @@ class Statements(Expressions):
     # -- what outlives an iteration -----------------------------------------------------------------------------------
 
     def outlived_loop(self, stamp: Any, st: State) -> Any:
-        """The outermost running loop of which an earlier iteration (or the time before it) made a thing; None if none."""
+        """The outermost running loop of which an earlier iteration (or the time before) made a thing; None if none."""
         for place, (loop, iteration) in enumerate(st.stamp):
             if place >= len(stamp) or stamp[place][0] != loop:
                 return loop
@@ -366,8 +417,8 @@ class Statements(Expressions):
 
     def _watch_total(self, old: Value | None, value: Value, total: Thing, st: State, node: ir.Node) -> None:
         """Emit Accumulated where a value extends one from an earlier iteration."""
-        if old is None or old == value or not st.stamp:
-            return
+        if old is None or old == value or not st.stamp or st.mode is False:
+            return  # a sum under no_grad holds no graph, whatever is added
         before, after = st.tensor(old), st.tensor(value)
         if before is None or after is None:
             return
@@ -389,7 +440,9 @@ class Statements(Expressions):
 
     @staticmethod
     def _carried_loop(stamp: Any, st: State) -> Any:
-        """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this one."""
+        """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this
+        one.
+        """
         for place, (loop, iteration) in enumerate(st.stamp):
             if place >= len(stamp) or stamp[place][0] != loop:
                 return None
@@ -405,7 +458,13 @@ class Statements(Expressions):
         if isinstance(node, ir.Assign) and isinstance(node.value, ir.BinOp) and node.value.op == "+":
             targets = {target.id for target in node.targets if isinstance(target, ir.Name)}
             left = node.value.left
-            return node.value.right if isinstance(left, ir.Name) and left.id in targets else left if targets else node.value
+            return (
+                node.value.right
+                if isinstance(left, ir.Name) and left.id in targets
+                else left
+                if targets
+                else node.value
+            )
         return node
 
     def made_by(self, value: Value, st: State) -> tuple[Any, ...]:
@@ -429,9 +488,9 @@ class Statements(Expressions):
         record = st.record(container)
         if record is None:
             root = container
-            while isinstance(root, Sym) and root.op in ("entry", "attr") and isinstance(root.args[0], Value):
+            while isinstance(root, Sym) and root.op in ("entry", "attr", "member") and isinstance(root.args[0], Value):
                 root = root.args[0]
-            if isinstance(root, Sym) and root.op not in ("param", "global", "attr"):
+            if isinstance(root, Sym) and root.op not in ("param", "global", "attr", "member"):
                 return  # it may have been made in this iteration
             record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
@@ -442,11 +501,18 @@ class Statements(Expressions):
         provenance = self.provenance(st)
         self.emit(
             Stored(
-                self.site(node, st), self.thing(value, node), Thing(container, label), by, provenance.history(value), loop, bounded,
-                self.made_by(value, st), frozenset(provenance.graph(value).reaches),
+                self.site(node, st),
+                self.thing(value, node),
+                Thing(container, label),
+                by,
+                provenance.history(value),
+                loop,
+                bounded,
+                self.made_by(value, st),
+                frozenset(provenance.graph(value).reaches),
             ),
             st,
-        )  # fmt: skip
+        )
 
     # -- branches -----------------------------------------------------------------------------------------------------
 
@@ -517,9 +583,9 @@ class Statements(Expressions):
             paths = following
         ends: list[End] = []
         for path, mode in paths:
-            for after, signal, value in self.exec_block(node.body, path):
+            for after, signal, returned in self.exec_block(node.body, path):
                 after.mode = mode
-                ends.append((after, signal, value))
+                ends.append((after, signal, returned))
         return ends
 
     # -- loops --------------------------------------------------------------------------------------------------------
@@ -535,7 +601,9 @@ class Statements(Expressions):
     def exec_While(self, node: ir.While, st: State) -> list[End]:
         return self._loop(node, None, None, st, False)
 
-    def _loop(self, node: ir.For | ir.While, source: Value | None, item: Value | None, st: State, leaves: bool) -> list[End]:
+    def _loop(
+        self, node: ir.For | ir.While, source: Value | None, item: Value | None, st: State, leaves: bool
+    ) -> list[End]:
         """Run the body twice, so that the second iteration sees what the first one left behind."""
         loop = id(node)
         ends: list[End] = []
@@ -608,7 +676,14 @@ class Statements(Expressions):
             del env[name]
 
     def iterated(
-        self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None, single: bool = False, ends: bool = False
+        self,
+        value: Value,
+        by: str,
+        node: ir.Node,
+        st: State,
+        whole: bool | None,
+        single: bool = False,
+        ends: bool = False,
     ) -> None:
         raise NotImplementedError
 
@@ -635,7 +710,7 @@ class Statements(Expressions):
 
     @staticmethod
     def _was_last(st: State, before: dict[Any, Any]) -> bool:
-        """Whether this path has assumed, in the iteration that ends, that it is the last one: `i + 1 == len(loader)`."""
+        """Whether this path assumed, in the iteration that ends, that it is the last one: `i + 1 == len(loader)`."""
         for test, fact in st.conds.items():
             if fact is True and test not in before and isinstance(test, tuple) and test[0] == "truth":
                 symbol = test[1]
@@ -664,7 +739,8 @@ def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:
         if isinstance(statement, ir.With) and _leaves_early(statement.body):
             return True
         if isinstance(statement, ir.Try) and any(
-            _leaves_early(part) for part in (statement.body, statement.orelse, statement.final, *(h.body for h in statement.handlers))
+            _leaves_early(part)
+            for part in (statement.body, statement.orelse, statement.final, *(h.body for h in statement.handlers))
         ):
             return True
     return False

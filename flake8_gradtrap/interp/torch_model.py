@@ -38,12 +38,28 @@ from flake8_gradtrap.interp.values import (
 )
 
 _PURE = frozenset(
-    "builtins.isinstance builtins.hasattr builtins.callable builtins.issubclass builtins.len builtins.bool builtins.str "
-    "builtins.abs builtins.round builtins.type builtins.id torch.cuda.is_available torch.is_tensor torch.distributed.is_initialized "
-    "torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr inspect.isgenerator torch.is_grad_enabled "
-    "inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
+    "builtins.isinstance builtins.hasattr builtins.callable builtins.issubclass builtins.len builtins.bool "
+    "builtins.str builtins.abs builtins.round builtins.type builtins.id torch.cuda.is_available torch.is_tensor "
+    "torch.distributed.is_initialized torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr "
+    "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
-_HARMLESS = ("builtins.", "os.", "logging.", "time.", "json.", "math.", "random.", "numpy.", "wandb.", "pathlib.", "shutil.", "sys.", "matplotlib.", "torch.save", "torch.distributed.")
+_HARMLESS = (
+    "builtins.",
+    "os.",
+    "logging.",
+    "time.",
+    "json.",
+    "math.",
+    "random.",
+    "numpy.",
+    "wandb.",
+    "pathlib.",
+    "shutil.",
+    "sys.",
+    "matplotlib.",
+    "torch.save",
+    "torch.distributed.",
+)
 
 
 class TorchModel(Iteration):
@@ -62,7 +78,11 @@ class TorchModel(Iteration):
         if "iterators.consumers" in roles and (short not in ("max", "min") or len(args.pos) == 1):
             return self.consume(name, args, node, st)
         for prefix, handler in _HANDLERS:
-            if prefix in roles and (prefix != "makes.module" or short[:1].isupper() or short.startswith(("from_", "create_", "load", "resnet"))):
+            if prefix in roles and (
+                prefix != "makes.module"
+                or short[:1].isupper()
+                or short.startswith(("from_", "create_", "load", "resnet"))
+            ):
                 value = handler(self, name, args, node, st)
                 if value is not None:
                     return [(value, st)]
@@ -80,13 +100,22 @@ class TorchModel(Iteration):
         if name == "collections.defaultdict":
             lists = bool(args.pos) and isinstance(args.pos[0], Api) and args.pos[0].name == "builtins.list"
             return [(self.new(Mapping((), False, st.stamp, lists), st), st)]
-        if name in ("builtins.max", "builtins.min") and (operands := self._operands_of(args, st)) and any(st.tensor(o) is not None for o in operands):
+        if (
+            name in ("builtins.max", "builtins.min")
+            and (operands := self._operands_of(args, st))
+            and any(st.tensor(o) is not None for o in operands)
+        ):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
         if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
             st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
             return [(NONE, st)]
-        if name == "builtins.getattr" and len(args.pos) >= 2 and isinstance(args.pos[1], Const) and isinstance(args.pos[1].value, str):
+        if (
+            name == "builtins.getattr"
+            and len(args.pos) >= 2
+            and isinstance(args.pos[1], Const)
+            and isinstance(args.pos[1].value, str)
+        ):
             return self.get_attr(args.pos[0], args.pos[1].value, node, st)
         if name == "copy.deepcopy" and args.pos:
             return [(self._copied(args.pos[0], st), st)]
@@ -103,7 +132,9 @@ class TorchModel(Iteration):
             return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
         if name == "torch.load":
             return [(self.unknown("loaded"), st)]
-        if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (name.startswith("torch.") and name.count(".") == 1):
+        if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
+            name.startswith("torch.") and name.count(".") == 1
+        ):
             return [(self._operation(name, args, node, st), st)]
         return [(self._unseen(name, args, node, st), st)]
 
@@ -139,15 +170,23 @@ class TorchModel(Iteration):
             return self.unknown()
         record = st.record(args.pos[0])
         if name == "torch.is_tensor":
-            return Sym("pure " + name, tuple(args.pos)) if record is None else Const.of(isinstance(record, Tensor) and not record.is_number)
+            return (
+                Sym("pure " + name, tuple(args.pos))
+                if record is None
+                else Const.of(isinstance(record, Tensor) and not record.is_number)
+            )
         if name == "inspect.isgenerator":
-            return Const.of(isinstance(record, Iterator)) if record is not None else Sym("pure " + name, tuple(args.pos))
+            return (
+                Const.of(isinstance(record, Iterator)) if record is not None else Sym("pure " + name, tuple(args.pos))
+            )
         tests = args.pos[1].items if len(args.pos) > 1 and isinstance(args.pos[1], Tup) else args.pos[1:2]
         names = {test.name.rpartition(".")[2] for test in tests if isinstance(test, Api)}
         if record is None or len(names) != len(tests):
             return Sym("pure " + name, tuple(args.pos))
         if isinstance(record, Iterator):
-            return Const.of(bool(names & {"Iterator", "Generator", "Iterable", "GeneratorType", "filter", "map", "zip", "chain"}))
+            return Const.of(
+                bool(names & {"Iterator", "Generator", "Iterable", "GeneratorType", "filter", "map", "zip", "chain"})
+            )
         if isinstance(record, Listing):
             return Const.of(bool(names & {"list", "tuple", "Sequence", "Iterable", "Sized", "Collection", "set"}))
         if isinstance(record, Tensor) and not record.is_number and names == {"Tensor"}:
@@ -175,7 +214,9 @@ class TorchModel(Iteration):
         owners = self.owners(params, st)
         if params is not None:
             self._consume_groups(params, short, node, st)
-        optimizer = self.new(Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st)
+        optimizer = self.new(
+            Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st
+        )
         self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners), st)
         return optimizer
 
@@ -206,7 +247,7 @@ class TorchModel(Iteration):
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = args.kw.get("reduction", NONE)
-        return self._make("lossfn", name, args, node, st, flag=False if reduction == Const.of("none") else True)
+        return self._make("lossfn", name, args, node, st, flag=reduction != Const.of("none"))
 
     def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
@@ -238,7 +279,7 @@ class TorchModel(Iteration):
         else:
             given = args.get(0, "mode")
             flag = self.truth(given, st) if given is not None else None
-            of_model = isinstance(given, Sym) and given.op == "attr" and given.name == "training"
+            of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
             if given is not None and not isinstance(given, Const) and (flag is None or of_model):
                 flag = st.mode
             made = self.new(Thingy("context", flag=flag, what=name), st)
@@ -255,7 +296,9 @@ class TorchModel(Iteration):
         self.clip(params, limit, name.rpartition(".")[2], node, st)
         return self.make_tensor("leaf", (), node, st, how="norm")
 
-    def clip(self, params: Value | None, limit: Value | None, by: str, node: ir.Node, st: State, rescales: bool = False) -> None:
+    def clip(
+        self, params: Value | None, limit: Value | None, by: str, node: ir.Node, st: State, rescales: bool = False
+    ) -> None:
         """Gradients of `params` are clipped: the iterator is consumed, then the clip acts."""
         if params is None:
             return
@@ -264,15 +307,31 @@ class TorchModel(Iteration):
         if isinstance(record, Iterator):
             self.iterated(params, f"`{by}`", node, st, True)
         infinite = isinstance(limit, Const) and limit.value == float("inf")
-        infinite = infinite or (isinstance(limit, Api) and limit.name.endswith(".inf")) or (isinstance(limit, Sym) and limit.name == "inf")
+        infinite = (
+            infinite
+            or (isinstance(limit, Api) and limit.name.endswith(".inf"))
+            or (isinstance(limit, Sym) and limit.name == "inf")
+        )
         scaled = limit is not None and self._mentions_scale(limit, st)
-        self.emit(Clipped(self.site(node, st), self.thing(params, shown), by, self.owners(params, st), infinite, rescales or scaled), st)
+        self.emit(
+            Clipped(
+                self.site(node, st),
+                self.thing(params, shown),
+                by,
+                self.owners(params, st),
+                infinite,
+                rescales or scaled,
+            ),
+            st,
+        )
 
     def _mentions_scale(self, value: Value, st: State, depth: int = 0) -> bool:
         if depth > 5:
             return False
         if isinstance(value, Sym):
-            return "scale" in value.name or any(self._mentions_scale(a, st, depth + 1) for a in value.args if isinstance(a, Value))
+            return "scale" in value.name or any(
+                self._mentions_scale(a, st, depth + 1) for a in value.args if isinstance(a, Value)
+            )
         tensor = st.tensor(value)
         return tensor is not None and any(self._mentions_scale(parent, st, depth + 1) for parent in tensor.parents)
 
@@ -280,7 +339,11 @@ class TorchModel(Iteration):
         loss = args.get(0, "tensors")
         if loss is not None:
             parts = self.elements(loss, st)
-            whole = self.make_tensor("add", parts, node, st, how="backward") if parts and len(parts) > 1 else (parts or (loss,))[0]
+            whole = (
+                self.make_tensor("add", parts, node, st, how="backward")
+                if parts and len(parts) > 1
+                else (parts or (loss,))[0]
+            )
             self.backward(whole, Args([], args.kw), node, st)
         return NONE
 
@@ -343,7 +406,8 @@ class TorchModel(Iteration):
         source = args.get(0, "data")
         short = name.removeprefix("torch.")
         forced = args.kw.get("requires_grad") == TRUE
-        if source is None or (len(args.pos) > 1 and name != "torch.tensor"):  # several arguments of a constructor are sizes
+        sizes = len(args.pos) > 1 and name != "torch.tensor"  # several arguments of a constructor are sizes
+        if source is None or sizes:
             return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
         parts = self.elements(source, st)
         several = parts is not None or isinstance(st.record(source), Listing)
@@ -367,7 +431,15 @@ class TorchModel(Iteration):
             computed = any(self.computed(part, st) for part in inner)
             if computed:
                 value = self.make_tensor("forced", inner, node, st, how=f"{name}(…, requires_grad=True)", mode=True)
-                self.emit(GradientForced(self.site(node, st), Thing(value, self.label(self._shown(node))), f"{name}(…, requires_grad=True)", False), st)
+                self.emit(
+                    GradientForced(
+                        self.site(node, st),
+                        Thing(value, self.label(self._shown(node))),
+                        f"{name}(…, requires_grad=True)",
+                        False,
+                    ),
+                    st,
+                )
                 return value
             return self.make_tensor("param", inner, node, st, how=short)
         arrays = name == "torch.from_numpy" or any(self._is_array(part, st) for part in operands)
@@ -382,7 +454,8 @@ class TorchModel(Iteration):
                 certain = [part for part in operands if not arrays and self._surely_tensor(part, st)]
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
-                self.emit(Rewrapped(self.site(node, st), source_thing, self.thing(value), how, history, several, arrays), st)
+                made = self.thing(value)
+                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays), st)
         return value
 
     def _surely_tensor(self, value: Value, st: State, depth: int = 0) -> bool:
@@ -407,9 +480,10 @@ class TorchModel(Iteration):
 
     def _wrappable(self, value: Value, st: State) -> bool:
         for test, fact in st.conds.items():
-            if fact is False and isinstance(test, tuple) and test[0] == "truth" and isinstance(test[1], Sym):
-                if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
-                    return False
+            if fact is not False or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
+                continue
+            if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
+                return False
         return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
 
     def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -419,9 +493,15 @@ class TorchModel(Iteration):
             return self.make_tensor("leaf", (), node, st)
         trainable = args.get(1, "requires_grad") == TRUE
         if not trainable:
-            return source if st.tensor(source) is not None else self.make_tensor("pass", (source,), node, st, how="Variable")
+            return (
+                source
+                if st.tensor(source) is not None
+                else self.make_tensor("pass", (source,), node, st, how="Variable")
+            )
         if self.computed(unread(st, source), st) or source in self.likely:
-            value = self.make_tensor("forced", (unread(st, source),), node, st, how="Variable(…, requires_grad=True)", mode=True)
+            value = self.make_tensor(
+                "forced", (unread(st, source),), node, st, how="Variable(…, requires_grad=True)", mode=True
+            )
             thing = Thing(value, self.label(self._shown(node)))
             self.emit(GradientForced(self.site(node, st), thing, "Variable(…, requires_grad=True)", False), st)
             return value

@@ -1,8 +1,8 @@
 """Abstract values: what names, attributes and elements hold in the abstract run.
 
-A value is immutable and hashable. Whatever has an identity and can change (a tensor, a list, an optimizer, an instance) is
-a `Ref` to a record on the heap of a path (`state.State.heap`). What is not known is a `Sym`: it has an identity too, so that
-two conditions on the same unknown agree, and it is typed by what the program calls it and does with it.
+A value is immutable and hashable. Whatever has an identity and can change (a tensor, a list, an optimizer, an instance)
+is a `Ref` to a record on the heap of a path (`state.State.heap`). What is not known is a `Sym`: it has an identity too,
+so that two conditions on the same unknown agree, and it is typed by what the program calls it and does with it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FALSE = Const.of(False)
 
 
 class Sym(Value):
-    """An unknown with an identity: how it came to be (`op`), from what (`args`). `name` is what the program calls it."""
+    """An unknown with an identity: how it came to be (`op`), from what (`args`). `name`: what the program calls it."""
 
     __slots__ = ("_hash", "args", "name", "op")
 
@@ -92,7 +92,7 @@ class Api(Value):
 
 @dataclass(frozen=True, slots=True)
 class Func(Value):
-    """A visible function: its definition, the module and the environments that it closes over, and its bound receiver."""
+    """A visible function: its definition, the module and environments that it closes over, and its receiver."""
 
     node: FunctionDef | Lambda = field(compare=False)
     ident: int
@@ -140,12 +140,12 @@ Stamp = tuple[tuple[int, int], ...]
 class Tensor:
     """A tensor, or a number with a tensor's provenance: one operation of the provenance graph.
 
-    `op`: "leaf" (made without history), "data" (from outside), "param", "forward", "add", "sub", "neg", "mul", "div", "op"
-    (any other differentiable operation), "pass" (a view, a cast, a reduction), "scale" (by a gradient scaler), "phi" (one of
-    several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad" (an accumulated
-    gradient), and the cuts "readout", "detach", "rewrap", "forced".
-    `mode`: whether gradients were recorded. `is_number`: a Python or NumPy value. `owner`: the module of a forward, the
-    scaler of a scale. `how`: what the program wrote. `saves`: it saves tensors for backward.
+    `op`: "leaf" (made without history), "data" (from outside), "param", "forward", "add", "sub", "neg", "mul", "div",
+    "op" (any other differentiable operation), "pass" (a view, a cast, a reduction), "scale" (by a gradient scaler),
+    "phi" (one of several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad"
+    (an accumulated gradient), and the cuts "readout", "detach", "rewrap", "forced". `mode`: whether gradients were
+    recorded. `is_number`: a Python or NumPy value. `owner`: the module of a forward, the scaler of a scale. `how`: what
+    the program wrote. `saves`: it saves tensors for backward.
     """
 
     op: str
@@ -184,7 +184,7 @@ class Iterator:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A list, set, deque or re-iterable view. `items`: its elements if all are known; `item`: a typical element else."""
+    """A list, set, deque or re-iterable view. `items`: its elements if all are known, else `item`: a typical one."""
 
     items: tuple[Value, ...] | None = None
     item: Value | None = None
@@ -210,7 +210,8 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class Thingy:
-    """Any other object: `kind` is "instance", "module", "optimizer", "scaler", "scheduler", "context", "lossfn", "loader", …
+    """Any other object: `kind` is "instance", "module", "optimizer", "scaler", "scheduler", "context", "lossfn",
+    "loader", …
 
     `cls`: its visible class. `owners`: for an optimizer, whose parameters it has. `what`: the API that made it.
     `flag`: for a scaler False when it is literally disabled; for a context the gradient mode that it sets.
