@@ -418,7 +418,8 @@ class Calls(Statements):
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
         if self.merger.narrow and self.idle.get(func.ident, 0) >= OFTEN:
-            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+            name = self._called(node).rpartition(".")[2]
+            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
         if func.ident in self.stalled:
             return self._out_of_sight(args, node, st)
         if self._steps_through(func):
@@ -448,6 +449,8 @@ class Calls(Statements):
         finally:
             self.limit = limit
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
+        if not all(self.provenance(path).history(value, guess=True) for value, path in results):
+            self.plain.add(func.ident)
         return results
 
     def matters(self, func: Func, args: Args, st: State) -> bool:

@@ -196,6 +196,8 @@ class Core:
         """Helpers that took too many steps."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
+        self.plain: set[int] = set()
+        """Helpers whose results did not carry a gradient in some call."""
         self.acts = 0
         """How many things were done to gradients so far."""
         self.assumed_runs = False
