@@ -418,7 +418,8 @@ class Calls(Statements):
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
         if self.merger.narrow and self.idle.get(func.ident, 0) >= OFTEN:
-            return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+            name = self._called(node).rpartition(".")[2]
+            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
         if func.ident in self.stalled:
             return self._out_of_sight(args, node, st)
         if self._steps_through(func):
@@ -448,6 +449,8 @@ class Calls(Statements):
         finally:
             self.limit = limit
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
+        if not all(self.provenance(path).history(value, guess=True) for value, path in results):
+            self.plain.add(func.ident)
         return results
 
     def matters(self, func: Func, args: Args, st: State) -> bool:
@@ -464,9 +467,17 @@ class Calls(Statements):
         given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
         if any(isinstance(st.record(arg), Iterator) for arg in given) or len(node.mentions) <= SHORT:
             return True
-        if not any(self._trains(arg, st) for arg in given):
+        if not any(self._trains(arg, st) for arg in (*given, *self._free(func, st))):
             return False
+        if node.name == "__init__":
+            return True  # it keeps what it is given
         return bool(node.mentions & self.entry_words or node.mentions & func.module.names_that_matter(self.entry_words))
+
+    def _free(self, func: Func, st: State) -> list[Value]:
+        """The values of the names that a function takes from the functions around it, and from the module that is run."""
+        mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
+        envs = (*func.closure, 0) if func.module is self.module else func.closure
+        return [env[name] for number in envs for env in [st.envs.get(number, {})] for name in mentions & env.keys()]
 
     def _trains(self, value: Value, st: State) -> bool:
         """Whether a value, or an attribute of a visible instance, takes part in training."""

@@ -184,12 +184,20 @@ class Core:
         """Functions that were run by a visible call (or as a root)."""
         self.merger = Merger(self.fresh)
         self.liveness: dict[int, Liveness] = {}
+        self.runs = 0
+        """How many roots were run so far."""
+        self.at = 0
+        """The statement or expression that is evaluated, by its identity."""
+        self.born: dict[tuple[Hashable, ...], list[int]] = {}
+        """The identities of objects, by where they are made and what they are then."""
         self.limit: float = math.inf
         """The step at which the innermost helper is left."""
         self.stalled: set[int] = set()
         """Helpers that took too many steps."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
+        self.plain: set[int] = set()
+        """Helpers whose results did not carry a gradient in some call."""
         self.acts = 0
         """How many things were done to gradients so far."""
         self.assumed_runs = False
@@ -207,7 +215,14 @@ class Core:
         return self.counter
 
     def new(self, record: Record, st: State) -> Ref:
-        oid = self.fresh()
+        """A new object. Two paths that make the same thing at the same place name it alike, and can merge afterwards."""
+        birth = (self.runs, self.at, tuple([id(frame.call.node) for frame in st.frames if frame.call is not None]), record)
+        for oid in (names := self.born.setdefault(birth, [])):
+            if oid not in st.heap:
+                break
+        else:
+            oid = self.fresh()
+            names.append(oid)
         st.heap[oid] = record
         return Ref(oid)
 

@@ -53,6 +53,7 @@ class Expressions(Core):
 
     def eval(self, node: ir.Expression, st: State) -> Results:
         self.tick()
+        self.at = id(node)
         method: Callable[[Any, State], Results] | None = getattr(self, "eval_" + type(node).__name__, None)
         if method is None:
             return [(self.unknown(), st)]

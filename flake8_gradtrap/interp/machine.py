@@ -129,6 +129,7 @@ class Machine(Methods):
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
         self.steps = 0
+        self.runs += 1
         self.merger.narrow = self.merger.single = False
         self.idle.clear()
         self.limit = math.inf

@@ -81,6 +81,7 @@ class Provenance:
         """Everything that a backward from this value walks."""
         graph = Graph()
         parted: set[Value] = set()
+        unseen: set[Value] = set()  # what unseen code was given: its result need not have gone through that
         stack = [(value, False)]
         while stack and len(graph.reaches) < _LIMIT:
             current, inside = stack.pop()  # inside: within a module whose output counts as a whole
@@ -105,7 +106,9 @@ class Provenance:
             whole = self._whole(tensor)
             if whole is not None:
                 parted.add(whole)
-            if self.history(current) is True and (tensor.saves or whole is not None) and current not in parted:
+            if current in unseen:
+                unseen.update(tensor.parents)
+            elif self.history(current) is True and (tensor.saves or whole is not None) and current not in parted:
                 graph.frees.add(current)
             if tensor.op == "forward" and tensor.owner is not None:
                 if not inside:
@@ -120,6 +123,7 @@ class Provenance:
                 graph.scaler = tensor.owner
             if tensor.op == "call":
                 graph.unknown = True
+                unseen.update(tensor.parents)
                 graph.incomplete = graph.incomplete or current in self.likely
             stack.extend((part, inside) for part in tensor.parents)
         return graph

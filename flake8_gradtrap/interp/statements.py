@@ -85,6 +85,7 @@ class Statements(Expressions):
 
     def exec(self, node: ir.Statement, st: State) -> list[End]:
         self.tick()
+        self.at = id(node)
         method: Callable[[Any, State], list[End]] = getattr(self, "exec_" + type(node).__name__)
         try:
             return method(node, st)
