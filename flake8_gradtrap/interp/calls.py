@@ -474,7 +474,7 @@ class Calls(Statements):
         return bool(node.mentions & self.entry_words or node.mentions & func.module.names_that_matter(self.entry_words))
 
     def _free(self, func: Func, st: State) -> list[Value]:
-        """The values of the names that a function takes from the functions around it, and from the module that is run."""
+        """The values of the names that a function takes from those around it, and from the module that is run."""
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         envs = (*func.closure, 0) if func.module is self.module else func.closure
         return [env[name] for number in envs for env in [st.envs.get(number, {})] for name in mentions & env.keys()]
