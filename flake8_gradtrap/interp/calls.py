@@ -356,9 +356,12 @@ class Calls(Statements):
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
         mode = None if st.mode and self.frozen(module, st) else st.mode
-        return self.make_tensor(
+        output = self.make_tensor(
             "forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode
         )
+        if any(isinstance(arg, Sym) and arg.op in ("joined", "member") for arg in args.all()):
+            self.likely.add(output)  # what came in may be another module's: its owners are not all known
+        return output
 
     def _called(self, node: ir.Node) -> str:
         return self.label(node.func) if isinstance(node, ir.Call) else ""
@@ -619,8 +622,10 @@ class Calls(Statements):
             entries = (
                 [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
             )
+            history = self.provenance(st).history
             for part in [*values, *entries]:
-                st.set_attr(part, "made by", Sym("sites", (site,)))
+                if history(part):
+                    st.set_attr(part, "made by", Sym("sites", (site,)))
         by = self.promise(func, st)
         if by and values:
             provenance = self.provenance(st)

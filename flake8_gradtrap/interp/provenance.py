@@ -111,6 +111,7 @@ class Provenance:
             elif self.history(current) is True and (tensor.saves or whole is not None) and current not in parted:
                 graph.frees.add(current)
             if tensor.op == "forward" and tensor.owner is not None:
+                graph.incomplete = graph.incomplete or current in self.likely
                 if not inside:
                     graph.owners.add(tensor.owner)
                 if tensor.mode:  # else it is frozen, or run without gradients
