@@ -42,6 +42,8 @@ _SHORT = 2000
 _BREAK = re.compile(r"\r\n?|\n")
 _FEED = re.compile(r"[ \t\f]*\f")
 _CONTINUED = re.compile(rb"[ \t\f;]*\\[\r\n]+")
+_BLOCKS = ("body", "orelse", "handlers", "cases", "finalbody")
+"""The fields in which `ast` keeps statements, or what holds statements."""
 _KEYWORDS = frozenset(keyword.kwlist)
 _WORD = re.compile(r"[^\W\d]\w*")
 _QUOTED = [rf"{quote * 3}(?:[^{quote}\\]|\\.|{quote}(?!{quote * 2}))*+{quote * 3}" for quote in "'\""]
@@ -219,6 +221,20 @@ class SourceFile:
         if nodes:
             result.append(TopLevel(self, kind, nodes, first, last))
         return tuple(result)
+
+    @cached_property
+    def functions(self) -> dict[str, frozenset[str]]:
+        """For each name of a function or method (nested ones too), what its definitions mention besides that name."""
+        found: dict[str, frozenset[str]] = {}
+        waiting: list[ast.AST] = list(self.tree.body)
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                mentions = identifiers(self.text_of(node.lineno, node.end_lineno or node.lineno)) - {node.name}
+                found[node.name] = found.get(node.name, frozenset()) | mentions
+            for block in _BLOCKS:
+                waiting.extend(getattr(node, block, ()))
+        return found
 
     def _end(self, node: ast.stmt) -> int:
         """The last line of a statement: a backslash may make it longer than `ast` says."""

@@ -147,6 +147,17 @@ def train(model, loader, criterion, optimizer, scaler, amp, clip):
             optimizer.step()
 """
 twins("and", AND.format(condition="amp and not clip", mark="  # GTR301"), AND.format(condition="amp and clip", mark=""))
+OR = """
+def setup(model, frozen, quiet):
+    params = model.parameters()
+    if frozen or quiet:
+        print(sum(p.numel() for p in params))
+    if {condition}:
+        return None
+    return Adam(params){mark}
+"""
+twins("or", OR.format(condition="frozen", mark="  # GTR101"), OR.format(condition="quiet or frozen", mark=""))
+
 ATTRIBUTE = """
 def train(args, model, loader, criterion, optimizer, scaler):
     for x, y in loader:
@@ -661,6 +672,25 @@ twins(
     GENERATOR.format(again="trainable(model)", mark=""),
 )
 
+KEYWORDS = """
+def setup(*, model, trained, limit):
+    optimizer = Adam(trained)
+    print(type(model), limit)
+    return optimizer
+
+
+def main(model):
+    params = model.parameters()
+    optimizer = setup(model=model, limit=1.0, trained={trained})
+    clip_grad_norm_(params, 1.0){mark}
+    return optimizer
+"""
+twins(
+    "keyword arguments",
+    KEYWORDS.format(trained="params", mark="  # GTR101"),
+    KEYWORDS.format(trained="model.parameters()", mark=""),
+)
+
 twins(
     "a star argument uses up an iterator",
     """
@@ -675,6 +705,24 @@ twins(
         stacked = torch.cat([*params])
         return Adam(params), stacked
     """,
+)
+
+SPREAD = """
+def setup(model, trained):
+    print(type(model))
+    return Adam(trained)
+
+
+def main(model):
+    params = {params}
+    both = (model, params)
+    named = {{"trained": params, "model": model}}
+    return setup(*both), setup(**named){mark}
+"""
+twins(
+    "arguments through star and double star",
+    SPREAD.format(params="model.parameters()", mark="  # GTR101"),
+    SPREAD.format(params="list(model.parameters())", mark=""),
 )
 
 twins(
@@ -804,6 +852,22 @@ twins(
         decayed = [p for name, p in params.items() if name.endswith("weight")]
         plain = [p for name, p in params.items() if name.endswith("bias")]
         return SGD([{"params": decayed, "weight_decay": 0.1}, {"params": plain}], lr=0.1)
+    """,
+)
+
+twins(
+    "a comprehension keeps its names to itself",
+    """
+    def setup(models):
+        params = models[0].parameters()
+        groups = [list(params) for model in models]  # GTR101
+        return Adam(groups[0])
+    """,
+    """
+    def setup(models):
+        params = models[0].parameters()
+        groups = [list(params) for params in [model.parameters() for model in models]]
+        return Adam(params), groups
     """,
 )
 
@@ -1111,7 +1175,7 @@ def train(model, loader, criterion, optimizer):
 """
 twins(
     "unknown is innocent: an optimizer that code out of sight has in its hands",
-    UNSEEN.format(what="len(x)", mark="  # GTR501"),
+    UNSEEN.format(what="loss.item()", mark="  # GTR501"),
     UNSEEN.format(what="optimizer", mark=""),
 )
 

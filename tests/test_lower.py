@@ -58,7 +58,7 @@ def expression(text: str) -> str:
         ("'''a\r\nb''' '' u\"\"", "'a\\nb'"),
         ("b'a\\xff' rb'\\x'", "b'a\\xff\\\\x'"),
         ("'\\d'", "'\\\\d'"),
-        ("''''a'''", "\"'a\""),
+        ("''''a'''", '"\'a"'),
         ("f'a{b}{c!r:>{d}.{e}}{f=}'", "JoinedStr([b, c, d, e, f])"),
         ("f'a'", "JoinedStr()"),
         ("'a' f'{b}' 'c' f'{d}'", "JoinedStr([b, d])"),

@@ -462,6 +462,9 @@ class Core:
         things = []
         for value in values:
             for part in self.reachable(value, st, attributes=True):
+                tensor = st.tensor(part)
+                if tensor is not None and tensor.is_number:
+                    continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
                     things.append(Thing(part, getattr(part, "name", "")))
         if things:
@@ -480,6 +483,9 @@ class Core:
     # -- provided by the other parts of the machine -------------------------------------------------------------------
 
     def eval(self, node: ir.Expression, st: State) -> Results:
+        raise NotImplementedError
+
+    def again(self, item: Value, st: State) -> Value:
         raise NotImplementedError
 
     def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[tuple[State, str, Value | None]]:

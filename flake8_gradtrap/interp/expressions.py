@@ -10,6 +10,7 @@ from typing import Any
 from flake8_gradtrap.events import Iterated, IteratorMade, ReadOut
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Dead, Results
+from flake8_gradtrap.interp.liveness import reads
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -383,14 +384,27 @@ class Expressions(Core):
             yes, no = self.branch(test.operand, st)
             return no, yes
         if isinstance(test, ir.BoolOp):
+            whole = self._as_value(test, st)
+            known = None if whole is None else self.truth(whole, st)
             yes, no = self.branch(test.left, st)
             going, ending = (yes, no) if test.op == "and" else (no, yes)
             further = [self.branch(test.right, path) for path in going]
             all_yes = [path for pair in further for path in pair[0]]
             all_no = [path for pair in further for path in pair[1]]
             if test.op == "and":
-                return self.merger.merge(all_yes), self.merger.merge(all_no + ending)
-            return self.merger.merge(all_yes + ending), self.merger.merge(all_no)
+                all_no += ending
+            else:
+                all_yes += ending
+            if known is True and all_yes:
+                all_no = []
+            elif known is False and all_no:
+                all_yes = []
+            if whole is not None:  # paths that hold it for different reasons merge, and still know that it holds
+                for path in all_yes:
+                    self.assume(whole, True, path)
+                for path in all_no:
+                    self.assume(whole, False, path)
+            return self.merger.merge(all_yes), self.merger.merge(all_no)
         trues: list[State] = []
         falses: list[State] = []
         for value, path in self.eval(test, st):
@@ -398,6 +412,26 @@ class Expressions(Core):
             trues += yes
             falses += no
         return trues, falses
+
+    def _as_value(self, test: ir.Expression, st: State) -> Sym | None:
+        """A condition as one unknown, equal for equal conditions of equal values; None if it may do more than look."""
+        if isinstance(test, ir.BoolOp):
+            left, right = self._as_value(test.left, st), self._as_value(test.right, st)
+            if left is None or right is None:
+                return None
+            if test.op == "and":  # not (not a or not b)
+                return _negated(Sym("or", (_alternatives(_negated(left)) | _alternatives(_negated(right)),)))
+            return Sym("or", (_alternatives(left) | _alternatives(right),))
+        if isinstance(test, ir.UnaryOp) and test.op == "not":
+            inner = self._as_value(test.operand, st)
+            return None if inner is None else _negated(inner)
+        if not _only_looks(test):
+            return None
+        try:
+            results = self.eval(test, st.fork())
+        except Dead:
+            return None
+        return results[0][0] if len(results) == 1 and isinstance(results[0][0], Sym) else None
 
     def split(self, value: Value, st: State) -> tuple[list[State], list[State]]:
         """The paths on which a value is true, and those on which it is false."""
@@ -611,6 +645,9 @@ class Expressions(Core):
                         bound = self.assign(node.fors[0].target, part, after, node)[0]
                         extra, after = self.eval(node.elt, bound)[0]
                         values.append(extra)
+                elif self._draws(node, saved, after):
+                    for again in self._scope(node, self.again(item, after), after)[:1]:
+                        _, after = self.eval(node.elt, again)[0]
                 after.envs[frame.env] = dict(saved)
                 owners = self._inherited_owners(source, values, after)
                 record = after.record(source)
@@ -624,6 +661,13 @@ class Expressions(Core):
                 )
                 results.append((self.new(listing, after), after))
         return results
+
+    @staticmethod
+    def _draws(node: ir.Comp, env: dict[str, Value], st: State) -> bool:
+        """Whether each element of a comprehension draws from one iterator that was made before."""
+        inside = reads((node.elt, *(clause.iter for clause in node.fors[1:])))
+        inside -= reads(tuple(clause.target for clause in node.fors))
+        return any(isinstance(st.record(env.get(name)), Iterator) for name in inside)
 
     def _inherited_owners(self, source: Value, values: Sequence[Value], st: State) -> Any:
         record = st.record(source)
@@ -651,6 +695,27 @@ class Expressions(Core):
         if not made.endless:
             self.emit(IteratorMade(self.site(node, st), self.thing(it), made.how, of_parameters), st)
         return it, st
+
+
+def _negated(value: Sym) -> Sym:
+    inner = value.args[0] if value.op == "not" else None
+    return inner if isinstance(inner, Sym) else Sym("not", (value,))
+
+
+def _alternatives(value: Sym) -> frozenset[Sym]:
+    inner = value.args[0] if value.op == "or" else None
+    return inner if isinstance(inner, frozenset) else frozenset({value})
+
+
+def _only_looks(node: ir.Expression) -> bool:
+    """Whether an expression is made of names, attributes, constants and comparisons."""
+    if isinstance(node, ir.Attr):
+        return _only_looks(node.value)
+    if isinstance(node, ir.Compare):
+        return all(op not in ("in", "not in") and _only_looks(part) for op, part in node.rest) and _only_looks(
+            node.left
+        )
+    return isinstance(node, ir.Name | ir.Const)
 
 
 _BUILTINS = frozenset(

@@ -195,8 +195,9 @@ class Iteration(Calls):
             sources = sources[1:]
         if short == "from_iterable" and sources:
             sources = list(self.elements(sources[0], st) or sources)
-        if short == "iter" and len(sources) == 1 and isinstance(st.record(sources[0]), Iterator):
-            return sources[0]
+        inner = st.record(sources[0]) if short == "iter" and len(sources) == 1 else None
+        if isinstance(inner, Iterator) and (inner.generator is not None or inner.endless):
+            return sources[0]  # others: a fix makes a list of what is used, not of what is inside
         records = [st.record(source) for source in sources]
         of_parameters = any(isinstance(r, Iterator | Listing) and r.of_parameters for r in records)
         owners = self._union([s for s in sources if not isinstance(s, Const)], st) if of_parameters else None

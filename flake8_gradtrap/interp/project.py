@@ -11,7 +11,7 @@ from pathlib import Path
 from flake8_gradtrap.interp.ir import ClassDef, FunctionDef
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
-from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode, identifiers
+from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
 
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 _CLIMB = 8
@@ -94,22 +94,12 @@ class Module:
         aside.
         """
         if words not in self._matter:
-            mentions: dict[str, set[str]] = {}
-            for part in self.source.toplevel:
-                for node in part.nodes:
-                    for inner in ast.walk(node) if part.kind in ("function", "class") else ():
-                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith(
-                            "__"
-                        ):
-                            text = self.source.text_of(inner.lineno, inner.end_lineno or inner.lineno)
-                            mentions.setdefault(inner.name, set()).update(identifiers(text) - {inner.name})
-            mentions.pop("forward", None)
-            found = {name for name, used in mentions.items() if used & words}
-            grown = True
+            functions = self.source.functions.items()
+            mentions = {name: used for name, used in functions if not name.startswith("__") and name != "forward"}
+            grown = found = {name for name, used in mentions.items() if not used.isdisjoint(words)}
             while grown:
-                more = {name for name, used in mentions.items() if name not in found and used & found}
-                found |= more
-                grown = bool(more)
+                grown = {name for name, used in mentions.items() if name not in found and not used.isdisjoint(grown)}
+                found = found | grown
             self._matter[words] = frozenset(found)
         return self._matter[words]
 

@@ -136,7 +136,11 @@ class Provenance:
         if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
             return None
         source = self.state.tensor(tensor.parents[0])
-        unseen = source is not None and source.op == "forward" and source.parents[:1] == (Const.of(None),)
+        if source is None:
+            return None
+        # A function that returns several things may have computed each by itself.
+        unseen = source.op == "op" if tensor.how == "unpacked" else False
+        unseen = unseen or (source.op == "forward" and source.parents[:1] == (Const.of(None),))
         return tensor.parents[0] if unseen else None
 
     # -- the parts of a loss ------------------------------------------------------------------------------------------
@@ -250,6 +254,8 @@ class Provenance:
     def _factor(self, value: Value) -> bool:
         """Whether a factor may carry a gradient: what it is multiplied with is then a coefficient, not a term."""
         if isinstance(value, Sym):
+            if value.op in ("+", "-", "*", "/"):
+                return any(self._factor(part) for part in value.args if isinstance(part, Value))
             return (
                 value in self.likely
                 or value.op in ("call", "item", "entry", "member")

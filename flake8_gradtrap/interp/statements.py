@@ -614,6 +614,7 @@ class Statements(Expressions):
         self.emit(LoopStarted(self.site(node, st), loop), st)
         live = [st]
         skipped = st.fork() if leaves else None
+        before_loop = frozenset(st.envs[st.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
         for index in range(2 if again else 1):
@@ -623,10 +624,14 @@ class Statements(Expressions):
                 self.emit(IterationStarted(self.site(node, path), loop, index), path)
                 if isinstance(node, ir.While):
                     yes, no = self.branch(node.test, path)
+                    for after in yes if index else ():
+                        self._forget_first_bound(before_loop, after)
                     entering.extend(yes)
                     if index and not yes:
                         finished.extend(no)
                 else:
+                    if index:
+                        self._forget_first_bound(before_loop, path)
                     element = item if item is not None else self.unknown()
                     if known is not None and index < len(known):
                         element = known[index]
@@ -667,6 +672,18 @@ class Statements(Expressions):
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
 
+    @staticmethod
+    def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
+        """Drop the names that the last iteration was the first to bind.
+
+        A program that reads them before it binds them again would have failed in the first iteration: an `if … elif` that
+        seems to leave a name unbound takes one of its branches each time.
+        """
+        env = st.envs[st.frame.env]
+        if not st.conds.get(("captured", st.frame.env)):
+            for name in [name for name in env if name not in before_loop]:
+                del env[name]
+
     def _forget_before_next(self, node: ir.For | ir.While, st: State) -> None:
         """Drop the names that neither the next iteration nor what follows the loop reads."""
         frame = st.frame
@@ -705,7 +722,10 @@ class Statements(Expressions):
         if isinstance(record, Iterator):
             return self.new(record, st)  # another one of the same kind, of which nothing is known
         if isinstance(record, Tensor):
-            new_item = self.new(record, st)
+            computed = record.op not in ("leaf", "data", "param", "readout", "grad", "hard", "detach")
+            new_item = self.new(replace(record, op="call", parents=()) if computed else record, st)
+            if computed and self.provenance(st).history(item, guess=True):
+                self.likely.add(new_item)
             if (mark := st.attr(item, "made by")) is not None:
                 st.set_attr(new_item, "made by", mark)
             return new_item
