@@ -613,6 +613,7 @@ class Statements(Expressions):
         known = self.elements(source, st) if source is not None else None
         self.emit(LoopStarted(self.site(node, st), loop), st)
         live = [st]
+        skipped = st.fork() if leaves else None
         before_loop = frozenset(st.envs[st.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
@@ -654,6 +655,8 @@ class Statements(Expressions):
             if known is not None and len(known) <= 1:
                 break
         finished.extend(live)
+        if skipped is not None and not finished and not broken:
+            finished.append(skipped)  # no iteration comes to its end: what follows the loop runs when there is none
         for path in finished:
             path.stamp = outer
             if leaves and source is not None and isinstance(path.record(source), Iterator):
