@@ -141,7 +141,9 @@ class Provenance:
             return None
         # A function that returns several things may have computed each by itself.
         unseen = source.op == "op" if tensor.how == "unpacked" else False
-        unseen = unseen or (source.op == "forward" and source.parents[:1] == (Const.of(None),))
+        if source.op == "forward" and source.parents:
+            inner = self.state.tensor(source.parents[0])
+            unseen = source.parents[0] == Const.of(None) or (inner is not None and inner.op == "call")
         return tensor.parents[0] if unseen else None
 
     # -- the parts of a loss ------------------------------------------------------------------------------------------
