@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Core, Results, Stalled
+from flake8_gradtrap.interp.core import TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import Frame, State
@@ -39,10 +41,10 @@ LOSS_FUNCTIONS = frozenset({"compute_loss", "get_loss", "loss_fn", "criterion", 
 """Functions that promise a loss by their name."""
 
 OFTEN = 3
-"""A function that did nothing to gradients in so many calls is not entered again when steps run short."""
+"""A function that did nothing to gradients in so many calls is not entered again when helpers have taken many steps."""
 
 SHARE = 6
-"""A helper that does not train may take this part of the steps that are left."""
+"""The part of the steps that a helper which does not train may take."""
 
 TRAINS = frozenset({"backward", "manual_backward", "zero_grad"})
 
@@ -54,8 +56,6 @@ ACTS = frozenset(
 """Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is
 handed in.
 """
-
-_TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 
 _BASE_KINDS = {
     "torch.nn.Module": "module",
@@ -420,13 +420,15 @@ class Calls(Statements):
             return self._out_of_sight(args, node, st)
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
-        if self.merger.narrow and self.idle.get(func.ident, 0) >= OFTEN:
-            name = self._called(node).rpartition(".")[2]
-            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
-        if func.ident in self.stalled:
-            return self._out_of_sight(args, node, st)
         if self._steps_through(func):
             return self._activate(func, self.bind(func, args, st), node, st)
+        idle = self.idle.get(func.ident, 0)
+        often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
+        if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
+            name = self._called(node).rpartition(".")[2]
+            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
+        if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
+            return self._out_of_sight(args, node, st)
         return self._within_limits(func, args, node, st)
 
     def _out_of_sight(self, args: Args, node: ir.Node, st: State) -> Results:
@@ -488,7 +490,7 @@ class Calls(Statements):
         """Whether a value, or an attribute of a visible instance, takes part in training."""
         record = st.record(value)
         parts = st.overlay.get(value, {}).values() if isinstance(record, Thingy) and record.cls is not None else ()
-        return any(self.provenant(part, st) or self.kind(part, st) in _TRAINED for part in (value, *parts))
+        return any(self.provenant(part, st) or self.kind(part, st) in TRAINED for part in (value, *parts))
 
     def _unknown_result(self, name: str, args: Args, st: State) -> Value:
         provenance = self.provenance(st)
