@@ -526,7 +526,10 @@ class Methods(TorchModel):
             return self._next(Args([receiver]), node, st)
         if name in ("send", "close", "throw", "__iter__"):
             return [(self.unknown(name), st)]
-        raise Dead  # an iterator has no other methods: whatever this is, it is none
+        record = st.record(receiver)
+        if isinstance(record, Iterator) and record.how.startswith("the argument"):
+            raise Dead  # an iterator has no other methods: whatever this argument is, it is none
+        return [(self.unknown(name), st)]  # a progress bar's
 
     def on_tuple(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         return [(self.unknown(name), st)]
