@@ -476,7 +476,8 @@ class Core:
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
-                    things.append(Thing(part, getattr(part, "name", "")))
+                    harmless = tensor is not None and tensor.op in ("forward", "pass", "leaf", "data", "hard", "detach")
+                    things.append(Thing(part, getattr(part, "name", ""), harmless))
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
 
