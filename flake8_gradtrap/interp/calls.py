@@ -363,9 +363,12 @@ class Calls(Statements):
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
         mode = None if st.mode and self.frozen(module, st) else st.mode
-        return self.make_tensor(
+        output = self.make_tensor(
             "forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode
         )
+        if any(isinstance(arg, Sym) and arg.op in ("joined", "member") for arg in args.all()):
+            self.likely.add(output)  # what came in may be another module's: its owners are not all known
+        return output
 
     def _called(self, node: ir.Node) -> str:
         return self.label(node.func) if isinstance(node, ir.Call) else ""
@@ -501,7 +504,7 @@ class Calls(Statements):
         return bool(node.mentions & self.entry_words or node.mentions & func.module.names_that_matter(self.entry_words))
 
     def _free(self, func: Func, st: State) -> list[Value]:
-        """The values of the names that a function takes from the functions around it, and from the module that is run."""
+        """The values of the names that a function takes from those around it, and from the module that is run."""
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         envs = (*func.closure, 0) if func.module is self.module else func.closure
         return [env[name] for number in envs for env in [st.envs.get(number, {})] for name in mentions & env.keys()]
@@ -646,8 +649,10 @@ class Calls(Statements):
             entries = (
                 [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
             )
+            history = self.provenance(st).history
             for part in [*values, *entries]:
-                st.set_attr(part, "made by", Sym("sites", (site,)))
+                if history(part):
+                    st.set_attr(part, "made by", Sym("sites", (site,)))
         by = self.promise(func, st)
         if by and values:
             provenance = self.provenance(st)

@@ -240,8 +240,13 @@ class Core:
         return self.counter
 
     def new(self, record: Record, st: State) -> Ref:
-        """A new object. Two paths that make the same thing at the same place name it alike, and can merge afterwards."""
-        birth = (self.runs, self.at, tuple([id(frame.call.node) for frame in st.frames if frame.call is not None]), record)
+        """A new object. Paths that make the same thing at the same place name it alike, and can merge afterwards."""
+        birth = (
+            self.runs,
+            self.at,
+            tuple([id(frame.call.node) for frame in st.frames if frame.call is not None]),
+            record,
+        )
         for oid in (names := self.born.setdefault(birth, [])):
             if oid not in st.heap:
                 break

@@ -676,8 +676,8 @@ class Statements(Expressions):
     def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
         """Drop the names that the last iteration was the first to bind.
 
-        A program that reads them before it binds them again would have failed in the first iteration: an `if … elif` that
-        seems to leave a name unbound takes one of its branches each time.
+        A program that reads them before it binds them again would have failed in the first iteration: an `if … elif`
+        that seems to leave a name unbound takes one of its branches each time.
         """
         env = st.envs[st.frame.env]
         if not st.conds.get(("captured", st.frame.env)):
