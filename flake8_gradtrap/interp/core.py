@@ -57,7 +57,9 @@ _ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, Scaler
 TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
-KEEPS = re.compile(r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$")
+KEEPS = re.compile(
+    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
+)
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
 HARMLESS = (
