@@ -356,6 +356,8 @@ class Calls(Statements):
         if isinstance(record, Mapping):
             entries = tuple((key, self._output(module, item, args, node, st)) for key, item in record.items)
             return self.new(Mapping(entries, record.closed, st.stamp), st)
+        if isinstance(record, Tensor) and (record.is_number or record.op in ("readout", "hard")):
+            return value  # a number, or an index: no output of the module goes with it
         if isinstance(value, Const | Func) or (record is not None and not isinstance(record, Tensor)):
             return value
         return self.output(module, value, args, node, st)
