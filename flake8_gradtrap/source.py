@@ -15,7 +15,7 @@ import threading
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
@@ -185,6 +185,7 @@ class SourceFile:
         self.text = text
         self.tree = parse(text) if tree is None else tree
         self.starts = line_starts(text)
+        self._mentions: dict[ast.stmt, frozenset[str]] = {}
 
     @cached_property
     def lines(self) -> list[str]:
@@ -230,11 +231,16 @@ class SourceFile:
         while waiting:
             node = waiting.pop()
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                mentions = identifiers(self.text_of(node.lineno, node.end_lineno or node.lineno)) - {node.name}
-                found[node.name] = found.get(node.name, frozenset()) | mentions
+                found[node.name] = found.get(node.name, frozenset()) | (self.mentions(node) - {node.name})
             for block in _BLOCKS:
                 waiting.extend(getattr(node, block, ()))
         return found
+
+    def mentions(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
+        """Every identifier in a function of this file, its decorators aside."""
+        if node not in self._mentions:
+            self._mentions[node] = identifiers(self.text_of(node.lineno, node.end_lineno or node.lineno))
+        return self._mentions[node]
 
     def _end(self, node: ast.stmt) -> int:
         """The last line of a statement: a backslash may make it longer than `ast` says."""
@@ -270,6 +276,18 @@ class TopLevel:
     def mentions(self) -> frozenset[str]:
         """Every identifier in these statements."""
         return identifiers(self._file.text_of(self.first_line, self.last_line))
+
+    @cached_property
+    def methods(self) -> dict[str, frozenset[str]]:
+        """For each method of a class, also one under a condition, what it mentions."""
+        return dict(self._methods_in(self.nodes[0].body)) if isinstance(self.nodes[0], ast.ClassDef) else {}
+
+    def _methods_in(self, body: list[ast.stmt]) -> Iterator[tuple[str, frozenset[str]]]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield node.name, self._file.mentions(node)
+            elif isinstance(node, ast.If):
+                yield from self._methods_in(node.body)
 
     @cached_property
     def slice(self) -> Slice:

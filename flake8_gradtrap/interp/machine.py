@@ -87,7 +87,7 @@ class Machine(Methods):
     def _relevant(self, parts: Iterable[TopLevel]) -> set[TopLevel]:
         """The parts in which a finding can come to its end, and those that call them."""
         parts = list(parts)
-        found = {part for part in parts if part.kind != "import" and self._starts(part.mentions)}
+        found = {part for part in parts if part.kind != "import" and self._starts_in(part)}
         # Callers give context: arguments, gradient mode. A model and its factories need none.
         names = {part.name for part in found if part.name and part.mentions & _TRAINING}
         changed = True
@@ -100,6 +100,11 @@ class Machine(Methods):
                         names.add(part.name)
                         changed = True
         return found
+
+    def _starts_in(self, part: TopLevel) -> bool:
+        if not self._starts(part.mentions):
+            return False
+        return part.kind != "class" or any(self._starts(mentions) for mentions in part.methods.values())
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
@@ -251,7 +256,7 @@ class Machine(Methods):
         def construct() -> None:
             nonlocal starts, instance
             st = self.base.fork()
-            instance = self.new(Thingy(kind, cls, None, cls.node.name), st)
+            instance = self.new(Thingy(kind, cls, None, cls.name), st)
             found = self.find_method(cls, "__init__")
             starts = [st]
             if found is not None:
@@ -261,7 +266,7 @@ class Machine(Methods):
 
         if not self._guarded(construct) or not starts:
             st = self.base.fork()
-            instance = self.new(Thingy(kind, cls, None, cls.node.name), st)
+            instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
@@ -331,7 +336,7 @@ class Machine(Methods):
             st = self.base.fork()
             bound: Value | None = func
             if method is not None:
-                instance = self.new(Thingy(self.class_kind(method[1]), method[1], None, method[1].node.name), st)
+                instance = self.new(Thingy(self.class_kind(method[1]), method[1], None, method[1].name), st)
                 bound = self.bind_method(*method, instance, st)
             if isinstance(bound, Func):
                 target = bound
