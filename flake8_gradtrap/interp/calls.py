@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Core, Results, Stalled
+from flake8_gradtrap.interp.core import TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import Frame, State
@@ -39,10 +41,10 @@ LOSS_FUNCTIONS = frozenset({"compute_loss", "get_loss", "loss_fn", "criterion", 
 """Functions that promise a loss by their name."""
 
 OFTEN = 3
-"""A function that did nothing to gradients in so many calls is not entered again when steps run short."""
+"""A function that did nothing to gradients in so many calls is not entered again when helpers have taken many steps."""
 
 SHARE = 6
-"""A helper that does not train may take this part of the steps that are left."""
+"""The part of the steps that a helper which does not train may take."""
 
 TRAINS = frozenset({"backward", "manual_backward", "zero_grad"})
 
@@ -54,8 +56,6 @@ ACTS = frozenset(
 """Words of functions that act on gradients, whatever they are given. The others say something of a tensor that is
 handed in.
 """
-
-_TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 
 _BASE_KINDS = {
     "torch.nn.Module": "module",
@@ -344,9 +344,12 @@ class Calls(Statements):
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
         mode = None if st.mode and self.frozen(module, st) else st.mode
-        return self.make_tensor(
+        output = self.make_tensor(
             "forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode
         )
+        if any(isinstance(arg, Sym) and arg.op in ("joined", "member") for arg in args.all()):
+            self.likely.add(output)  # what came in may be another module's: its owners are not all known
+        return output
 
     def _called(self, node: ir.Node) -> str:
         return self.label(node.func) if isinstance(node, ir.Call) else ""
@@ -403,13 +406,15 @@ class Calls(Statements):
             return self._out_of_sight(args, node, st)
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
-        if self.merger.narrow and self.idle.get(func.ident, 0) >= OFTEN:
-            name = self._called(node).rpartition(".")[2]
-            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
-        if func.ident in self.stalled:
-            return self._out_of_sight(args, node, st)
         if self._steps_through(func):
             return self._activate(func, self.bind(func, args, st), node, st)
+        idle = self.idle.get(func.ident, 0)
+        often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
+        if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
+            name = self._called(node).rpartition(".")[2]
+            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
+        if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
+            return self._out_of_sight(args, node, st)
         return self._within_limits(func, args, node, st)
 
     def _out_of_sight(self, args: Args, node: ir.Node, st: State) -> Results:
@@ -434,6 +439,8 @@ class Calls(Statements):
             return self._out_of_sight(args, node, before)
         finally:
             self.limit = limit
+        if not results:  # it is more likely that a test was misjudged than that the program ends here
+            return self._out_of_sight(args, node, before)
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
         if not all(self.provenance(path).history(value, guess=True) for value, path in results):
             self.plain.add(func.ident)
@@ -460,7 +467,7 @@ class Calls(Statements):
         return bool(node.mentions & self.entry_words or node.mentions & func.module.names_that_matter(self.entry_words))
 
     def _free(self, func: Func, st: State) -> list[Value]:
-        """The values of the names that a function takes from the functions around it, and from the module that is run."""
+        """The values of the names that a function takes from those around it, and from the module that is run."""
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         envs = (*func.closure, 0) if func.module is self.module else func.closure
         return [env[name] for number in envs for env in [st.envs.get(number, {})] for name in mentions & env.keys()]
@@ -469,7 +476,7 @@ class Calls(Statements):
         """Whether a value, or an attribute of a visible instance, takes part in training."""
         record = st.record(value)
         parts = st.overlay.get(value, {}).values() if isinstance(record, Thingy) and record.cls is not None else ()
-        return any(self.provenant(part, st) or self.kind(part, st) in _TRAINED for part in (value, *parts))
+        return any(self.provenant(part, st) or self.kind(part, st) in TRAINED for part in (value, *parts))
 
     def _unknown_result(self, name: str, args: Args, st: State) -> Value:
         provenance = self.provenance(st)
@@ -605,8 +612,10 @@ class Calls(Statements):
             entries = (
                 [item for _, item in record.items if st.tensor(item) is not None] if isinstance(record, Mapping) else []
             )
+            history = self.provenance(st).history
             for part in [*values, *entries]:
-                st.set_attr(part, "made by", Sym("sites", (site,)))
+                if history(part):
+                    st.set_attr(part, "made by", Sym("sites", (site,)))
         by = self.promise(func, st)
         if by and values:
             provenance = self.provenance(st)

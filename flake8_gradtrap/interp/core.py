@@ -14,7 +14,6 @@ from flake8_gradtrap.events import (
     Differentiated,
     Escaped,
     Event,
-    Iterated,
     OptimizerMade,
     Owners,
     ScalerUpdated,
@@ -51,10 +50,11 @@ from flake8_gradtrap.rule import Remedy, Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
-_ACTS = (
-    Backpropagated, Cleared, Clipped, Differentiated, Escaped, Iterated, OptimizerMade, ScalerUpdated, Stepped, Unscaled
-)  # fmt: skip
-"""What happens to gradients, or may happen out of sight."""
+_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+"""What happens to gradients."""
+
+TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
+"""Kinds of things that take part in training."""
 
 Results = list[tuple[Value, State]]
 
@@ -192,6 +192,8 @@ class Core:
         """The identities of objects, by where they are made and what they are then."""
         self.limit: float = math.inf
         """The step at which the innermost helper is left."""
+        self.helped = 0
+        """How many steps helpers have taken."""
         self.stalled: set[int] = set()
         """Helpers that took too many steps."""
         self.idle: dict[int, int] = {}
@@ -215,8 +217,13 @@ class Core:
         return self.counter
 
     def new(self, record: Record, st: State) -> Ref:
-        """A new object. Two paths that make the same thing at the same place name it alike, and can merge afterwards."""
-        birth = (self.runs, self.at, tuple([id(frame.call.node) for frame in st.frames if frame.call is not None]), record)
+        """A new object. Paths that make the same thing at the same place name it alike, and can merge afterwards."""
+        birth = (
+            self.runs,
+            self.at,
+            tuple([id(frame.call.node) for frame in st.frames if frame.call is not None]),
+            record,
+        )
         for oid in (names := self.born.setdefault(birth, [])):
             if oid not in st.heap:
                 break
@@ -446,7 +453,10 @@ class Core:
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
-        if isinstance(event, _ACTS):
+        if isinstance(event, _ACTS) or (
+            isinstance(event, Escaped)
+            and any(isinstance(thing.key, Value) and self.kind(thing.key, st) in TRAINED for thing in event.things)
+        ):
             self.acts += 1
         for code, handler, watch in self._listeners.get(type(event), ()):
             watch.state = st
@@ -472,11 +482,14 @@ class Core:
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
-        if self.steps > self.budget // 4:
+        if self.limit < math.inf:
+            self.helped += amount
+        own = self.steps - self.helped
+        if own > self.budget // 6 or self.steps > self.budget // 3:
             self.merger.narrow = True
-            self.merger.single = self.steps > self.budget // 2
-            if self.steps > self.budget:
-                raise OverBudget
+            self.merger.single = own > self.budget // 2 or self.steps > 2 * self.budget // 3
+        if self.steps > self.budget:
+            raise OverBudget
         if self.steps > self.limit:
             raise Stalled
 

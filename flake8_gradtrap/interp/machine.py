@@ -137,6 +137,7 @@ class Machine(Methods):
         self.runs += 1
         self.merger.narrow = self.merger.single = False
         self.idle.clear()
+        self.helped = 0
         self.limit = math.inf
         self.tally.functions_run += 1
         entered = set(self.entered)

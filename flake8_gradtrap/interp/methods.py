@@ -111,6 +111,8 @@ class Methods(TorchModel):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
             self.escape([receiver, *args.all()], node, st, name)
+        if isinstance(receiver, Sym) and name in self.know.methods["number"]:
+            return Sym("pure " + name, (receiver, *args.pos), name)
         if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
             value = Sym("derived", (self.fresh(),), receiver.name)
             for group in (self.data, self.likely):
@@ -248,8 +250,8 @@ class Methods(TorchModel):
         )  # fmt: skip
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
-        if record is None and isinstance(loss, Sym):
-            st.conds[("live", loss)] = True
+        if record is None or not record.is_number:
+            st.conds[("live", loss)] = True  # else backward would have raised
 
     def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
         """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""

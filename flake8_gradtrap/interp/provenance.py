@@ -111,6 +111,7 @@ class Provenance:
             elif self.history(current) is True and (tensor.saves or whole is not None) and current not in parted:
                 graph.frees.add(current)
             if tensor.op == "forward" and tensor.owner is not None:
+                graph.incomplete = graph.incomplete or current in self.likely
                 if not inside:
                     graph.owners.add(tensor.owner)
                 if tensor.mode:  # else it is frozen, or run without gradients
@@ -140,7 +141,9 @@ class Provenance:
             return None
         # A function that returns several things may have computed each by itself.
         unseen = source.op == "op" if tensor.how == "unpacked" else False
-        unseen = unseen or (source.op == "forward" and source.parents[:1] == (Const.of(None),))
+        if source.op == "forward" and source.parents:
+            inner = self.state.tensor(source.parents[0])
+            unseen = source.parents[0] == Const.of(None) or (inner is not None and inner.op == "call")
         return tensor.parents[0] if unseen else None
 
     # -- the parts of a loss ------------------------------------------------------------------------------------------

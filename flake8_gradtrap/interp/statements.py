@@ -617,6 +617,7 @@ class Statements(Expressions):
         known = self.elements(source, st) if source is not None else None
         self.emit(LoopStarted(self.site(node, st), loop), st)
         live = [st]
+        skipped = st.fork() if leaves else None
         before_loop = frozenset(st.envs[st.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
@@ -658,6 +659,8 @@ class Statements(Expressions):
             if known is not None and len(known) <= 1:
                 break
         finished.extend(live)
+        if skipped is not None and not finished and not broken:
+            finished.append(skipped)  # no iteration comes to its end: what follows the loop runs when there is none
         for path in finished:
             path.stamp = outer
             if leaves and source is not None and isinstance(path.record(source), Iterator):
@@ -677,8 +680,8 @@ class Statements(Expressions):
     def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
         """Drop the names that the last iteration was the first to bind.
 
-        A program that reads them before it binds them again would have failed in the first iteration: an `if … elif` that
-        seems to leave a name unbound takes one of its branches each time.
+        A program that reads them before it binds them again would have failed in the first iteration: an `if … elif`
+        that seems to leave a name unbound takes one of its branches each time.
         """
         env = st.envs[st.frame.env]
         if not st.conds.get(("captured", st.frame.env)):
