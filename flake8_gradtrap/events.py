@@ -31,6 +31,8 @@ class Thing:
 
     key: Hashable
     label: str = field(default="", compare=False)
+    harmless: bool = field(default=False, compare=False)
+    """A tensor that is no loss: whoever gets it can hardly clear a gradient, or step."""
 
 
 Owners = frozenset[Hashable] | None

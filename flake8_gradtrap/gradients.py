@@ -144,6 +144,8 @@ def touches(watch: Watch, event: Escaped, owners: Owners, walked: frozenset[Hash
     `walked`: tensors that are known to be no modules. Where the owners are unknown, any other thing may be one.
     """
     for thing in event.things:
+        if thing.harmless:
+            continue
         missing = object()
         theirs = watch.get(("optimizer", thing.key), missing)
         if theirs is not missing:

@@ -6,7 +6,7 @@ import math
 
 from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import TRAINED, Args, Core, Results, Stalled
+from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import Frame, State
@@ -46,6 +46,12 @@ OFTEN = 3
 SHARE = 6
 """The part of the steps that a helper which does not train may take."""
 
+VERBS = frozenset(
+    "backward manual_backward autograd grad zero_grad zero_ step update unscale_ clip_grad_norm clip_grad_norm_ clip_grad_value_ "
+    "requires_grad_ apply map func fn closure".split()
+)
+"""Words without which a function does nothing to gradients."""
+
 TRAINS = frozenset({"backward", "manual_backward", "zero_grad"})
 
 ACTS = frozenset(
@@ -77,6 +83,7 @@ class Calls(Statements):
         super().__init__(*args)  # type: ignore[arg-type]
         self._methods: dict[int, dict[str, ir.FunctionDef]] = {}
         self._bases: dict[int, list[Value]] = {}
+        self._acting: dict[int, bool] = {}
 
     # -- classes ------------------------------------------------------------------------------------------------------
 
@@ -401,9 +408,9 @@ class Calls(Statements):
             for name, value in args.kw.items():
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
         if _abstract(func.node) or not self.matters(func, args, st):
-            return self._out_of_sight(args, node, st)
+            return self._out_of_sight(func, args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
-            return self._out_of_sight(args, node, st)
+            return self._out_of_sight(func, args, node, st)
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
         if self._steps_through(func):
@@ -414,13 +421,29 @@ class Calls(Statements):
             name = self._called(node).rpartition(".")[2]
             return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
         if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
-            return self._out_of_sight(args, node, st)
+            return self._out_of_sight(func, args, node, st)
         return self._within_limits(func, args, node, st)
 
-    def _out_of_sight(self, args: Args, node: ir.Node, st: State) -> Results:
+    def _out_of_sight(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
         """A visible call that is not entered."""
-        self.escape(args.all(), node, st, self._called(node))
+        if self._may_act(func):
+            self.escape(args.all(), node, st, self._called(node))
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+
+    def _may_act(self, func: Func) -> bool:
+        """Whether a function that is not entered may do something to gradients, by its words and by those of what it calls."""
+        if func.ident not in self._acting:
+            values = [func, *(func.module.lookup(name) for name in ir.mentions(func.node) & func.module.imports.keys())]
+            self._acting[func.ident] = any(self._names_an_act(value) for value in values)
+        return self._acting[func.ident]
+
+    @staticmethod
+    def _names_an_act(value: Value | None) -> bool:
+        if isinstance(value, Func):
+            return bool(ir.mentions(value.node) & (VERBS | value.module.names_that_matter(VERBS)))
+        if isinstance(value, Api):  # what is used of torch itself is among the words
+            return not (value.name + ".").startswith((*HARMLESS, "torch."))
+        return not isinstance(value, Const)
 
     def _steps_through(self, func: Func) -> bool:
         """Whether a function trains, by its words or by those of what it calls: it may take all steps."""
@@ -436,11 +459,11 @@ class Calls(Statements):
         except Stalled:
             self.stalled.add(func.ident)
             self.entered = entered  # what was entered may still be run by itself
-            return self._out_of_sight(args, node, before)
+            return self._out_of_sight(func, args, node, before)
         finally:
             self.limit = limit
         if not results:  # it is more likely that a test was misjudged than that the program ends here
-            return self._out_of_sight(args, node, before)
+            return self._out_of_sight(func, args, node, before)
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
         if not all(self.provenance(path).history(value, guess=True) for value, path in results):
             self.plain.add(func.ident)

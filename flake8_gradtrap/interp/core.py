@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,30 @@ _ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, Scaler
 
 TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
+
+KEEPS = re.compile(
+    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
+)
+"""Names of functions that write things down or measure them, by convention: they leave gradients alone."""
+
+HARMLESS = (
+    "builtins.",
+    "os.",
+    "logging.",
+    "time.",
+    "json.",
+    "math.",
+    "random.",
+    "numpy.",
+    "wandb.",
+    "pathlib.",
+    "shutil.",
+    "sys.",
+    "matplotlib.",
+    "torch.save",
+    "torch.distributed.",
+)
+"""Libraries and functions that do nothing to gradients."""
 
 Results = list[tuple[Value, State]]
 
@@ -469,6 +494,8 @@ class Core:
 
     def escape(self, values: Iterable[Value], node: ir.Node, st: State, to: str = "") -> None:
         """Tell that things were handed to code that cannot be seen."""
+        if KEEPS.search(to.rpartition(".")[2]):
+            return
         things = []
         for value in values:
             for part in self.reachable(value, st, attributes=True):
@@ -476,7 +503,8 @@ class Core:
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
-                    things.append(Thing(part, getattr(part, "name", "")))
+                    harmless = tensor is not None and tensor.op in ("forward", "pass", "leaf", "data", "hard", "detach")
+                    things.append(Thing(part, getattr(part, "name", ""), harmless))
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
 

@@ -441,3 +441,8 @@ Statement = (
     | FunctionDef
     | ClassDef
 )
+
+
+def mentions(node: FunctionDef | Lambda) -> frozenset[str]:
+    """Every identifier in a function."""
+    return node.mentions if isinstance(node, FunctionDef) else frozenset()

@@ -229,8 +229,9 @@ class Methods(TorchModel):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        if (isinstance(loss, Sym) and loss.op != "global") or not (graph.frees or isinstance(loss, Sym)):
-            graph.frees.add(loss)
+        base = self.unscaled(loss, st)
+        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
+            graph.frees.add(base)
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
         scaled: bool | None = graph.scaler is not None
@@ -252,6 +253,18 @@ class Methods(TorchModel):
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         if record is None or not record.is_number:
             st.conds[("live", loss)] = True  # else backward would have raised
+
+    @staticmethod
+    def unscaled(loss: Value, st: State) -> Value:
+        """The loss behind `scaler.scale(loss)` or `loss / steps`: going backward twice through that is what raises."""
+        tensor = st.tensor(loss)
+        while tensor is not None and tensor.parents and not tensor.is_number:
+            constant = len(tensor.parents) == 2 and isinstance(tensor.parents[1], Const)
+            if tensor.op not in ("scale", "neg") and not (tensor.op in ("mul", "div") and constant):
+                break
+            loss = tensor.parents[0]
+            tensor = st.tensor(loss)
+        return loss
 
     def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
         """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""
@@ -526,7 +539,10 @@ class Methods(TorchModel):
             return self._next(Args([receiver]), node, st)
         if name in ("send", "close", "throw", "__iter__"):
             return [(self.unknown(name), st)]
-        raise Dead  # an iterator has no other methods: whatever this is, it is none
+        record = st.record(receiver)
+        if isinstance(record, Iterator) and record.how.startswith("the argument"):
+            raise Dead  # an iterator has no other methods: whatever this argument is, it is none
+        return [(self.unknown(name), st)]  # a progress bar's
 
     def on_tuple(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         return [(self.unknown(name), st)]

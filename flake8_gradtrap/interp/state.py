@@ -183,6 +183,11 @@ def _plain(value: Value) -> bool:
     )
 
 
+def _apart(a: State, b: State) -> int:
+    """For how many rules two paths differ in what is remembered."""
+    return sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
+
+
 class Merger:
     """Merges paths that meet. `fresh` makes an identity for what they disagree on."""
 
@@ -211,7 +216,7 @@ class Merger:
             result = self._reduce(result, some, force=False)
         if len(result) > many:
             self.forced += 1
-            result = self._reduce(result, max(many // 2, 1), force=True)
+            result = self._reduce(result, max(many // 2, min(many, 2)), force=True)
         return result
 
     def _reduce(self, states: list[State], goal: int, force: bool) -> list[State]:
@@ -220,7 +225,10 @@ class Merger:
             if len(result) + (len(states) - place) <= goal:
                 result.append(state)
                 continue
-            for index in range(len(result) - 1, -1, -1):
+            partners: Iterable[int] = range(len(result) - 1, -1, -1)
+            if force:  # rather with a path on which the rules remember the same
+                partners = sorted(partners, key=lambda index: _apart(result[index], state))
+            for index in partners:
                 merged = self._pair(result[index], state, soft=True, force=force)
                 if merged is not None:
                     result[index] = merged

@@ -15,7 +15,7 @@ from flake8_gradtrap.events import (
     Thing,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
 from flake8_gradtrap.interp.iteration import Iteration
 from flake8_gradtrap.interp.provenance import unread
 from flake8_gradtrap.interp.state import State
@@ -42,23 +42,6 @@ _PURE = frozenset(
     "builtins.str builtins.abs builtins.round builtins.type builtins.id torch.cuda.is_available torch.is_tensor "
     "torch.distributed.is_initialized torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr "
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
-)
-_HARMLESS = (
-    "builtins.",
-    "os.",
-    "logging.",
-    "time.",
-    "json.",
-    "math.",
-    "random.",
-    "numpy.",
-    "wandb.",
-    "pathlib.",
-    "shutil.",
-    "sys.",
-    "matplotlib.",
-    "torch.save",
-    "torch.distributed.",
 )
 
 
@@ -524,7 +507,7 @@ class TorchModel(Iteration):
         for value in args.all():
             if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
-        if not name.startswith(_HARMLESS):
+        if not name.startswith(HARMLESS):
             self.escape(args.all(), node, st, name)
         short = name.rpartition(".")[2]
         if "loss" in short.lower() and short[:1].isupper():
