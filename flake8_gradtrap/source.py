@@ -278,6 +278,32 @@ class TopLevel:
         return identifiers(self._file.text_of(self.first_line, self.last_line))
 
     @cached_property
+    def touches(self) -> frozenset[str]:
+        """The names that these statements bind, or whose objects they may change: `x.y = 1`, `x.append(1)`."""
+        found: set[str] = set()
+        waiting: list[ast.AST] = list(self.nodes)
+        while waiting:
+            node = waiting.pop()
+            parts: list[ast.AST] = []
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+                continue
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.Assign | ast.Delete):
+                parts = list(node.targets)
+            elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.AsyncFor):
+                parts = [node.target]
+            elif isinstance(node, ast.With | ast.AsyncWith):
+                parts = [item.optional_vars for item in node.items if item.optional_vars is not None]
+            elif isinstance(node, ast.Expr):
+                parts = [node.value]
+            found.update(name.id for part in parts for name in ast.walk(part) if isinstance(name, ast.Name))
+            for block in _BLOCKS:
+                waiting.extend(getattr(node, block, ()))
+        return frozenset(found)
+
+    @cached_property
     def methods(self) -> dict[str, frozenset[str]]:
         """For each method of a class, also one under a condition, what it mentions."""
         return dict(self._methods_in(self.nodes[0].body)) if isinstance(self.nodes[0], ast.ClassDef) else {}

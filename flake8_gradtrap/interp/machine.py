@@ -60,9 +60,10 @@ class Machine(Methods):
     def run(self) -> None:
         parts = self.module.source.toplevel
         relevant = self._relevant(parts)
-        if not relevant:
+        sides = self._one_shot(parts)
+        if not relevant and not sides:
             return
-        self._module_level(parts, relevant)
+        self._module_level(parts, relevant.union(sides))
         definitions = [part for part in parts if part.kind in ("function", "class") and part in relevant]
         for part in self._callers_first(definitions, parts):
             value = self.module.lookup(part.name)
@@ -71,16 +72,13 @@ class Machine(Methods):
                     self._guarded(lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
-        if any(rule.code == "GTR103" for rule in self.rules):
-            for part in parts:
-                if part.kind not in ("function", "class") or part.mentions.isdisjoint(_ONE_SHOT_WORDS):
-                    continue
-                value = self.module.lookup(part.name)
-                if isinstance(value, Func):
-                    self._definition_side(value, None)
-                elif isinstance(value, Class):
-                    for method in self.methods(value).values():
-                        self._definition_side(None, (method, value))
+        for part in sides:
+            value = self.module.lookup(part.name)
+            if isinstance(value, Func):
+                self._definition_side(value, None)
+            elif isinstance(value, Class):
+                for method in self.methods(value).values():
+                    self._definition_side(None, (method, value))
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
@@ -100,6 +98,27 @@ class Machine(Methods):
                         names.add(part.name)
                         changed = True
         return found
+
+    def _one_shot(self, parts: Iterable[TopLevel]) -> list[TopLevel]:
+        """The definitions that may have a parameter for a one-shot iterator."""
+        if not any(rule.code == "GTR103" for rule in self.rules):
+            return []
+        return [part for part in parts if part.name and not part.mentions.isdisjoint(_ONE_SHOT_WORDS)]
+
+    def _needed(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> list[TopLevel]:
+        """The module level as far as it matters, leads to what does, or touches a name that such code reads."""
+        reaching = {part.name for part in relevant if part.name}
+        leading: set[TopLevel] = set()
+        while more := {part for part in parts if part not in leading and not part.mentions.isdisjoint(reaching)}:
+            leading |= more
+            reaching |= {part.name for part in more if part.name}
+        codes = [part for part in parts if part.kind == "code"]
+        needed = {part for part in codes if part in leading or not part.mentions.isdisjoint(self.words)}
+        read = frozenset[str]().union(*(part.mentions for part in relevant | needed))
+        while more := {part for part in codes if part not in needed and not part.touches.isdisjoint(read)}:
+            needed |= more
+            read = read.union(*(part.mentions for part in more))
+        return [part for part in codes if part in needed]
 
     def _starts_in(self, part: TopLevel) -> bool:
         if not self._starts(part.mentions):
@@ -152,7 +171,7 @@ class Machine(Methods):
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
         self.base.envs[0] = {}
         self.base.frames = (Frame(0),)
-        codes = [part for part in parts if part.kind == "code"]
+        codes = self._needed(parts, relevant)
         if not codes:
             return
         ran = [self.base.fork()]
