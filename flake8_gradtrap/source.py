@@ -255,6 +255,14 @@ class SourceFile:
         return self.text[self.starts[first - 1] : self.starts[last] if last < len(self.starts) else len(self.text)]
 
 
+def _functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+        elif isinstance(node, ast.If):
+            yield from _functions(node.body)
+
+
 class TopLevel:
     """Some top-level statements of a file, from line `first_line` to line `last_line`, decorators included.
 
@@ -304,16 +312,15 @@ class TopLevel:
         return frozenset(found)
 
     @cached_property
-    def methods(self) -> dict[str, frozenset[str]]:
-        """For each method of a class, also one under a condition, what it mentions."""
-        return dict(self._methods_in(self.nodes[0].body)) if isinstance(self.nodes[0], ast.ClassDef) else {}
+    def functions(self) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
+        """The function that this defines, or the methods of the class, also those under a condition."""
+        node = self.nodes[0]
+        return tuple(_functions(node.body if isinstance(node, ast.ClassDef) else [node]))
 
-    def _methods_in(self, body: list[ast.stmt]) -> Iterator[tuple[str, frozenset[str]]]:
-        for node in body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield node.name, self._file.mentions(node)
-            elif isinstance(node, ast.If):
-                yield from self._methods_in(node.body)
+    @cached_property
+    def methods(self) -> dict[str, frozenset[str]]:
+        """For each method of a class, what it mentions."""
+        return {node.name: self._file.mentions(node) for node in self.functions} if self.kind == "class" else {}
 
     @cached_property
     def slice(self) -> Slice:

@@ -566,6 +566,8 @@ class Calls(Statements):
     def _activate(self, func: Func, env: dict[str, Value], node: ir.Node | None, st: State) -> Results:
         """Run a function's body in an environment; `node` is the call, None where nothing visible calls it."""
         self.entered.add(func.ident)
+        if len(st.frames) == 1:
+            self.outermost = func.ident, self.steps
         env_id = self.fresh()
         handed: set[Value] = set()
         for name, value in env.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from flake8_gradtrap.source import TopLevel
 
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
+
+FILE_BUDGET = 10 * ROOT_BUDGET
+"""So many steps all roots of a file may take; the roots that are left then are counted as over budget."""
 
 ONE_SHOT_NAMES = frozenset(
     {"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"}
@@ -41,6 +45,7 @@ class Tally:
 
     functions_run: int = 0
     functions_over_budget: int = 0
+    steps: int = 0
 
 
 class Machine(Methods):
@@ -103,7 +108,8 @@ class Machine(Methods):
         """The definitions that may have a parameter for a one-shot iterator."""
         if not any(rule.code == "GTR103" for rule in self.rules):
             return []
-        return [part for part in parts if part.name and not part.mentions.isdisjoint(_ONE_SHOT_WORDS)]
+        parts = [part for part in parts if part.name and not part.mentions.isdisjoint(_ONE_SHOT_WORDS)]
+        return [part for part in parts if any(_takes_one_shot(node.args) for node in part.functions)]
 
     def _needed(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> list[TopLevel]:
         """The module level as far as it matters, leads to what does, or touches a name that such code reads."""
@@ -152,20 +158,28 @@ class Machine(Methods):
 
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        self.tally.functions_run += 1
+        if self.tally.steps > FILE_BUDGET:
+            self.tally.functions_over_budget += 1
+            return False
         self.steps = 0
+        self.outermost = (0, 0)
         self.runs += 1
         self.merger.narrow = self.merger.single = False
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
-        self.tally.functions_run += 1
         entered = set(self.entered)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
             self.entered = entered  # what was entered may still be run by itself
+            if self.outermost[1] < self.steps // 2:
+                self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
+        finally:
+            self.tally.steps += self.steps
         return True
 
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
@@ -370,15 +384,24 @@ class Machine(Methods):
             self.assumed_runs = False
 
 
+def _takes_one_shot(arguments: ast.arguments) -> bool:
+    return any(
+        _one_shot(arg.arg, None if arg.annotation is None else ast.unparse(arg.annotation))
+        for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    )
+
+
 def _may_be_one_shot(param: ir.Param) -> bool:
+    return param.kind not in ("star", "starstar") and _one_shot(param.name, param.annotation)
+
+
+def _one_shot(name: str, annotation: str | None) -> bool:
     """Whether a parameter's annotation, or without one its name, says that it may be a one-shot iterator."""
-    if param.kind in ("star", "starstar"):
-        return False
-    if param.annotation is not None:
-        text = param.annotation.strip("\"'")
+    if annotation is not None:
+        text = annotation.strip("\"'")
         outer = text.partition("[")[0].rpartition(".")[2]
         return outer in _ONE_SHOT_TYPES or ("Iterable[" in text and outer in ("Union", "Optional"))
-    return param.name in ONE_SHOT_NAMES
+    return name in ONE_SHOT_NAMES
 
 
 def _last(codes: Sequence[TopLevel]) -> ir.Node:
