@@ -133,6 +133,8 @@ class GradientsNeverCleared(InLoops):
         """Steps between which the gradients are cleared on some path."""
         self.waiting: dict[Hashable, tuple[Applied, Site, Stepped]] = {}
         """Findings, by the place of the step."""
+        self.clears: set[tuple[Hashable, Owners, Hashable]] = set()
+        """Every clearing in a loop: its loop, and what it clears."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -142,6 +144,8 @@ class GradientsNeverCleared(InLoops):
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
+        cleared = event.optimizer.key if event.optimizer is not None else None
+        self.clears |= {(loop, owners, cleared) for loop in self.running(watch)}
         for key, applied in tagged(watch, "applied"):
             if overlap(applied.owners, owners) is not False:
                 watch.put(("clearing", key[1]), Clearing(applied.steps, applied.loops))
@@ -213,9 +217,17 @@ class GradientsNeverCleared(InLoops):
             and applied.again is not None
             and event.site.node in steps
             and (applied.certain or alone(watch, owners))
+            and not (watch.lossy and self.may_be_cleared(applied, event, owners))
         ):
             self.waiting.setdefault(event.site.node, (applied, applied.again, event))
         watch.put(key, Applied(owners, event.site, steps | {event.site.node}, loops=self.running(watch)))
+
+    def may_be_cleared(self, applied: Applied, event: Stepped, owners: Owners) -> bool:
+        """Whether anything in the loops of a step clears its gradients: the path that does may have been forgotten."""
+        return any(
+            loop in applied.loops and (cleared == event.optimizer.key or overlap(theirs, owners) is not False)
+            for loop, theirs, cleared in self.clears
+        )
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:

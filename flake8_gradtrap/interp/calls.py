@@ -47,7 +47,8 @@ SHARE = 6
 """The part of the steps that a helper which does not train may take."""
 
 VERBS = frozenset(
-    "backward manual_backward autograd grad zero_grad zero_ step update unscale_ clip_grad_norm clip_grad_norm_ clip_grad_value_ "
+    "backward manual_backward autograd grad zero_grad zero_ step update unscale_ clip_grad_norm clip_grad_norm_ "
+    "clip_grad_value_ "
     "requires_grad_ apply map func fn closure".split()
 )
 """Words without which a function does nothing to gradients."""
@@ -343,6 +344,8 @@ class Calls(Statements):
         if isinstance(record, Mapping):
             entries = tuple((key, self._output(module, item, args, node, st)) for key, item in record.items)
             return self.new(Mapping(entries, record.closed, st.stamp), st)
+        if isinstance(record, Tensor) and (record.is_number or record.op in ("readout", "hard")):
+            return value  # a number, or an index: no output of the module goes with it
         if isinstance(value, Const | Func) or (record is not None and not isinstance(record, Tensor)):
             return value
         return self.output(module, value, args, node, st)
@@ -431,7 +434,7 @@ class Calls(Statements):
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _may_act(self, func: Func) -> bool:
-        """Whether a function that is not entered may do something to gradients, by its words and by those of what it calls."""
+        """Whether a function that is not entered may act on gradients, by its words and by those of what it calls."""
         if func.ident not in self._acting:
             values = [func, *(func.module.lookup(name) for name in ir.mentions(func.node) & func.module.imports.keys())]
             self._acting[func.ident] = any(self._names_an_act(value) for value in values)

@@ -57,7 +57,10 @@ class Provenance:
             inner = self.history(tensor.parents[0]) if tensor.parents else None
             if inner is False and tensor.parents[0] != Const.of(None):
                 return False
-            return True if tensor.mode else None
+            unknown = (
+                bool(tensor.parents) and isinstance(tensor.parents[0], Sym) and tensor.parents[0] not in self.likely
+            )
+            return True if tensor.mode and not unknown else None
         if tensor.op in ("call", "data") or self._whole(tensor) is not None:
             return None  # unknown code may have detached it, or a part of it
         found = self._any(tensor.parents)

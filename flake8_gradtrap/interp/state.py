@@ -18,6 +18,7 @@ from flake8_gradtrap.interp.values import (
     Stamp,
     Sym,
     Tensor,
+    Thingy,
     Tup,
     Value,
 )
@@ -183,6 +184,10 @@ def _plain(value: Value) -> bool:
     )
 
 
+_ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
+"""Kinds of things of which one is as good as another, when paths are merged by force."""
+
+
 def _apart(a: State, b: State) -> int:
     """For how many rules two paths differ in what is remembered."""
     return sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
@@ -213,29 +218,40 @@ class Merger:
                 result.append(state)
         some, many = (1, 1) if self.single else (1, 2) if self.narrow else (SOME, MANY)
         if len(result) > some:
-            result = self._reduce(result, some, force=False)
+            result = self._reduce(result, some)
         if len(result) > many:
             self.forced += 1
-            result = self._reduce(result, max(many // 2, min(many, 2)), force=True)
+            self._squeeze(result, max(many // 2, min(many, 2)))
         return result
 
-    def _reduce(self, states: list[State], goal: int, force: bool) -> list[State]:
+    def _reduce(self, states: list[State], goal: int) -> list[State]:
+        """Merge the paths that differ in numbers, strings and unknowns, until so many are left."""
         result: list[State] = []
         for place, state in enumerate(states):
             if len(result) + (len(states) - place) <= goal:
                 result.append(state)
                 continue
-            partners: Iterable[int] = range(len(result) - 1, -1, -1)
-            if force:  # rather with a path on which the rules remember the same
-                partners = sorted(partners, key=lambda index: _apart(result[index], state))
-            for index in partners:
-                merged = self._pair(result[index], state, soft=True, force=force)
+            for index in range(len(result) - 1, -1, -1):
+                merged = self._pair(result[index], state, soft=True, force=False)
                 if merged is not None:
                     result[index] = merged
                     break
             else:
                 result.append(state)
         return result
+
+    def _squeeze(self, states: list[State], goal: int) -> None:
+        """Merge paths by force until so many are left: first those on which the rules remember the same."""
+        while len(states) > goal:
+            pairs = [(_apart(a, b), i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
+            for _, i, j in sorted(pairs):
+                merged = self._pair(states[i], states[j], soft=True, force=True)
+                if merged is not None:
+                    states[i] = merged
+                    del states[j]
+                    break
+            else:
+                return
 
     def _pair(self, a: State, b: State, soft: bool, force: bool) -> State | None:
         if a.frames != b.frames or a.stamp != b.stamp:
@@ -311,6 +327,19 @@ class Merger:
                 one.is_number and two.is_number,
                 how=one.how,
                 stamp=max(one.stamp, two.stamp),
+            )
+            return Ref(oid)
+        mine, theirs = a.record(x), b.record(y)
+        if isinstance(mine, Thingy) and isinstance(theirs, Thingy) and mine.kind == theirs.kind in _ALIKE:
+            oid = self.fresh()  # made in one way or another, it is still an optimizer of these parameters
+            merged.heap[oid] = Thingy(
+                mine.kind,
+                None,
+                mine.owners if mine.owners == theirs.owners else None,
+                mine.what if mine.what == theirs.what else "",
+                mine.flag if mine.flag == theirs.flag else None,
+                site=mine.site,
+                stamp=max(mine.stamp, theirs.stamp),
             )
             return Ref(oid)
         return Sym("joined", (self.fresh(),), name if isinstance(name, str) else "")

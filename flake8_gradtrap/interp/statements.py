@@ -737,12 +737,19 @@ class Statements(Expressions):
 
     @staticmethod
     def _was_last(st: State, before: dict[Any, Any]) -> bool:
-        """Whether this path assumed, in the iteration that ends, that it is the last one: `i + 1 == len(loader)`."""
+        """Whether this path assumed that the iteration that ends is the last one.
+
+        It did with `i + 1 == len(loader)`, and where `i + 1 < n` was false: a loop goes on only while there is more.
+        """
         for test, fact in st.conds.items():
-            if fact is True and test not in before and isinstance(test, tuple) and test[0] == "truth":
-                symbol = test[1]
-                if isinstance(symbol, Sym) and symbol.op == "==" and any(_is_length(arg) for arg in symbol.args):
-                    return True
+            if test in before or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
+                continue
+            symbol = test[1]
+            if symbol.op == "==" and fact is True and any(_is_length(arg) for arg in symbol.args):
+                return True
+            counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
+            if counted and (symbol.op, fact) in (("<", False), ("==", True)):
+                return True
         return False
 
 
@@ -759,6 +766,13 @@ def methods_of(body: tuple[ir.Statement, ...]) -> dict[str, ir.FunctionDef]:
         elif isinstance(statement, ir.If):
             found |= methods_of(statement.body)
     return found
+
+
+def _counts(value: Any) -> bool:
+    """Whether a value is the index of a loop, or so much more."""
+    if isinstance(value, Sym) and value.op == "+":
+        return _counts(value.args[0])
+    return isinstance(value, Sym) and value.op == "index"
 
 
 def _is_length(value: Any) -> bool:

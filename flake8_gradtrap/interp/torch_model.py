@@ -342,6 +342,8 @@ class TorchModel(Iteration):
             graph = self.provenance(st).graph(part)
             kept = None if not isinstance(retain, Const) else bool(retain.value)
             self.emit(Differentiated(self.site(node, st), frozenset(graph.reaches), frozenset(graph.frees), kept), st)
+        if create != FALSE and not isinstance(create, Const):  # first order or second: it is not known
+            return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
         if create != FALSE:
             return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
         return self.make_tensor("grad", tuple(parts), node, st, how="autograd.grad")
@@ -407,7 +409,7 @@ class TorchModel(Iteration):
             return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
         provenance = self.provenance(st)
         inner = tuple(unread(st, part) for part in operands)
-        facts = [provenance.history(part, guess=True) for part in inner]
+        facts = [provenance.history(part) for part in inner]
         history = True if True in facts else None if None in facts else False
         how = f"{name}(…)"
         if forced:
