@@ -378,11 +378,32 @@ class Expressions(Core):
             by_value.setdefault(value, []).append(path)
         return [(value, path) for value, paths in by_value.items() for path in self.merger.merge(paths)]
 
+    def _one_of(
+        self, left: ir.Expression, constants: tuple[ir.Const, ...], positive: bool, st: State
+    ) -> tuple[list[State], list[State]]:
+        """`x in ("a", "b")`: a path for each, so that a later `x == "a"` agrees."""
+        inside: list[State] = []
+        outside: list[State] = []
+        for value, path in self.eval(left, st):
+            rest = [path]
+            for constant in constants:
+                following: list[State] = []
+                for state in rest:
+                    yes, no = self.split(self.compare("==", value, Const.of(constant.value), left, state), state)
+                    inside += yes
+                    following += no
+                rest = following
+            outside += rest
+        inside, outside = self.merger.merge(inside), self.merger.merge(outside)
+        return (inside, outside) if positive else (outside, inside)
+
     def branch(self, test: ir.Expression, st: State) -> tuple[list[State], list[State]]:
         """The paths on which a condition holds, and those on which it does not."""
         if isinstance(test, ir.UnaryOp) and test.op == "not":
             yes, no = self.branch(test.operand, st)
             return no, yes
+        if (choices := _choices(test)) is not None:
+            return self._one_of(*choices, st)
         if isinstance(test, ir.BoolOp):
             whole = self._as_value(test, st)
             known = None if whole is None else self.truth(whole, st)
@@ -716,6 +737,17 @@ def _only_looks(node: ir.Expression) -> bool:
             node.left
         )
     return isinstance(node, ir.Name | ir.Const)
+
+
+def _choices(test: ir.Expression) -> tuple[ir.Expression, tuple[ir.Const, ...], bool] | None:
+    """What a test `x in ("a", "b")` (or `not in`) compares with what, and whether it asks for membership."""
+    if not isinstance(test, ir.Compare) or len(test.rest) != 1 or test.rest[0][0] not in ("in", "not in"):
+        return None
+    display = test.rest[0][1]
+    if not isinstance(display, ir.Sequence) or not 0 < len(display.elts) <= 4:
+        return None
+    constants = tuple(choice for choice in display.elts if isinstance(choice, ir.Const))
+    return (test.left, constants, test.rest[0][0] == "in") if len(constants) == len(display.elts) else None
 
 
 _BUILTINS = frozenset(

@@ -251,7 +251,8 @@ class Methods(TorchModel):
         )  # fmt: skip
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
-        if record is None or not record.is_number:
+        nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
+        if not nowhere and (record is None or not record.is_number):
             st.conds[("live", loss)] = True  # else backward would have raised
 
     @staticmethod
