@@ -15,7 +15,7 @@ import threading
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
@@ -185,6 +185,7 @@ class SourceFile:
         self.text = text
         self.tree = parse(text) if tree is None else tree
         self.starts = line_starts(text)
+        self._mentions: dict[ast.stmt, frozenset[str]] = {}
 
     @cached_property
     def lines(self) -> list[str]:
@@ -230,11 +231,16 @@ class SourceFile:
         while waiting:
             node = waiting.pop()
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                mentions = identifiers(self.text_of(node.lineno, node.end_lineno or node.lineno)) - {node.name}
-                found[node.name] = found.get(node.name, frozenset()) | mentions
+                found[node.name] = found.get(node.name, frozenset()) | (self.mentions(node) - {node.name})
             for block in _BLOCKS:
                 waiting.extend(getattr(node, block, ()))
         return found
+
+    def mentions(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
+        """Every identifier in a function of this file, its decorators aside."""
+        if node not in self._mentions:
+            self._mentions[node] = identifiers(self.text_of(node.lineno, node.end_lineno or node.lineno))
+        return self._mentions[node]
 
     def _end(self, node: ast.stmt) -> int:
         """The last line of a statement: a backslash may make it longer than `ast` says."""
@@ -247,6 +253,14 @@ class SourceFile:
     def text_of(self, first: int, last: int) -> str:
         """The text of some lines, with what ends them."""
         return self.text[self.starts[first - 1] : self.starts[last] if last < len(self.starts) else len(self.text)]
+
+
+def _functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+        elif isinstance(node, ast.If):
+            yield from _functions(node.body)
 
 
 class TopLevel:
@@ -270,6 +284,43 @@ class TopLevel:
     def mentions(self) -> frozenset[str]:
         """Every identifier in these statements."""
         return identifiers(self._file.text_of(self.first_line, self.last_line))
+
+    @cached_property
+    def touches(self) -> frozenset[str]:
+        """The names that these statements bind, or whose objects they may change: `x.y = 1`, `x.append(1)`."""
+        found: set[str] = set()
+        waiting: list[ast.AST] = list(self.nodes)
+        while waiting:
+            node = waiting.pop()
+            parts: list[ast.AST] = []
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+                continue
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.Assign | ast.Delete):
+                parts = list(node.targets)
+            elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.AsyncFor):
+                parts = [node.target]
+            elif isinstance(node, ast.With | ast.AsyncWith):
+                parts = [item.optional_vars for item in node.items if item.optional_vars is not None]
+            elif isinstance(node, ast.Expr):
+                parts = [node.value]
+            found.update(name.id for part in parts for name in ast.walk(part) if isinstance(name, ast.Name))
+            for block in _BLOCKS:
+                waiting.extend(getattr(node, block, ()))
+        return frozenset(found)
+
+    @cached_property
+    def functions(self) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
+        """The function that this defines, or the methods of the class, also those under a condition."""
+        node = self.nodes[0]
+        return tuple(_functions(node.body if isinstance(node, ast.ClassDef) else [node]))
+
+    @cached_property
+    def methods(self) -> dict[str, frozenset[str]]:
+        """For each method of a class, what it mentions."""
+        return {node.name: self._file.mentions(node) for node in self.functions} if self.kind == "class" else {}
 
     @cached_property
     def slice(self) -> Slice:

@@ -10,7 +10,7 @@ from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, 
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.statements import Statements
+from flake8_gradtrap.interp.statements import Statements, methods_of
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -91,26 +91,14 @@ class Calls(Statements):
     def methods(self, cls: Class) -> dict[str, ir.FunctionDef]:
         """The methods that a class defines itself."""
         if cls.ident not in self._methods:
-            found: dict[str, ir.FunctionDef] = {}
-            stack = list(cls.node.body)
-            while stack:
-                statement = stack.pop(0)
-                if isinstance(statement, ir.FunctionDef):
-                    found[statement.name] = statement
-                elif isinstance(statement, ir.If):
-                    stack = [*statement.body, *stack]
-            self._methods[cls.ident] = found
+            self._methods[cls.ident] = methods_of(cls.read())
         return self._methods[cls.ident]
 
     def bases(self, cls: Class) -> list[Value]:
         """The values of a class's bases: visible classes and APIs."""
         if cls.ident not in self._bases:
             self._bases[cls.ident] = []
-            found = []
-            for arg in cls.node.bases:
-                if arg.keyword is None and not arg.star:
-                    found.append(self.static(arg.value, cls))
-            self._bases[cls.ident] = found
+            self._bases[cls.ident] = [self.static(base, cls) for base in cls.bases]
         return self._bases[cls.ident]
 
     def static(self, node: ir.Expression, cls: Class) -> Value:
@@ -159,7 +147,7 @@ class Calls(Statements):
             if waiting:
                 waiting = base != after
                 continue
-            if isinstance(base, Class) and name in self.methods(base):
+            if isinstance(base, Class) and name in base.defines and name in self.methods(base):
                 return self.methods(base)[name], base
         return None
 
@@ -381,13 +369,12 @@ class Calls(Statements):
         if kind == "dictlike" or any(
             isinstance(base, Api) and base.name in ("typing.NamedTuple", "enum.Enum") for base in self.lineage(cls)
         ):
-            return [(self.unknown(cls.node.name), st)]
+            return [(self.unknown(cls.name), st)]
         owners = self.owners(args.get(0, "params"), st) if kind == "optimizer" else None
-        thing = Thingy(kind, cls, owners, cls.node.name, site=self.site(node, st), stamp=st.stamp)
+        thing = Thingy(kind, cls, owners, cls.name, site=self.site(node, st), stamp=st.stamp)
         instance = self.new(thing, st)
         if kind == "optimizer" and (params := args.get(0, "params")) is not None:
-            self.iterate(params, f"`{cls.node.name}`", node, st)
-        found = self.find_method(cls, "__init__")
+            self.iterate(params, f"`{cls.name}`", node, st)
         within = any(
             frame.func is not None
             and frame.func.owner is not None
@@ -397,6 +384,7 @@ class Calls(Statements):
         )
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
+        found = self.find_method(cls, "__init__")
         if found is None or kind == "optimizer":
             self._dataclass_fields(cls, instance, args, st)
             return [(instance, st)]
@@ -405,9 +393,7 @@ class Calls(Statements):
 
     def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
         names = [
-            part.target.id
-            for part in cls.node.body
-            if isinstance(part, ir.AnnOnly) and isinstance(part.target, ir.Name)
+            part.target.id for part in cls.read() if isinstance(part, ir.AnnOnly) and isinstance(part.target, ir.Name)
         ]
         for name, value in [*zip(names, args.pos, strict=False), *args.kw.items()]:
             st.set_attr(instance, name, value)
@@ -583,6 +569,8 @@ class Calls(Statements):
     def _activate(self, func: Func, env: dict[str, Value], node: ir.Node | None, st: State) -> Results:
         """Run a function's body in an environment; `node` is the call, None where nothing visible calls it."""
         self.entered.add(func.ident)
+        if len(st.frames) == 1:
+            self.outermost = func.ident, self.steps
         env_id = self.fresh()
         handed: set[Value] = set()
         for name, value in env.items():

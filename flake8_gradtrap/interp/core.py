@@ -215,6 +215,8 @@ class Core:
         """The statement or expression that is evaluated, by its identity."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
+        self.outermost = (0, 0)
+        """The root, or the function that the module level called last, and the steps that were taken until then."""
         self.limit: float = math.inf
         """The step at which the innermost helper is left."""
         self.helped = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from flake8_gradtrap.source import TopLevel
 
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
+
+FILE_BUDGET = 10 * ROOT_BUDGET
+"""So many steps all roots of a file may take; the roots that are left then are counted as over budget."""
 
 ONE_SHOT_NAMES = frozenset(
     {"parameters", "params", "named_parameters", "named_params", "param_iter", "model_parameters", "model_params"}
@@ -41,6 +45,7 @@ class Tally:
 
     functions_run: int = 0
     functions_over_budget: int = 0
+    steps: int = 0
 
 
 class Machine(Methods):
@@ -60,9 +65,10 @@ class Machine(Methods):
     def run(self) -> None:
         parts = self.module.source.toplevel
         relevant = self._relevant(parts)
-        if not relevant:
+        sides = self._one_shot(parts)
+        if not relevant and not sides:
             return
-        self._module_level(parts, relevant)
+        self._module_level(parts, relevant.union(sides))
         definitions = [part for part in parts if part.kind in ("function", "class") and part in relevant]
         for part in self._callers_first(definitions, parts):
             value = self.module.lookup(part.name)
@@ -71,23 +77,20 @@ class Machine(Methods):
                     self._guarded(lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
-        if any(rule.code == "GTR103" for rule in self.rules):
-            for part in parts:
-                if part.kind not in ("function", "class") or part.mentions.isdisjoint(_ONE_SHOT_WORDS):
-                    continue
-                value = self.module.lookup(part.name)
-                if isinstance(value, Func):
-                    self._definition_side(value, None)
-                elif isinstance(value, Class):
-                    for method in self.methods(value).values():
-                        self._definition_side(None, (method, value))
+        for part in sides:
+            value = self.module.lookup(part.name)
+            if isinstance(value, Func):
+                self._definition_side(value, None)
+            elif isinstance(value, Class):
+                for method in self.methods(value).values():
+                    self._definition_side(None, (method, value))
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
     def _relevant(self, parts: Iterable[TopLevel]) -> set[TopLevel]:
         """The parts in which a finding can come to its end, and those that call them."""
         parts = list(parts)
-        found = {part for part in parts if part.kind != "import" and self._starts(part.mentions)}
+        found = {part for part in parts if part.kind != "import" and self._starts_in(part)}
         # Callers give context: arguments, gradient mode. A model and its factories need none.
         names = {part.name for part in found if part.name and part.mentions & _TRAINING}
         changed = True
@@ -100,6 +103,33 @@ class Machine(Methods):
                         names.add(part.name)
                         changed = True
         return found
+
+    def _one_shot(self, parts: Iterable[TopLevel]) -> list[TopLevel]:
+        """The definitions that may have a parameter for a one-shot iterator."""
+        if not any(rule.code == "GTR103" for rule in self.rules):
+            return []
+        parts = [part for part in parts if part.name and not part.mentions.isdisjoint(_ONE_SHOT_WORDS)]
+        return [part for part in parts if any(_takes_one_shot(node.args) for node in part.functions)]
+
+    def _needed(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> list[TopLevel]:
+        """The module level as far as it matters, leads to what does, or touches a name that such code reads."""
+        reaching = {part.name for part in relevant if part.name}
+        leading: set[TopLevel] = set()
+        while more := {part for part in parts if part not in leading and not part.mentions.isdisjoint(reaching)}:
+            leading |= more
+            reaching |= {part.name for part in more if part.name}
+        codes = [part for part in parts if part.kind == "code"]
+        needed = {part for part in codes if part in leading or not part.mentions.isdisjoint(self.words)}
+        read = frozenset[str]().union(*(part.mentions for part in relevant | needed))
+        while more := {part for part in codes if part not in needed and not part.touches.isdisjoint(read)}:
+            needed |= more
+            read = read.union(*(part.mentions for part in more))
+        return [part for part in codes if part in needed]
+
+    def _starts_in(self, part: TopLevel) -> bool:
+        if not self._starts(part.mentions):
+            return False
+        return part.kind != "class" or any(self._starts(mentions) for mentions in part.methods.values())
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
@@ -128,26 +158,34 @@ class Machine(Methods):
 
     def _guarded(self, work: object) -> bool:
         """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        self.tally.functions_run += 1
+        if self.tally.steps > FILE_BUDGET:
+            self.tally.functions_over_budget += 1
+            return False
         self.steps = 0
+        self.outermost = (0, 0)
         self.runs += 1
         self.merger.narrow = self.merger.single = False
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
-        self.tally.functions_run += 1
         entered = set(self.entered)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
             self.entered = entered  # what was entered may still be run by itself
+            if self.outermost[1] < self.steps // 2:
+                self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
+        finally:
+            self.tally.steps += self.steps
         return True
 
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
         self.base.envs[0] = {}
         self.base.frames = (Frame(0),)
-        codes = [part for part in parts if part.kind == "code"]
+        codes = self._needed(parts, relevant)
         if not codes:
             return
         ran = [self.base.fork()]
@@ -252,7 +290,7 @@ class Machine(Methods):
         def construct() -> None:
             nonlocal starts, instance
             st = self.base.fork()
-            instance = self.new(Thingy(kind, cls, None, cls.node.name), st)
+            instance = self.new(Thingy(kind, cls, None, cls.name), st)
             found = self.find_method(cls, "__init__")
             starts = [st]
             if found is not None:
@@ -262,7 +300,7 @@ class Machine(Methods):
 
         if not self._guarded(construct) or not starts:
             st = self.base.fork()
-            instance = self.new(Thingy(kind, cls, None, cls.node.name), st)
+            instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
@@ -332,7 +370,7 @@ class Machine(Methods):
             st = self.base.fork()
             bound: Value | None = func
             if method is not None:
-                instance = self.new(Thingy(self.class_kind(method[1]), method[1], None, method[1].node.name), st)
+                instance = self.new(Thingy(self.class_kind(method[1]), method[1], None, method[1].name), st)
                 bound = self.bind_method(*method, instance, st)
             if isinstance(bound, Func):
                 target = bound
@@ -346,15 +384,24 @@ class Machine(Methods):
             self.assumed_runs = False
 
 
+def _takes_one_shot(arguments: ast.arguments) -> bool:
+    return any(
+        _one_shot(arg.arg, None if arg.annotation is None else ast.unparse(arg.annotation))
+        for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    )
+
+
 def _may_be_one_shot(param: ir.Param) -> bool:
+    return param.kind not in ("star", "starstar") and _one_shot(param.name, param.annotation)
+
+
+def _one_shot(name: str, annotation: str | None) -> bool:
     """Whether a parameter's annotation, or without one its name, says that it may be a one-shot iterator."""
-    if param.kind in ("star", "starstar"):
-        return False
-    if param.annotation is not None:
-        text = param.annotation.strip("\"'")
+    if annotation is not None:
+        text = annotation.strip("\"'")
         outer = text.partition("[")[0].rpartition(".")[2]
         return outer in _ONE_SHOT_TYPES or ("Iterable[" in text and outer in ("Union", "Optional"))
-    return param.name in ONE_SHOT_NAMES
+    return name in ONE_SHOT_NAMES
 
 
 def _last(codes: Sequence[TopLevel]) -> ir.Node:

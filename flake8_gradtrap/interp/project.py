@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from flake8_gradtrap.interp.ir import ClassDef, FunctionDef
+from flake8_gradtrap.interp.ir import Attr, ClassDef, Expression, FunctionDef, Name, Statement
+from flake8_gradtrap.interp.ir import Const as Constant
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
 from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
@@ -114,14 +115,12 @@ class Module:
 
     def _find(self, name: str) -> Value | None:
         if (part := self.definitions.get(name)) is not None:
-            try:
-                statement = part.slice.statements[0]
-            except SourceError:
-                return None
+            if isinstance(outline := part.nodes[0], ast.ClassDef):
+                bases = tuple(_base(base) for base in outline.bases if not isinstance(base, ast.Starred))
+                return Class(name, id(part), self, bases, frozenset(part.methods), lambda: _body(part))
+            statement = _read(part)
             if isinstance(statement, FunctionDef):
                 return Func(statement, id(statement), self)
-            if isinstance(statement, ClassDef):
-                return Class(statement, id(statement), self)
         if name in self.imports:
             module, attribute, level = self.imports[name]
             return self.resolve(module, attribute, level)
@@ -149,6 +148,29 @@ class Module:
         if target is not None or level:
             return Sym("global", (module, attribute, self.path), attribute)
         return Api(knowledge().canonical(f"{module}.{attribute}"))
+
+
+def _read(part: TopLevel) -> Statement | None:
+    """A definition; None if libcst cannot read it."""
+    try:
+        return part.slice.statements[0]
+    except SourceError:
+        return None
+
+
+def _body(part: TopLevel) -> tuple[Statement, ...]:
+    """The body of a class."""
+    statement = _read(part)
+    return statement.body if isinstance(statement, ClassDef) else ()
+
+
+def _base(node: ast.expr) -> Expression:
+    """A base of a class as far as it is a dotted name (an index dropped); a constant stands for the rest."""
+    if isinstance(node, ast.Name):
+        return Name(node.id)
+    if isinstance(node, ast.Attribute):
+        return Attr(_base(node.value), node.attr)
+    return _base(node.value) if isinstance(node, ast.Subscript) else Constant(None)
 
 
 class Project:

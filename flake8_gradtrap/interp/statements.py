@@ -218,7 +218,11 @@ class Statements(Expressions):
 
     def exec_ClassDef(self, node: ir.ClassDef, st: State) -> list[End]:
         frame = st.frame
-        st.envs[frame.env][node.name] = Class(node, id(node), self.current_module(st), (frame.env, *frame.closure))
+        bases = tuple(base.value for base in node.bases if base.keyword is None and not base.star)
+        names = frozenset(methods_of(node.body))
+        st.envs[frame.env][node.name] = Class(
+            node.name, id(node), self.current_module(st), bases, names, lambda: node.body, (frame.env, *frame.closure)
+        )
         self.captured(st)
         return [(st, "", None)]
 
@@ -753,6 +757,17 @@ def _is_loss(name: str) -> bool:
     return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
 
 
+def methods_of(body: tuple[ir.Statement, ...]) -> dict[str, ir.FunctionDef]:
+    """The functions that the body of a class defines, also under a condition."""
+    found: dict[str, ir.FunctionDef] = {}
+    for statement in body:
+        if isinstance(statement, ir.FunctionDef):
+            found[statement.name] = statement
+        elif isinstance(statement, ir.If):
+            found |= methods_of(statement.body)
+    return found
+
+
 def _counts(value: Any) -> bool:
     """Whether a value is the index of a loop, or so much more."""
     if isinstance(value, Sym) and value.op == "+":
@@ -783,4 +798,4 @@ def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:
     return False
 
 
-__all__ = ["End", "Func", "Iterated", "Statements"]
+__all__ = ["End", "Func", "Iterated", "Statements", "methods_of"]

@@ -7,13 +7,13 @@ so that two conditions on the same unknown agree, and it is typed by what the pr
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
-    from flake8_gradtrap.interp.ir import ClassDef, FunctionDef, Lambda
+    from flake8_gradtrap.interp.ir import Expression, FunctionDef, Lambda, Statement
     from flake8_gradtrap.interp.project import Module
 
 
@@ -106,11 +106,17 @@ class Func(Value):
 
 @dataclass(frozen=True, slots=True)
 class Class(Value):
-    """A visible class."""
+    """A visible class. What its header and its table of contents say is known without reading its body."""
 
-    node: ClassDef = field(compare=False)
+    name: str
     ident: int
     module: Module = field(compare=False)
+    bases: tuple[Expression, ...] = field(compare=False)
+    """The positional ones, as dotted names; what else there is, stands for an unknown."""
+    defines: frozenset[str] = field(compare=False)
+    """The names of its methods."""
+    read: Callable[[], tuple[Statement, ...]] = field(compare=False, repr=False)
+    """Gives the body."""
     closure: tuple[int, ...] = ()
 
 
