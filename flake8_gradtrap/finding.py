@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,6 +58,3 @@ class Finding:
 
     def sort_key(self) -> tuple[str, int, int, str]:
         return (self.filename, self.span.row, self.span.column, self.code)
-
-    def without_fix(self) -> Finding:
-        return replace(self, fix=None)

@@ -125,6 +125,11 @@ class Rule:
                 yield kind, attribute
 
 
+def spoken(by: str) -> str:
+    """`by` for a message: a name in backticks, words as they are."""
+    return by if "`" in by or " " in by else f"`{by}`"
+
+
 @cache
 def all_rules() -> dict[str, type[Rule]]:
     """Every rule by its code: the modules of `flake8_gradtrap.rules` named gtrNNN_…."""

@@ -66,7 +66,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Iterated, IteratorMade
-from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 OPTIMIZER = re.compile(
     r"\w*(adam|sgd|adagrad|adadelta|adamax|adafactor|rmsprop|rprop|lbfgs|muon|optimizer)\w*|add_param_group",
@@ -137,11 +137,6 @@ class OneShotIteratorReused(Rule):
                 safe=made.of_parameters,
             ),
         )
-
-
-def spoken(by: str) -> str:
-    """`by` for a message: a name in backticks, words as they are."""
-    return by if "`" in by or " " in by else f"`{by}`"
 
 
 def effect(event: Iterated) -> str:

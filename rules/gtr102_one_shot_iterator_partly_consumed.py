@@ -59,7 +59,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Iterated, IteratorMade
-from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 ORDINARY = {
     "for",
@@ -149,11 +149,6 @@ def meant(part: Iterated, rest: Iterated) -> bool:
     """Whether the first item may have been taken on purpose, to go on with the rest."""
     ordinary = " " in rest.by or rest.by.strip("`").rpartition(".")[2] in ORDINARY
     return part.single and rest.through is None and ordinary
-
-
-def spoken(by: str) -> str:
-    """`by` for a message: a name in backticks, words as they are."""
-    return by if "`" in by or " " in by else f"`{by}`"
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

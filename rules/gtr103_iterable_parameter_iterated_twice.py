@@ -53,7 +53,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Iterated, IteratorMade, Site
-from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,6 @@ def way(site: Site) -> list[Site]:
     while steps[-1].caller is not None:
         steps.append(steps[-1].caller)
     return steps[::-1]
-
-
-def spoken(by: str) -> str:
-    """`by` for a message: a name in backticks, words as they are."""
-    return by if "`" in by or " " in by else f"`{by}`"
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

@@ -6,13 +6,12 @@ import math
 
 from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
+from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.statements import Statements, methods_of
 from flake8_gradtrap.interp.values import (
-    FALSE,
     NONE,
     Api,
     Class,
@@ -22,7 +21,6 @@ from flake8_gradtrap.interp.values import (
     Listing,
     Mapping,
     Method,
-    Ref,
     Super,
     Sym,
     Tensor,
@@ -737,6 +735,3 @@ def _endless(body: tuple[ir.Statement, ...]) -> bool:
     return any(
         isinstance(part, ir.While) and isinstance(part.test, ir.Const) and bool(part.test.value) for part in body
     )
-
-
-__all__ = ["DEPTH", "FALSE", "Calls", "Core", "Ref"]

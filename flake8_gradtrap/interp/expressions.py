@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from flake8_gradtrap.events import Iterated, IteratorMade, ReadOut
+from flake8_gradtrap.events import IteratorMade, ReadOut
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Dead, Results
 from flake8_gradtrap.interp.liveness import reads
@@ -755,4 +755,3 @@ _BUILTINS = frozenset(
     "int isinstance issubclass iter len list map max min next object open pow print property range repr reversed round "
     "set setattr slice sorted staticmethod classmethod str sum super tuple type vars zip exit quit".split()
 )
-__all__ = ["Api", "Dead", "Expressions", "Iterated"]

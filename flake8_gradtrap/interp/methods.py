@@ -10,7 +10,6 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Emptied,
-    IteratorMade,
     ReadOut,
     ScalerUpdated,
     Stepped,
@@ -549,6 +548,3 @@ class Methods(TorchModel):
         return [(self.unknown(name), st)]
 
     on_const = on_function = on_class = on_context = on_tuple
-
-
-__all__ = ["Api", "IteratorMade", "Methods"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Ref, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
 
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
@@ -350,7 +350,3 @@ class Graph:
     def whose(self) -> Owners:
         """The modules whose parameters get gradients; None if there may be others."""
         return frozenset(self.owners) if self.owners and not self.incomplete else None
-
-
-def is_reference(value: Value) -> bool:
-    return isinstance(value, Ref | Sym)

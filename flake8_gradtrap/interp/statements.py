@@ -12,7 +12,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Emptied,
     GradientForced,
-    Iterated,
     IterationStarted,
     LoopLeft,
     LoopStarted,
@@ -796,6 +795,3 @@ def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:
         ):
             return True
     return False
-
-
-__all__ = ["End", "Func", "Iterated", "Statements", "methods_of"]

@@ -8,7 +8,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Differentiated,
     GradientForced,
-    Iterated,
     OptimizerMade,
     ReadOut,
     Rewrapped,
@@ -546,4 +545,3 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("tensors.div", lambda model, *rest: model._binary_call("/", *rest)),
     ("makes.module", TorchModel._make_module),
 ]
-__all__ = ["Iterated", "TorchModel"]
