@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_json() -> None:
             "cell": None,
         }
     ]
-    assert json.loads(show(FINDING.without_fix(), format="json"))[0]["fix"] is None
+    assert json.loads(show(replace(FINDING, fix=None), format="json"))[0]["fix"] is None
 
 
 def test_colours_only_when_asked() -> None:
