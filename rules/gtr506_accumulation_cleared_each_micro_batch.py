@@ -64,7 +64,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from flake8_gradtrap.events import Cleared, RunEnded, Site, Stepped, Thing
+from flake8_gradtrap.events import Backpropagated, Cleared, RunEnded, Site, Stepped, Thing
 from flake8_gradtrap.gradients import quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import Filled, InWindows, Story
@@ -84,6 +84,8 @@ class AccumulationClearedEachMicroBatch(InWindows):
         super().__init__()
         self.wipes: dict[Story, tuple[Filled, Cleared]] = {}
         """Clearings of gradients that were to be kept until their window is full."""
+        self.certain: set[Story] = set()
+        """Those that a backward follows: else the loop goes on to the next batch, and this one was left out."""
         self.inner: dict[tuple[Hashable, Hashable], tuple[Filled, Cleared, Site]] = {}
         """Clearings, in an inner loop, of what its last iteration left, by backward and loop."""
         self.outside: dict[tuple[Hashable, Hashable], Stepped] = {}
@@ -93,12 +95,30 @@ class AccumulationClearedEachMicroBatch(InWindows):
         if self.guarded(watch):
             return
         for window in filled.short:
-            self.wipes.setdefault((filled.place, window), (filled, event))
+            story = (filled.place, window)
+            self.wipes.setdefault(story, (filled, event))
+            if window.loop in filled.ended:
+                watch.put(("wiped", filled.place, window), True)
+            else:
+                self.certain.add(story)
         if not filled.loops <= self.running(watch):
             return  # left over from when a loop ran last
         for (_, loop), mark in tagged(watch, "active"):
             if loop in filled.ended:
                 self.inner.setdefault((filled.place, loop), (filled, event, mark.site))
+
+    @on(Backpropagated)
+    def backward(self, event: Backpropagated, watch: Watch) -> None:
+        super().backward(event, watch)
+        for key, _ in tagged(watch, "wiped"):
+            if key[1] == event.site.node:
+                self.certain.add((key[1], key[2]))
+
+    def over(self, loop: Hashable, watch: Watch) -> None:
+        super().over(loop, watch)
+        for key, _ in tagged(watch, "wiped"):
+            if key[2].loop == loop:
+                watch.drop(key)
 
     def stepped(self, filled: Filled, event: Stepped, running: frozenset[Hashable]) -> None:
         for loop in filled.loops - running:
@@ -107,13 +127,14 @@ class AccumulationClearedEachMicroBatch(InWindows):
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
         for story, step in self.windows():
-            if story in self.wipes and story[0] not in self.added:
+            if story in self.certain and story[0] not in self.added:
                 filled, cleared = self.wipes[story]
                 self.tell(filled, cleared, story[1].every, ("the window is full here", story[1].site), step, watch)
         for key, (filled, cleared, loop) in self.inner.items():
             if key in self.outside and key[0] not in self.added:
                 self.tell(filled, cleared, None, ("over these micro-batches", loop), self.outside[key], watch)
         self.wipes.clear()
+        self.certain.clear()
         self.inner.clear()
         self.outside.clear()
         self.applied.clear()

@@ -410,6 +410,10 @@ class Methods(Containers):
             "no_sync",
             "named_modules",
         ):
+            if name == "load_state_dict" and st.stamp:
+                for part in self.leaves(receiver, st) or frozenset({receiver}):
+                    if isinstance(part, Value):
+                        st.set_attr(part, "loaded", Sym("stamp", st.stamp))
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
             self.emit(
