@@ -166,6 +166,7 @@ class Assignment(Expressions):
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
+        self.attribute_set(base, name, value, st, node, target)
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))

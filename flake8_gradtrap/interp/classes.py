@@ -38,7 +38,7 @@ _BASE_KINDS = {
 
 class Classes(Statements):
     def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
         self._methods: dict[int, dict[str, ir.FunctionDef]] = {}
         self._bases: dict[int, list[Value]] = {}
 
@@ -230,6 +230,8 @@ class Classes(Statements):
             and self.class_kind(frame.func.owner) == "module"
             for frame in st.frames
         )
+        if kind in ("module", "lossfn"):
+            self.handed_over(args.all(), node, st, cls.name)
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
         found = self.find_method(cls, "__init__")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Core, Dead, Results
+from flake8_gradtrap.interp.core import Dead, Results
+from flake8_gradtrap.interp.registration import Registration
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -40,7 +41,7 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Conditions(Core):
+class Conditions(Registration):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
         for values, path in self.eval_many((node.left, *(right for _, right in node.rest)), st):

@@ -7,17 +7,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flake8_gradtrap.events import Cleared, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.events import ClassEnded, Cleared, Constructed, FileEnded, IteratorMade, RunEnded, Site, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
+from flake8_gradtrap.traits import OF_CLASSES
 
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
@@ -33,6 +35,10 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
+_COLLECTING = frozenset(
+    "parameters named_parameters modules named_modules children named_children state_dict _apply to cuda train".split()
+)
+"""Methods of a module by which torch finds its parts: a class that defines one of them sees to its parts itself."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
@@ -84,6 +90,8 @@ class Machine(Methods):
             elif isinstance(value, Class):
                 for method in self.methods(value).values():
                     self._definition_side(None, (method, value))
+        if self.hears(FileEnded):
+            self.emit(FileEnded(Site(self.module.path)), self.base)
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
@@ -127,9 +135,15 @@ class Machine(Methods):
         return [part for part in codes if part in needed]
 
     def _starts_in(self, part: TopLevel) -> bool:
+        if part.kind != "class":
+            return self._starts(part.mentions - OF_CLASSES)
         if not self._starts(part.mentions):
             return False
-        return part.kind != "class" or any(self._starts(mentions) for mentions in part.methods.values())
+        if any(self._starts(mentions - OF_CLASSES) for mentions in part.methods.values()):
+            return True
+        cls = self.module.lookup(part.name)
+        of_module = isinstance(cls, Class) and self.class_kind(cls) in MODULES
+        return of_module and any(self._starts(mentions) for mentions in part.methods.values())
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
@@ -282,10 +296,12 @@ class Machine(Methods):
         if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
             return  # what they do to gradients is their business
         methods = self._runnable(cls)
-        if not any(self._starts(method.mentions) for method, _ in methods):
+        without = frozenset() if kind in MODULES else OF_CLASSES
+        if not any(self._starts(method.mentions - without) for method, _ in methods):
             return
         starts: list[State] = []
         instance: Value = Ref(0)
+        site = Site((cls.module.path, cls.name))
 
         def construct() -> None:
             nonlocal starts, instance
@@ -297,6 +313,11 @@ class Machine(Methods):
                 bound = self.bind_method(*found, instance, st)
                 if isinstance(bound, Func):
                     starts = self.root(bound, st.fork())[:2] or [st]
+            if self.hears(Constructed):
+                for start in starts:
+                    self.emit(
+                        Constructed(site, Thing(instance, cls.name), kind, self.attributes(instance, start)), start
+                    )
 
         if not self._guarded(construct) or not starts:
             st = self.base.fork()
@@ -309,6 +330,17 @@ class Machine(Methods):
                 self._guarded(
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
                 )
+        if self.hears(ClassEnded):
+            self.emit(ClassEnded(site, Thing(instance, cls.name), kind, self._collecting(cls)), self.base)
+
+    def _collecting(self, cls: Class) -> frozenset[str]:
+        """What a class mentions where it says itself which parameters it has, or moves them itself."""
+        found: frozenset[str] = frozenset()
+        for base in self.lineage(cls):
+            if isinstance(base, Class):
+                for name, method in self.methods(base).items():
+                    found |= method.mentions if name in _COLLECTING else frozenset()
+        return found
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
