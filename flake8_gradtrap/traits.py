@@ -27,9 +27,12 @@ OF_CLASSES = frozenset({KEEPS_SEVERAL, REGISTERS})
 """Traits that matter only in the methods of a module."""
 
 _FILLS = re.compile(r"=\s*(?:[\[{(]|list\(|dict\(|tuple\(|\w*OrderedDict\()|\.(?:append|insert|extend)\(|\]\s*=|\+=")
+_MAKES = re.compile(r"[A-Z]\w*\(|(?:make|build|create|get|new|init)\w*\(|deepcopy|conv\w+\(")
 _CONTAINERS = frozenset({"list", "dict", "tuple", "OrderedDict", "defaultdict"})
 _GROWS = frozenset({"append", "insert", "extend", "update", "setdefault"})
-_MAKER = re.compile(r"[A-Z]|.*(?:make|build|create|get|conv|block|layer|mlp|clone|deepcopy|net)")
+_MAKER = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|.*(?:conv|block|layer|mlp|clone|copy|net|head)")
+_METHOD = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|deepcopy$")
+"""Calls that may make a module: of a name, and of an attribute (`self.conv(x)` is one in a forward)."""
 _REGISTERS = re.compile(
     r"\b(?:ModuleList|ModuleDict|Sequential|ParameterList|ParameterDict|add_module|register_module|register_parameter"
     r"|setattr)\("
@@ -48,7 +51,7 @@ def words_of(word: str) -> frozenset[str]:
 def traits(nodes: Iterable[ast.AST], text: str) -> frozenset[str]:
     """The traits of some syntax, of which `text` holds the source."""
     found = set()
-    if "self" in text and _FILLS.search(text) and _keeps_several(nodes):
+    if "self" in text and _MAKES.search(text) and _FILLS.search(text) and _keeps_several(nodes):
         found.add(KEEPS_SEVERAL)
     if "self" in text and _REGISTERS.search(text):
         found.add(REGISTERS)
@@ -116,7 +119,7 @@ def _new(node: ast.AST, made: set[str]) -> bool:
     if name in _CONTAINERS:
         return False
     inner = node.func.value if isinstance(node.func, ast.Attribute) else None
-    return bool(_MAKER.match(name)) or (inner is not None and _new(inner, made))
+    return bool((_MAKER if inner is None else _METHOD).match(name)) or (inner is not None and _new(inner, made))
 
 
 def _several(node: ast.AST, made: set[str]) -> bool:

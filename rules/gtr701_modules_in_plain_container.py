@@ -105,6 +105,7 @@ class ModulesInPlainContainer(Rule):
     name = "modules-in-plain-container"
     summary = "Modules or Parameters are kept in a plain list, tuple or dict, where torch does not see them"
     words = (KEEPS_SEVERAL, REGISTERS)
+    roots = (KEEPS_SEVERAL,)
     fix = "safe"
 
     def __init__(self) -> None:

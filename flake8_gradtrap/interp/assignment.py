@@ -54,7 +54,8 @@ class Assignment(Expressions):
         for old, path in self.eval(node.target, st):
             for value, after in self.eval(node.value, path):
                 record = after.record(old)
-                if isinstance(record, Listing) and node.op == "+":
+                modules = isinstance(record, Thingy) and record.kind == "module"  # a `ModuleList`
+                if (modules or isinstance(record, Listing)) and node.op == "+":
                     for _, there in self.call_method(old, "extend", self.args(value), node, after):
                         ends.append((there, "", None))
                     continue

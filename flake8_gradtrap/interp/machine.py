@@ -6,6 +6,7 @@ import ast
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from flake8_gradtrap.events import ClassEnded, Cleared, Constructed, FileEnded, IteratorMade, RunEnded, Site, Thing
 from flake8_gradtrap.interp import ir
@@ -19,7 +20,7 @@ from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
-from flake8_gradtrap.traits import OF_CLASSES
+from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
 
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
@@ -35,10 +36,6 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
-_COLLECTING = frozenset(
-    "parameters named_parameters modules named_modules children named_children state_dict _apply to cuda train".split()
-)
-"""Methods of a module by which torch finds its parts: a class that defines one of them sees to its parts itself."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
@@ -134,9 +131,23 @@ class Machine(Methods):
             read = read.union(*(part.mentions for part in more))
         return [part for part in codes if part in needed]
 
+    @cached_property
+    def _keeping(self) -> frozenset[str]:
+        """The classes of the file that put new objects on an attribute in a plain container, if a rule asks."""
+        if KEEPS_SEVERAL not in self.root_words:
+            return frozenset()
+        parts = self.module.source.toplevel
+        return frozenset(part.name for part in parts if part.kind == "class" and KEEPS_SEVERAL in part.mentions)
+
+    def _registers_for_base(self, name: str, mentions: frozenset[str]) -> bool:
+        """Whether a class registers something and mentions another one that keeps something: perhaps it is its base."""
+        return REGISTERS in mentions and not mentions.isdisjoint(self._keeping - {name})
+
     def _starts_in(self, part: TopLevel) -> bool:
         if part.kind != "class":
             return self._starts(part.mentions - OF_CLASSES)
+        if self._registers_for_base(part.name, part.mentions):
+            return True
         if not self._starts(part.mentions):
             return False
         if any(self._starts(mentions - OF_CLASSES) for mentions in part.methods.values()):
@@ -297,11 +308,12 @@ class Machine(Methods):
             return  # what they do to gradients is their business
         methods = self._runnable(cls)
         without = frozenset() if kind in MODULES else OF_CLASSES
-        if not any(self._starts(method.mentions - without) for method, _ in methods):
+        bases = frozenset(base.name for base in self.lineage(cls)[1:] if isinstance(base, Class))
+        registers = any(self._registers_for_base(cls.name, method.mentions | bases) for method, _ in methods)
+        if not registers and not any(self._starts(method.mentions - without) for method, _ in methods):
             return
         starts: list[State] = []
         instance: Value = Ref(0)
-        site = Site((cls.module.path, cls.name))
 
         def construct() -> None:
             nonlocal starts, instance
@@ -315,9 +327,7 @@ class Machine(Methods):
                     starts = self.root(bound, st.fork())[:2] or [st]
             if self.hears(Constructed):
                 for start in starts:
-                    self.emit(
-                        Constructed(site, Thing(instance, cls.name), kind, self.attributes(instance, start)), start
-                    )
+                    self.emit(self.constructed(cls, instance, start), start)
 
         if not self._guarded(construct) or not starts:
             st = self.base.fork()
@@ -331,16 +341,7 @@ class Machine(Methods):
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
                 )
         if self.hears(ClassEnded):
-            self.emit(ClassEnded(site, Thing(instance, cls.name), kind, self._collecting(cls)), self.base)
-
-    def _collecting(self, cls: Class) -> frozenset[str]:
-        """What a class mentions where it says itself which parameters it has, or moves them itself."""
-        found: frozenset[str] = frozenset()
-        for base in self.lineage(cls):
-            if isinstance(base, Class):
-                for name, method in self.methods(base).items():
-                    found |= method.mentions if name in _COLLECTING else frozenset()
-        return found
+            self.emit(self.class_ended(cls, instance), self.base)
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -357,7 +358,10 @@ class Machine(Methods):
     def _methods_callers_first(
         self, methods: Sequence[tuple[ir.FunctionDef, Class]]
     ) -> list[tuple[ir.FunctionDef, Class]]:
-        relevant = [pair for pair in methods if self._starts(pair[0].mentions)]
+        kept = any(KEEPS_SEVERAL in method.mentions for method, _ in methods)  # what is registered elsewhere matters
+        relevant = [
+            pair for pair in methods if self._starts(pair[0].mentions) or (kept and REGISTERS in pair[0].mentions)
+        ]
         names = {method.name for method, _ in relevant}
         callers = [
             pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"

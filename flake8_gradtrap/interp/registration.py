@@ -6,7 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flake8_gradtrap.events import Attribute, AttributeSet, Computed, Event, Part, Registered, Thing
+from flake8_gradtrap.events import (
+    Attribute,
+    AttributeSet,
+    ClassEnded,
+    Computed,
+    Constructed,
+    Event,
+    Part,
+    Registered,
+    Site,
+    Thing,
+)
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Core
 from flake8_gradtrap.interp.project import Module
@@ -30,6 +41,11 @@ _NESTED = 3
 """Containers within containers are looked into so deep."""
 MODULES = frozenset({"module", "lossfn"})
 """The kinds of things that are modules to torch."""
+
+_COLLECTING = frozenset(
+    "parameters named_parameters modules named_modules children named_children state_dict _apply to cuda train".split()
+)
+"""Methods of a module by which torch finds its parts: a class that defines one of them sees to its parts itself."""
 
 
 class Registration(Core):
@@ -218,6 +234,22 @@ class Registration(Core):
         super().escape(values, node, st, to)
         self.handed_over(values, node, st, to)
 
+    def constructed(self, cls: Class, instance: Value, st: State) -> Constructed:
+        attributes = self.attributes(instance, st)
+        return Constructed(
+            Site((cls.module.path, cls.name)), Thing(instance, cls.name), self.class_kind(cls), attributes
+        )
+
+    def class_ended(self, cls: Class, instance: Value) -> ClassEnded:
+        """The event, with what the class mentions where it says which parameters it has, or moves them itself."""
+        found: frozenset[str] = frozenset()
+        for base in self.lineage(cls):
+            if isinstance(base, Class):
+                for name in base.defines & _COLLECTING:
+                    found |= self.methods(base)[name].mentions
+        site = Site((cls.module.path, cls.name))
+        return ClassEnded(site, Thing(instance, cls.name), self.class_kind(cls), found)
+
     # -- names --------------------------------------------------------------------------------------------------------
 
     def namespace(self, st: State) -> str:
@@ -235,6 +267,9 @@ class Registration(Core):
     # -- provided by the other parts of the machine -------------------------------------------------------------------
 
     def lineage(self, cls: Class) -> list[Value]:
+        raise NotImplementedError
+
+    def methods(self, cls: Class) -> dict[str, ir.FunctionDef]:
         raise NotImplementedError
 
     def class_kind(self, cls: Class) -> str:
