@@ -330,7 +330,10 @@ class TorchModel(Rewrapping):
 
     def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         outputs = args.get(0, "outputs")
-        create = args.kw.get("create_graph", FALSE)
+        create = args.kw.get("create_graph", args.get(4) or (self.unknown() if args.more else FALSE))
+        given = [arg.value for arg in node.args if arg.keyword == "create_graph"] if isinstance(node, ir.Call) else []
+        if create == FALSE and given and not isinstance(given[0], ir.Const):
+            create = self.unknown()  # a setting, which some callers turn off
         retain = args.kw.get("retain_graph", create)
         parts = () if outputs is None else self.elements(outputs, st) or (outputs,)
         for part in parts:
@@ -341,7 +344,7 @@ class TorchModel(Rewrapping):
             return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
         if create != FALSE:
             return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
-        return self.make_tensor("grad", tuple(parts), node, st, how="autograd.grad")
+        return self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
