@@ -158,8 +158,8 @@ class Differentiated(Event):
 
 @dataclass(frozen=True, slots=True)
 class Produced(Event):
-    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), or a loss
-    function.
+    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), a
+    `training_step`, a loss function ("loss"), or one that computes a penalty ("penalty").
 
     `terms` as in Backpropagated.
     """

@@ -441,7 +441,7 @@ class Calls(Classes):
         return parts
 
     def promise(self, func: Func, st: State) -> str:
-        """Whether a function promises a differentiable result: "forward", "training_step", "loss" or "penalty"; else ""."""
+        """What differentiable result a function promises: "forward", "training_step", "loss", "penalty", or ""."""
         node = func.node
         if not isinstance(node, ir.FunctionDef) or st.mode is False:
             return ""
