@@ -196,7 +196,7 @@ class StepWithoutBackward(InLoops):
         what = quoted(event.optimizer, "the optimizer")
         watch.report(
             event.site,
-            f"no backward reaches what {what} trains: its gradients are None, and the step changes nothing; check which "
+            f"no backward reaches what {what} trains: its gradients are None, the step changes nothing; check which "
             "parameters it was given, and whether they take part in the loss",
             trace=[("the optimizer is made here", made.site), ("and steps here, with no gradients", event.site)],
         )
