@@ -132,7 +132,8 @@ class StepWithoutBackward(InLoops):
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
         for key, made in tagged(watch, "made"):
-            related = None if event.opaque else overlap(made.owners, event.owners)
+            cut = any(term.cut for term in event.terms)  # why it does not arrive is what other rules say
+            related = None if event.opaque or cut else overlap(made.owners, event.owners)
             if related is None:
                 self.lose(key, made, watch)
             elif related:
