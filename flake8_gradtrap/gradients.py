@@ -301,7 +301,7 @@ class KeepsGraph(InLoops):
             return
         active = dict(tagged(watch, "active"))
         now = frozenset({tensor.key})
-        graph = now | event.graph if event.had_history else now
+        graph = now | event.graph
         walks = [
             walk
             for _, walk in tagged(watch, "walk")

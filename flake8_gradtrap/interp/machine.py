@@ -15,7 +15,7 @@ from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 
@@ -33,6 +33,9 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
+
+_WALKS = frozenset({"backward", "manual_backward", "autograd"})
+"""Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
@@ -253,7 +256,7 @@ class Machine(Methods):
         """Run a function that nothing visible calls, on unknown arguments."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        st.mode = self._root_mode(func)
+        st.mode = self._root_mode(func, st)
         env = self._arguments(func, st, assumed)
         if node.is_generator:
             results = self.run_generator(func, tuple(env.items()), node, st)
@@ -261,17 +264,18 @@ class Machine(Methods):
             results = self._activate(func, env, None, st)
         return [path for _, path in results]
 
-    def _root_mode(self, func: Func) -> bool | None:
+    def _root_mode(self, func: Func, st: State) -> bool | None:
         """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in (
-            "forward",
-            "training_step",
-            "__init__",
-        ):
+        if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
-        return True if "loss" in node.name else None
+        cls = self._class_of(func.receiver, st) if func.receiver is not None else None
+        modules = {base.module for base in self.lineage(cls) if isinstance(base, Class)} if cls is not None else set()
+        trains = any(
+            not node.mentions.isdisjoint(module.names_that_matter(_WALKS)) for module in {func.module, *modules}
+        )
+        return True if trains or not node.mentions.isdisjoint(_WALKS) else None
 
     def _function(self, func: Func) -> None:
         for path in self.root(func, self.base.fork()):
@@ -302,6 +306,8 @@ class Machine(Methods):
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
+        for start in starts:
+            self._forget_placeholders(instance, cls, start)
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
                 continue
@@ -309,6 +315,18 @@ class Machine(Methods):
                 self._guarded(
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
                 )
+
+    def _forget_placeholders(self, instance: Value, cls: Class, st: State) -> None:
+        """Drop the attributes that `__init__` left at None and another method sets: they have a value by then."""
+        empty = {name for name, value in st.overlay.get(instance, {}).items() if value == NONE}
+        for base in self.lineage(cls) if empty else ():
+            part = base.module.definitions.get(base.name) if isinstance(base, Class) else None
+            for function in part.functions if part is not None else ():
+                if function.name == "__init__":
+                    continue
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in empty:
+                        st.drop_attr(instance, node.attr)
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""

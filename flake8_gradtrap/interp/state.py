@@ -184,6 +184,10 @@ def _plain(value: Value) -> bool:
     )
 
 
+def _number(value: Value) -> bool:
+    return isinstance(value, Const) and value.type in (int, float)
+
+
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
 """Kinds of things of which one is as good as another, when paths are merged by force."""
 
@@ -317,16 +321,18 @@ class Merger:
 
     def _join(self, merged: State, a: State, b: State, name: Hashable, x: Value, y: Value) -> Value:
         one, two = a.tensor(x), b.tensor(y)
-        if one is not None and two is not None:
+        known = one or two
+        if known is not None and (one is not None or _number(x)) and (two is not None or _number(y)):
+            # A total starts as a number: beside the tensor that it becomes, it is one that adds nothing.
             oid = self.fresh()
             merged.heap[oid] = Tensor(
                 "phi",
                 (x, y),
-                one.site,
-                one.mode,
-                one.is_number and two.is_number,
-                how=one.how,
-                stamp=max(one.stamp, two.stamp),
+                known.site,
+                known.mode,
+                all(part is None or part.is_number for part in (one, two)),
+                how=known.how,
+                stamp=max(part.stamp for part in (one, two) if part is not None),
             )
             return Ref(oid)
         mine, theirs = a.record(x), b.record(y)

@@ -260,10 +260,6 @@ class TorchModel(Rewrapping):
             of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
             if given is not None and not isinstance(given, Const) and (flag is None or of_model):
                 flag = st.mode
-            made = self.new(Thingy("context", flag=flag, what=name), st)
-            if isinstance(node, ir.Call) and st.conds.get(("statement", id(node))):
-                st.mode = flag
-            return made
         return self.new(Thingy("context", flag=flag, what=name), st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
