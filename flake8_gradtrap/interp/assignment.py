@@ -352,6 +352,8 @@ class Assignment(Expressions):
             tensor = st.tensor(part)
             if tensor is None or tensor.is_number or len(found) > 12:
                 continue
+            if tensor.how in ("unpacked", "element", "[key]"):
+                continue  # one of several results, of which each may have been computed by itself
             if tensor.op in ("neg", "pass", "mul", "div") and tensor.mode is not False:
                 tensors = [parent for parent in tensor.parents if st.tensor(parent) is not None]
                 found.extend(tensors if len(tensors) == 1 else ())

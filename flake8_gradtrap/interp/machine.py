@@ -271,11 +271,10 @@ class Machine(Methods):
         if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
         cls = self._class_of(func.receiver, st) if func.receiver is not None else None
-        modules = {base.module for base in self.lineage(cls) if isinstance(base, Class)} if cls is not None else set()
-        trains = any(
-            not node.mentions.isdisjoint(module.names_that_matter(_WALKS)) for module in {func.module, *modules}
-        )
-        return True if trains or not node.mentions.isdisjoint(_WALKS) else None
+        lineage = self.lineage(cls) if cls is not None else []
+        words = _WALKS | func.module.names_that_matter(_WALKS)
+        words = words.union(*(base.module.names_that_matter(_WALKS) for base in lineage if isinstance(base, Class)))
+        return None if node.mentions.isdisjoint(words) else True
 
     def _function(self, func: Func) -> None:
         for path in self.root(func, self.base.fork()):

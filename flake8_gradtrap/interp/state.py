@@ -197,6 +197,18 @@ def _apart(a: State, b: State) -> int:
     return sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
 
 
+def _common(mine: dict[Hashable, Any], theirs: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    """What a rule remembers on both of two paths: equal values, and what unequal ones that can `meet` agree on."""
+    found: dict[Hashable, Any] = {}
+    for key, value in mine.items():
+        other = theirs.get(key, _MISSING)
+        if other == value:
+            found[key] = value
+        elif type(other) is type(value) and hasattr(value, "meet"):
+            found[key] = value.meet(other)
+    return found
+
+
 class Merger:
     """Merges paths that meet. `fresh` makes an identity for what they disagree on."""
 
@@ -290,10 +302,7 @@ class Merger:
                 merged.set_attr(key, name, value)
         merged.conds = {key: value for key, value in a.conds.items() if b.conds.get(key, _MISSING) == value}
         if a.mem != b.mem:
-            merged.mem = {
-                code: {key: value for key, value in inner.items() if b.mem.get(code, {}).get(key, _MISSING) == value}
-                for code, inner in a.mem.items()
-            }
+            merged.mem = {code: _common(inner, b.mem.get(code, {})) for code, inner in a.mem.items()}
         merged.lossy = a.lossy or b.lossy or force
         if a.mode is not b.mode:
             merged.mode = None

@@ -150,8 +150,9 @@ class Tensor:
     "op" (any other differentiable operation), "pass" (a view, a cast, a reduction), "scale" (by a gradient scaler),
     "phi" (one of several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad"
     (an accumulated gradient), and the cuts "readout", "detach", "rewrap", "forced". `mode`: whether gradients were
-    recorded. `is_number`: a Python or NumPy value. `taken`: a leaf that was made of a value that existed before. `owner`: the module of a forward, the scaler of a scale. `how`: what
-    the program wrote. `saves`: it saves tensors for backward.
+    recorded. `is_number`: a Python or NumPy value. `taken`: a leaf that was made of a value that existed before.
+    `owner`: the module of a forward, the scaler of a scale. `how`: what the program wrote. `saves`: it saves tensors
+    for backward.
     """
 
     op: str
