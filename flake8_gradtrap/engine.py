@@ -24,8 +24,8 @@ from flake8_gradtrap.source import SourceError, SourceFile, decode
 
 if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
-    from flake8_gradtrap.interp.core import Report
     from flake8_gradtrap.interp.machine import Machine
+    from flake8_gradtrap.interp.pathwatch import Report
 
 _LIBRARIES = re.compile(
     r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch",

@@ -16,6 +16,8 @@ from flake8_gradtrap.rule import Rule, all_rules
 HEADINGS = ["What it does", "Why it is a trap", "Known limits", "Trap", "Fixed", "References"]
 FILES = sorted(path for path in (ROOT / "rules").glob("*.py"))
 CODE = re.compile(r"GTR\d{3}")
+UNWRITTEN = re.compile(r"\bWRITE\b")
+"""What docs/new_rule.py leaves to be written."""
 
 
 def test_every_rule_file_is_one_rule_of_that_name() -> None:
@@ -75,6 +77,11 @@ def test_metadata(rule: type[Rule]) -> None:
     assert "\n" not in rule.summary
     assert rule.fix in ("", "safe", "unsafe")
     assert re.fullmatch(r"\d+\.\d+\.\d+", rule.since)
+
+
+def test_nothing_is_left_unwritten() -> None:
+    texts = [*FILES, *(ROOT / "fixtures").rglob("*.py")]
+    assert [path.name for path in texts if UNWRITTEN.search(path.read_text(encoding="utf-8", errors="replace"))] == []
 
 
 def imports(path: Path) -> set[str]:

@@ -26,6 +26,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.pathwatch import PathWatch, Report
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.provenance import Graph, Provenance
 from flake8_gradtrap.interp.state import Merger, State
@@ -46,7 +47,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.rule import Remedy, Rule
+from flake8_gradtrap.rule import Rule
 
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
@@ -84,6 +85,10 @@ HARMLESS = (
 Results = list[tuple[Value, State]]
 
 
+End = tuple[State, str, Value | None]
+"""A path, how it left the block ("" at its end, "break", "continue", "return", "raise"), and what it returned."""
+
+
 class OverBudget(Exception):
     """A run took more steps than it may."""
 
@@ -94,19 +99,6 @@ class Stalled(Exception):
 
 class Dead(Exception):
     """The path ends here: the program raises for certain."""
-
-
-@dataclass(slots=True)
-class Report:
-    """A finding as a rule reports it, before positions are known."""
-
-    code: str
-    site: Site
-    message: str
-    trace: tuple[tuple[str, Site], ...]
-    remedy: Remedy | None
-    preview: bool
-    severity: str | None
 
 
 @dataclass(slots=True)
@@ -127,60 +119,6 @@ class Args:
 
     def all(self) -> list[Value]:
         return [*self.pos, *self.kw.values()]
-
-
-class PathWatch:
-    """The `rule.Watch` of one rule on one path."""
-
-    __slots__ = ("code", "core", "state")
-
-    def __init__(self, core: Core, code: str) -> None:
-        self.core = core
-        self.code = code
-        self.state: State = State()
-
-    def get(self, key: Hashable, default: Any = None) -> Any:
-        inner = self.state.mem.get(self.code)
-        return inner.get(key, default) if inner is not None else default
-
-    def put(self, key: Hashable, value: Hashable) -> None:
-        self.state.mem[self.code] = {**self.state.mem.get(self.code, {}), key: value}
-
-    def drop(self, key: Hashable) -> None:
-        inner = self.state.mem.get(self.code)
-        if inner is not None and key in inner:
-            rest = {name: value for name, value in inner.items() if name != key}
-            if rest:
-                self.state.mem[self.code] = rest
-            else:
-                del self.state.mem[self.code]
-
-    def items(self) -> Iterable[tuple[Hashable, Any]]:
-        inner = self.state.mem.get(self.code)
-        return list(inner.items()) if inner else ()
-
-    @property
-    def lossy(self) -> bool:
-        return self.state.lossy
-
-    def line(self, site: Site) -> int:
-        return self.core.line(site)
-
-    def report(
-        self,
-        site: Site,
-        message: str,
-        trace: Iterable[tuple[str, Site]] = (),
-        remedy: Remedy | None = None,
-        preview: bool = False,
-        severity: str | None = None,
-    ) -> None:
-        if self.core.assumed_runs and self.code != "GTR103":
-            return  # the arguments are only assumed: a finding of another rule would be about them
-        key = (self.code, id(site.node))
-        known = self.core.reports.get(key)
-        if known is None or (known.preview and not preview):
-            self.core.reports[key] = Report(self.code, site, message, tuple(trace), remedy, preview, severity)
 
 
 class Core:
@@ -523,15 +461,44 @@ class Core:
         if self.steps > self.limit:
             raise Stalled
 
+    def eval_many(self, nodes: Iterable[ir.Expression], st: State) -> list[tuple[list[Value], State]]:
+        """The expressions in order, each on every path that the ones before it lead to."""
+        results: list[tuple[list[Value], State]] = [([], st)]
+        for node in nodes:
+            following: list[tuple[list[Value], State]] = []
+            for values, path in results:
+                pairs = self.eval(node, path)
+                if len(pairs) == 1:
+                    values.append(pairs[0][0])
+                    following.append((values, pairs[0][1]))
+                else:
+                    following.extend(([*values, value], after) for value, after in pairs)
+            results = following
+        return results
+
+    def elements(self, value: Value, st: State) -> tuple[Value, ...] | None:
+        """The elements of a container, if all are known."""
+        if isinstance(value, Tup):
+            return value.items
+        record = st.record(value)
+        return record.items if isinstance(record, Listing) else None
+
+    def item_of(self, value: Value, st: State) -> Value | None:
+        record = st.record(value)
+        return record.item if isinstance(record, Listing | Iterator) else None
+
     # -- provided by the other parts of the machine -------------------------------------------------------------------
 
     def eval(self, node: ir.Expression, st: State) -> Results:
         raise NotImplementedError
 
+    def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
     def again(self, item: Value, st: State) -> Value:
         raise NotImplementedError
 
-    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[tuple[State, str, Value | None]]:
+    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[End]:
         raise NotImplementedError
 
     def call_value(self, func: Value, args: Args, node: ir.Node, st: State) -> Results:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from flake8_gradtrap.events import IteratorMade, ReadOut
+from flake8_gradtrap.events import ReadOut
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Core, Dead, Results
-from flake8_gradtrap.interp.liveness import reads
+from flake8_gradtrap.interp.comprehensions import Comprehensions
+from flake8_gradtrap.interp.conditions import FOLD
+from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -26,29 +26,14 @@ from flake8_gradtrap.interp.values import (
     Ref,
     Sym,
     Tensor,
-    Thingy,
     Tup,
     Value,
 )
 
-_FOLD: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _NUMBERS = (int, float, bool)
 
 
-class Expressions(Core):
+class Expressions(Comprehensions):
     """Evaluation. Every method returns all (value, path) pairs to which an expression can lead."""
 
     def eval(self, node: ir.Expression, st: State) -> Results:
@@ -58,21 +43,6 @@ class Expressions(Core):
         if method is None:
             return [(self.unknown(), st)]
         return method(node, st)
-
-    def eval_many(self, nodes: Iterable[ir.Expression], st: State) -> list[tuple[list[Value], State]]:
-        """The expressions in order, each on every path that the ones before it lead to."""
-        results: list[tuple[list[Value], State]] = [([], st)]
-        for node in nodes:
-            following: list[tuple[list[Value], State]] = []
-            for values, path in results:
-                pairs = self.eval(node, path)
-                if len(pairs) == 1:
-                    values.append(pairs[0][0])
-                    following.append((values, pairs[0][1]))
-                else:
-                    following.extend(([*values, value], after) for value, after in pairs)
-            results = following
-        return results
 
     # -- names and literals -------------------------------------------------------------------------------------------
 
@@ -135,13 +105,6 @@ class Expressions(Core):
                 )
                 results.append((self.new(listing, path), path))
         return results
-
-    def elements(self, value: Value, st: State) -> tuple[Value, ...] | None:
-        """The elements of a container, if all are known."""
-        if isinstance(value, Tup):
-            return value.items
-        record = st.record(value)
-        return record.items if isinstance(record, Listing) else None
 
     def eval_DictDisplay(self, node: ir.DictDisplay, st: State) -> Results:
         results: Results = []
@@ -242,9 +205,9 @@ class Expressions(Core):
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         if isinstance(left, Const) and isinstance(right, Const):
-            if isinstance(left.value, _NUMBERS) and isinstance(right.value, _NUMBERS) and op in _FOLD:
+            if isinstance(left.value, _NUMBERS) and isinstance(right.value, _NUMBERS) and op in FOLD:
                 try:
-                    return Const.of(_FOLD[op](left.value, right.value))
+                    return Const.of(FOLD[op](left.value, right.value))
                 except (ArithmeticError, ValueError):
                     return self.unknown()
             return Sym(op, (left, right))
@@ -285,225 +248,7 @@ class Expressions(Core):
             Listing(tuple(parts), parts[0] if parts else None, self._union((left, right), st), stamp=st.stamp), st
         )
 
-    def item_of(self, value: Value, st: State) -> Value | None:
-        record = st.record(value)
-        return record.item if isinstance(record, Listing | Iterator) else None
-
-    def eval_Compare(self, node: ir.Compare, st: State) -> Results:
-        results: Results = []
-        for values, path in self.eval_many((node.left, *(right for _, right in node.rest)), st):
-            if len(node.rest) == 1:
-                results.append((self.compare(node.rest[0][0], values[0], values[1], node, path), path))
-            else:
-                results.append((self.unknown(), path))
-        return results
-
-    def compare(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
-        if op in ("in", "not in"):
-            if isinstance(record := st.record(right), Iterator) and not record.endless:
-                self.iterate(right, "`in`", node, st, whole=False)
-            return Sym("in", (left, right)) if op == "in" else Sym("not", (Sym("in", (left, right)),))
-        if right == NONE and op in ("is", "==", "is not", "!="):
-            positive = op in ("is", "==")
-            if isinstance(left, Const):
-                return Const.of((left == NONE) is positive)
-            if not isinstance(left, Sym):
-                return FALSE if positive else TRUE
-            test = Sym("isnone", (left,))
-            return test if positive else Sym("not", (test,))
-        if isinstance(left, Const) and isinstance(right, Const):
-            if op in ("is", "is not"):
-                return Const.of((left == right) is (op == "is"))
-            try:
-                return Const.of(bool(_FOLD[op](left.value, right.value)))
-            except (TypeError, ValueError, KeyError):
-                return self.unknown()
-        if self.is_tensor(left, st) or self.is_tensor(right, st):
-            return self.make_tensor("hard", (left, right), node, st, how=op)
-        if op in ("!=", "is not"):
-            same = self.compare("==", left, right, node, st)
-            return Const.of(not same.value) if isinstance(same, Const) else Sym("not", (same,))
-        if op in ("==", "is"):
-            first = self._first_index(left)
-            if first is not None and isinstance(right, Const) and right.value == 0:
-                return Const.of(first)
-            if isinstance(left, Sym) and left.op == "%" and right == Sym("-", (left.args[1], Const.of(1))):
-                # `i % k == k - 1` says the same as `(i + 1) % k == 0`
-                after = self.binary("+", left.args[0], Const.of(1), node, st)  # type: ignore[arg-type]
-                return Sym("==", (Sym("%", (after, left.args[1])), Const.of(0)))
-            if right in (TRUE, FALSE) and isinstance(left, Sym):
-                return left if right == TRUE else Sym("not", (left,))
-            return Sym("==", (left, right))
-        if op == ">" and right == Const.of(0):
-            return left  # close enough to its truth: `if clip > 0` agrees with `if clip`
-        if op in (">=", "<="):
-            return Sym("not", (Sym("<" if op == ">=" else ">", (left, right)),))
-        return Sym(op, (left, right))
-
-    @staticmethod
-    def _first_index(value: Value) -> bool | None:
-        """Whether a loop's index (or its remainder) is 0: in the first iteration it is, in the next it is not."""
-        if not isinstance(value, Sym):
-            return None
-        if value.op == "index" or (value.op == "%" and isinstance(value.args[0], Sym) and value.args[0].op == "index"):
-            return True
-        if value.op == "+" and isinstance(value.args[0], Sym) and value.args[0].op == "index":
-            return False
-        return None
-
     # -- conditions ---------------------------------------------------------------------------------------------------
-
-    def eval_BoolOp(self, node: ir.BoolOp, st: State) -> Results:
-        results: Results = []
-        for left, path in self.eval(node.left, st):
-            yes, no = self.split(left, path)
-            going, ending = (yes, no) if node.op == "and" else (no, yes)
-            results.extend((left, end) for end in ending)
-            for more in going:
-                results.extend(self.eval(node.right, more))
-        return self.gather(results)
-
-    def eval_IfExp(self, node: ir.IfExp, st: State) -> Results:
-        yes, no = self.branch(node.test, st)
-        results = [pair for path in yes for pair in self.eval(node.body, path)]
-        results += [pair for path in no for pair in self.eval(node.orelse, path)]
-        return self.gather(results)
-
-    def gather(self, results: Results) -> Results:
-        """Merge the paths of an expression that end in the same value."""
-        if len(results) < 2:
-            return results
-        by_value: dict[Value, list[State]] = {}
-        for value, path in results:
-            by_value.setdefault(value, []).append(path)
-        return [(value, path) for value, paths in by_value.items() for path in self.merger.merge(paths)]
-
-    def _one_of(
-        self, left: ir.Expression, constants: tuple[ir.Const, ...], positive: bool, st: State
-    ) -> tuple[list[State], list[State]]:
-        """`x in ("a", "b")`: a path for each, so that a later `x == "a"` agrees."""
-        inside: list[State] = []
-        outside: list[State] = []
-        for value, path in self.eval(left, st):
-            rest = [path]
-            for constant in constants:
-                following: list[State] = []
-                for state in rest:
-                    yes, no = self.split(self.compare("==", value, Const.of(constant.value), left, state), state)
-                    inside += yes
-                    following += no
-                rest = following
-            outside += rest
-        inside, outside = self.merger.merge(inside), self.merger.merge(outside)
-        return (inside, outside) if positive else (outside, inside)
-
-    def branch(self, test: ir.Expression, st: State) -> tuple[list[State], list[State]]:
-        """The paths on which a condition holds, and those on which it does not."""
-        if isinstance(test, ir.UnaryOp) and test.op == "not":
-            yes, no = self.branch(test.operand, st)
-            return no, yes
-        if (choices := _choices(test)) is not None:
-            return self._one_of(*choices, st)
-        if isinstance(test, ir.BoolOp):
-            whole = self._as_value(test, st)
-            known = None if whole is None else self.truth(whole, st)
-            yes, no = self.branch(test.left, st)
-            going, ending = (yes, no) if test.op == "and" else (no, yes)
-            further = [self.branch(test.right, path) for path in going]
-            all_yes = [path for pair in further for path in pair[0]]
-            all_no = [path for pair in further for path in pair[1]]
-            if test.op == "and":
-                all_no += ending
-            else:
-                all_yes += ending
-            if known is True and all_yes:
-                all_no = []
-            elif known is False and all_no:
-                all_yes = []
-            if whole is not None:  # paths that hold it for different reasons merge, and still know that it holds
-                for path in all_yes:
-                    self.assume(whole, True, path)
-                for path in all_no:
-                    self.assume(whole, False, path)
-            return self.merger.merge(all_yes), self.merger.merge(all_no)
-        trues: list[State] = []
-        falses: list[State] = []
-        for value, path in self.eval(test, st):
-            yes, no = self.split(value, path)
-            trues += yes
-            falses += no
-        return trues, falses
-
-    def _as_value(self, test: ir.Expression, st: State) -> Sym | None:
-        """A condition as one unknown, equal for equal conditions of equal values; None if it may do more than look."""
-        if isinstance(test, ir.BoolOp):
-            left, right = self._as_value(test.left, st), self._as_value(test.right, st)
-            if left is None or right is None:
-                return None
-            if test.op == "and":  # not (not a or not b)
-                return _negated(Sym("or", (_alternatives(_negated(left)) | _alternatives(_negated(right)),)))
-            return Sym("or", (_alternatives(left) | _alternatives(right),))
-        if isinstance(test, ir.UnaryOp) and test.op == "not":
-            inner = self._as_value(test.operand, st)
-            return None if inner is None else _negated(inner)
-        if not _only_looks(test):
-            return None
-        try:
-            results = self.eval(test, st.fork())
-        except Dead:
-            return None
-        return results[0][0] if len(results) == 1 and isinstance(results[0][0], Sym) else None
-
-    def split(self, value: Value, st: State) -> tuple[list[State], list[State]]:
-        """The paths on which a value is true, and those on which it is false."""
-        known = self.truth(value, st)
-        if known is not None:
-            return ([st], []) if known else ([], [st])
-        other = st.fork()
-        self.assume(value, True, st)
-        self.assume(value, False, other)
-        return [st], [other]
-
-    def truth(self, value: Value, st: State) -> bool | None:
-        if isinstance(value, Const):
-            return bool(value.value)
-        if isinstance(value, Tup):
-            return bool(value.items)
-        if isinstance(value, Ref):
-            record = st.record(value)
-            if isinstance(record, Listing):
-                return bool(record.items) if record.items is not None else None
-            if isinstance(record, Tensor | Mapping):
-                return st.conds.get(("truth", value))
-            return True
-        if not isinstance(value, Sym):
-            return True
-        if value.op == "not":
-            inner = self.truth(value.args[0], st)  # type: ignore[arg-type]
-            return None if inner is None else not inner
-        if (first := self._first_index(value)) is not None:
-            return not first
-        if value.op == "isnone":
-            if st.conds.get(("truth", value.args[0])) is True:
-                return False
-            return st.conds.get(("isnone", value.args[0]))
-        if value.op == "==" and ("equals", value.args[0]) in st.conds and isinstance(value.args[1], Const):
-            return bool(st.conds[("equals", value.args[0])] == value.args[1])
-        if st.conds.get(("isnone", value)) is True:
-            return False
-        return st.conds.get(("truth", value))
-
-    def assume(self, value: Value, fact: bool, st: State) -> None:
-        if isinstance(value, Sym):
-            if value.op == "not":
-                self.assume(value.args[0], not fact, st)  # type: ignore[arg-type]
-                return
-            if value.op == "isnone":
-                st.conds[("isnone", value.args[0])] = fact
-                return
-            if value.op == "==" and fact and isinstance(value.args[1], Const):
-                st.conds[("equals", value.args[0])] = value.args[1]
-        st.conds[("truth", value)] = fact
 
     # -- attributes and elements --------------------------------------------------------------------------------------
 
@@ -617,137 +362,6 @@ class Expressions(Core):
         return results
 
     # -- comprehensions -----------------------------------------------------------------------------------------------
-
-    def eval_Comp(self, node: ir.Comp, st: State) -> Results:
-        results: Results = []
-        first = node.fors[0]
-        lazy = node.kind == "gen"
-        for source, path in self.eval(first.iter, st):
-            if lazy:
-                results.append(self._generator_expression(node, source, path))
-                continue
-            for item, after in self.iterate(source, "a comprehension", first, path):
-                results.extend(self._comprehend(node, source, item, after))
-        return results
-
-    def _scope(self, node: ir.Comp, item: Value, st: State) -> list[State]:
-        """Bind the targets of a comprehension in an environment of its own; conditions are taken as they come."""
-        paths = self.assign(node.fors[0].target, item, st, node)
-        for clause in node.fors[1:]:
-            paths = [
-                after
-                for path in paths
-                for source, inner in self.eval(clause.iter, path)[:1]
-                for element, there in self.iterate(source, "a comprehension", clause, inner)[:1]
-                for after in self.assign(clause.target, element, there, node)
-            ]
-        for clause in node.fors:
-            for test in clause.ifs:
-                paths = [path for before in paths for path in [self.eval(test, before)[0][1]]]
-        return paths
-
-    def _comprehend(self, node: ir.Comp, source: Value, item: Value, st: State) -> Results:
-        results: Results = []
-        frame = st.frame
-        saved = dict(st.envs[frame.env])
-        known = self.elements(source, st)
-        parts = [element for element in (known or ()) if element is not item]
-        for path in self._scope(node, item, st):
-            for value, after in self.eval(node.elt, path)[:1]:
-                values = [value]
-                if node.kind == "dict" and node.value is not None:
-                    (entry, after), *_ = self.eval(node.value, after)
-                    after.envs[frame.env] = dict(saved)
-                    results.append((self.new(Mapping(((value, entry),), False, after.stamp), after), after))
-                    continue
-                simple = known is not None and len(node.fors) == 1 and not node.fors[0].ifs and len(known) <= 6
-                if simple:
-                    for part in parts:
-                        bound = self.assign(node.fors[0].target, part, after, node)[0]
-                        extra, after = self.eval(node.elt, bound)[0]
-                        values.append(extra)
-                elif self._draws(node, saved, after):
-                    for again in self._scope(node, self.again(item, after), after)[:1]:
-                        _, after = self.eval(node.elt, again)[0]
-                after.envs[frame.env] = dict(saved)
-                owners = self._inherited_owners(source, values, after)
-                record = after.record(source)
-                listing = Listing(
-                    tuple(values) if simple else None,
-                    value,
-                    owners,
-                    isinstance(record, Iterator | Listing) and record.of_parameters,
-                    stamp=after.stamp,
-                    shape=node.kind,
-                )
-                results.append((self.new(listing, after), after))
-        return results
-
-    @staticmethod
-    def _draws(node: ir.Comp, env: dict[str, Value], st: State) -> bool:
-        """Whether each element of a comprehension draws from one iterator that was made before."""
-        inside = reads((node.elt, *(clause.iter for clause in node.fors[1:])))
-        inside -= reads(tuple(clause.target for clause in node.fors))
-        return any(isinstance(st.record(env.get(name)), Iterator) for name in inside)
-
-    def _inherited_owners(self, source: Value, values: Sequence[Value], st: State) -> Any:
-        record = st.record(source)
-        if isinstance(record, Iterator | Listing) and record.owners is not None:
-            return record.owners
-        return self._union(values, st)
-
-    def _generator_expression(self, node: ir.Comp, source: Value, st: State) -> tuple[Value, State]:
-        item = self.item_of(source, st) or (self.elements(source, st) or (None,))[0] or self.unknown("", "item")
-        frame = st.frame
-        saved = dict(st.envs[frame.env])
-        record = st.record(source)
-        value: Value = self.unknown()
-        paths = self._scope(node, item, st) if not isinstance(record, Thingy) else []
-        for path in paths[:1]:
-            value, st = self.eval(node.elt, path)[0]
-            st.envs[frame.env] = dict(saved)
-        of_parameters = isinstance(record, Iterator | Listing) and record.of_parameters
-        owners = self._inherited_owners(source, [value], st)
-        made = Iterator(
-            "a generator expression", (source,), value, of_parameters, owners, self.site(node, st), stamp=st.stamp,
-            endless=isinstance(record, Iterator) and record.endless,
-        )  # fmt: skip
-        it = self.new(made, st)
-        if not made.endless:
-            self.emit(IteratorMade(self.site(node, st), self.thing(it), made.how, of_parameters), st)
-        return it, st
-
-
-def _negated(value: Sym) -> Sym:
-    inner = value.args[0] if value.op == "not" else None
-    return inner if isinstance(inner, Sym) else Sym("not", (value,))
-
-
-def _alternatives(value: Sym) -> frozenset[Sym]:
-    inner = value.args[0] if value.op == "or" else None
-    return inner if isinstance(inner, frozenset) else frozenset({value})
-
-
-def _only_looks(node: ir.Expression) -> bool:
-    """Whether an expression is made of names, attributes, constants and comparisons."""
-    if isinstance(node, ir.Attr):
-        return _only_looks(node.value)
-    if isinstance(node, ir.Compare):
-        return all(op not in ("in", "not in") and _only_looks(part) for op, part in node.rest) and _only_looks(
-            node.left
-        )
-    return isinstance(node, ir.Name | ir.Const)
-
-
-def _choices(test: ir.Expression) -> tuple[ir.Expression, tuple[ir.Const, ...], bool] | None:
-    """What a test `x in ("a", "b")` (or `not in`) compares with what, and whether it asks for membership."""
-    if not isinstance(test, ir.Compare) or len(test.rest) != 1 or test.rest[0][0] not in ("in", "not in"):
-        return None
-    display = test.rest[0][1]
-    if not isinstance(display, ir.Sequence) or not 0 < len(display.elts) <= 4:
-        return None
-    constants = tuple(choice for choice in display.elts if isinstance(choice, ir.Const))
-    return (test.left, constants, test.rest[0][0] == "in") if len(constants) == len(display.elts) else None
 
 
 _BUILTINS = frozenset(

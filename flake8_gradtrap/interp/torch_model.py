@@ -7,16 +7,12 @@ from collections.abc import Callable
 from flake8_gradtrap.events import (
     Clipped,
     Differentiated,
-    GradientForced,
     OptimizerMade,
     ReadOut,
-    Rewrapped,
-    Thing,
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.iteration import Iteration
-from flake8_gradtrap.interp.provenance import unread
+from flake8_gradtrap.interp.rewrapping import Rewrapping
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -44,7 +40,7 @@ _PURE = frozenset(
 )
 
 
-class TorchModel(Iteration):
+class TorchModel(Rewrapping):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
         roles = self.know.roles(name)
@@ -384,112 +380,6 @@ class TorchModel(Iteration):
         self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2]), st)
         how = self.label(node)
         return self.make_tensor("readout", (source,), node, st, is_number=True, how=how)
-
-    def _rewrap(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        """`torch.tensor(t)`: a copy without history; with `requires_grad=True` a loss is laundered."""
-        source = args.get(0, "data")
-        short = name.removeprefix("torch.")
-        forced = args.kw.get("requires_grad") == TRUE
-        sizes = len(args.pos) > 1 and name != "torch.tensor"  # several arguments of a constructor are sizes
-        if source is None or sizes:
-            return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
-        parts = self.elements(source, st)
-        several = parts is not None or isinstance(st.record(source), Listing)
-        record = st.record(source)
-        if parts is None and isinstance(record, Listing) and record.item is not None:
-            parts = (record.item,)
-        single = st.tensor(source)
-        if not several and name in self.know.lists["tensors.keeps_single"] and (single is None or not single.is_number):
-            return self.make_tensor("pass", (source,), node, st, how=short)
-        operands = [part for part in (parts if parts is not None else (source,)) if self._wrappable(part, st)]
-        if name == "torch.from_numpy":  # of an array that was visibly read out of a tensor
-            operands = [part for part in operands if self._is_array(part, st)]
-        if not operands:
-            return self.make_tensor("param" if forced else "leaf", (), node, st, how=short)
-        provenance = self.provenance(st)
-        inner = tuple(unread(st, part) for part in operands)
-        facts = [provenance.history(part) for part in inner]
-        history = True if True in facts else None if None in facts else False
-        how = f"{name}(…)"
-        if forced:
-            computed = any(self.computed(part, st) for part in inner)
-            if computed:
-                value = self.make_tensor("forced", inner, node, st, how=f"{name}(…, requires_grad=True)", mode=True)
-                self.emit(
-                    GradientForced(
-                        self.site(node, st),
-                        Thing(value, self.label(self._shown(node))),
-                        f"{name}(…, requires_grad=True)",
-                        False,
-                    ),
-                    st,
-                )
-                return value
-            return self.make_tensor("param", inner, node, st, how=short)
-        arrays = name == "torch.from_numpy" or any(self._is_array(part, st) for part in operands)
-        numbers = all((t := st.tensor(part)) is not None and t.is_number for part in operands) and not arrays
-        if numbers:
-            return self.make_tensor("pass", tuple(operands), node, st, how=short)
-        value = self.make_tensor("rewrap", inner, node, st, how=how)
-        if st.mode is not False:
-            if history:
-                certain = [part for part in operands if st.tensor(part) is not None]
-            else:  # a needless copy, if the source is a tensor for certain
-                certain = [part for part in operands if not arrays and self._surely_tensor(part, st)]
-            if certain:
-                source_thing = Thing(certain[0], self.label(self._shown(node)))
-                made = self.thing(value)
-                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays), st)
-        return value
-
-    def _surely_tensor(self, value: Value, st: State, depth: int = 0) -> bool:
-        """Whether a value is a tensor whatever the unknowns are: torch made it, on every path."""
-        tensor = st.tensor(value)
-        if tensor is None or tensor.is_number or depth > 12:
-            return False
-        if tensor.op in ("leaf", "param", "op", "hard", "detach"):
-            return tensor.op != "op" or any(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
-        if tensor.op == "phi":
-            return all(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
-        return tensor.op in ("pass", "add", "sub", "mul", "div", "neg") and any(
-            self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents
-        )
-
-    def _is_array(self, value: Value, st: State) -> bool:
-        """Whether a value is a NumPy array that was read out of a tensor."""
-        tensor = st.tensor(value)
-        while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
-            tensor = st.tensor(tensor.parents[0])
-        return tensor is not None and tensor.op == "readout" and "numpy" in tensor.how
-
-    def _wrappable(self, value: Value, st: State) -> bool:
-        for test, fact in st.conds.items():
-            if fact is not False or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
-                continue
-            if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
-                return False
-        return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
-
-    def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        """`Variable(t)`: the tensor itself; `requires_grad=True` on a computed one launders it."""
-        source = args.get(0, "data")
-        if source is None:
-            return self.make_tensor("leaf", (), node, st)
-        trainable = args.get(1, "requires_grad") == TRUE
-        if not trainable:
-            return (
-                source
-                if st.tensor(source) is not None
-                else self.make_tensor("pass", (source,), node, st, how="Variable")
-            )
-        if self.computed(unread(st, source), st) or source in self.likely:
-            value = self.make_tensor(
-                "forced", (unread(st, source),), node, st, how="Variable(…, requires_grad=True)", mode=True
-            )
-            thing = Thing(value, self.label(self._shown(node)))
-            self.emit(GradientForced(self.site(node, st), thing, "Variable(…, requires_grad=True)", False), st)
-            return value
-        return self.make_tensor("param", (), node, st, how="Variable")
 
     def _binary_call(self, op: str, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         return self.binary(op, args.pos[0], args.pos[1], node, st) if len(args.pos) >= 2 else None

@@ -1,0 +1,369 @@
+"""Assignments of the abstract run: names, attributes, items, and what they keep alive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from flake8_gradtrap.events import (
+    Accumulated,
+    Cleared,
+    Clipped,
+    GradientForced,
+    Stored,
+    Thing,
+)
+from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.core import End
+from flake8_gradtrap.interp.expressions import Expressions
+from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.values import (
+    NONE,
+    TRUE,
+    Const,
+    Iterator,
+    Listing,
+    Mapping,
+    Ref,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
+
+_NAMELESS = frozenset({"call", "item", "entry", "derived"})
+"""Unknowns that are called what the program binds them to."""
+
+
+class Assignment(Expressions):
+    def exec_Assign(self, node: ir.Assign, st: State) -> list[End]:
+        ends: list[End] = []
+        for value, path in self.eval(node.value, st):
+            paths = [path]
+            for target in node.targets:
+                paths = [after for before in paths for after in self.assign(target, value, before, node)]
+            ends.extend((after, "", None) for after in paths)
+        return ends
+
+    def exec_AnnOnly(self, node: ir.AnnOnly, st: State) -> list[End]:
+        return [(st, "", None)]
+
+    def exec_AugAssign(self, node: ir.AugAssign, st: State) -> list[End]:
+        ends: list[End] = []
+        for old, path in self.eval(node.target, st):
+            for value, after in self.eval(node.value, path):
+                record = after.record(old)
+                if isinstance(record, Listing) and node.op == "+":
+                    for _, there in self.call_method(old, "extend", self.args(value), node, after):
+                        ends.append((there, "", None))
+                    continue
+                if isinstance(record, Tensor) and record.op == "grad":
+                    owners = self.owners(record.parents[0], after) if record.parents else None
+                    target = Thing(old, self.label(node.target))
+                    self.emit(Clipped(self.site(node, after), target, f"`{node.op}=`", owners, rescales=True), after)
+                    ends.append((after, "", None))
+                    continue
+                if isinstance(record, Tensor) and record.op == "param":
+                    ends.append((after, "", None))  # a leaf that is updated in place (under no_grad) is still that leaf
+                    continue
+                new = self.binary(node.op, old, value, node, after)
+                ends.extend((there, "", None) for there in self.assign(node.target, new, after, node))
+        return ends
+
+    def args(self, *values: Value) -> Any:
+        from flake8_gradtrap.interp.core import Args
+
+        return Args(list(values))
+
+    def assign(self, target: ir.Expression, value: Value, st: State, node: ir.Node) -> list[State]:
+        if isinstance(target, ir.Name):
+            self._bind(target.id, value, st, node)
+            return [st]
+        if isinstance(target, ir.Sequence):
+            return self._unpack(target, value, st, node)
+        if isinstance(target, ir.Starred):
+            return self.assign(target.value, value, st, node)
+        if isinstance(target, ir.Attr):
+            paths = []
+            for base, path in self.eval(target.value, st):
+                self.set_attr(base, target.attr, value, path, node, target)
+                paths.append(path)
+            return paths
+        if isinstance(target, ir.Subscript):
+            paths = []
+            for (base, index), path in self.eval_many((target.value, target.index), st):
+                self._set_item(base, index, value, path, node, target)
+                paths.append(path)
+            return paths
+        return [st]
+
+    def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
+        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
+            value.name = name
+        env = self._home(name, st)
+        names = st.envs.setdefault(env, {})
+        self._watch_total(names.get(name), value, Thing(value, name), st, node)
+        names[name] = value
+
+    def _home(self, name: str, st: State) -> int:
+        kind = st.conds.get(("outer", st.frame.env, name)) if st.conds else None
+        if kind == "global":
+            return 0
+        if kind == "nonlocal":
+            for env in st.frame.closure:
+                if name in st.envs.get(env, {}):
+                    return env
+        return st.frame.env
+
+    def _unpack(self, target: ir.Sequence, value: Value, st: State, node: ir.Node) -> list[State]:
+        paths = [st]
+        items = self.elements(value, st)
+        if isinstance(st.record(value), Iterator):
+            (_, st), *_ = self.iterate(value, "unpacking", node, st)
+            paths = [st]
+        star = next((place for place, part in enumerate(target.elts) if isinstance(part, ir.Starred)), None)
+        for place, part in enumerate(target.elts):
+            if items is not None and star is None and len(items) == len(target.elts):
+                element = items[place]
+            elif st.tensor(value) is not None:
+                element = self.make_tensor("pass", (value,), node, st, how="unpacked")
+            else:
+                whole = value if isinstance(value, Sym) else self.unknown()
+                element = Sym("item", (whole, place), part.id if isinstance(part, ir.Name) else "")
+                if value in self.likely:
+                    self.likely.add(element)
+                if value in self.data:
+                    self.data.add(element)
+            paths = [after for path in paths for after in self.assign(part, element, path, node)]
+        return paths
+
+    def set_attr(self, base: Value, name: str, value: Value, st: State, node: ir.Node, target: ir.Attr) -> None:
+        """`base.name = value`, with what torch makes of `grad`, `data` and `requires_grad`."""
+        tensor = st.tensor(base)
+        is_tensor = tensor is not None or self.kind(base, st) == "tensor"
+        if name == "grad":
+            if value == NONE:
+                self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
+            else:
+                owners = self.owners(base, st) or frozenset()
+                self.escape(
+                    [base, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand"
+                )
+            return
+        if name == "requires_grad" and is_tensor:
+            if value == TRUE:
+                self.force(base, node, st, f"{self.label(target.value)}.requires_grad = True")
+            elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
+                if tensor.owner is not None:
+                    for owner in tensor.owner.items if isinstance(tensor.owner, Tup) else (tensor.owner,):
+                        st.set_attr(owner, "frozen", TRUE)
+                st.replace(base, Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp))
+            return
+        if name == "data" and is_tensor:
+            return
+        old = st.attr(base, name)
+        self._watch_total(old, value, Thing(value, self.label(target)), st, node)
+        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
+            value.name = name
+        st.set_attr(base, name, value)
+        if self.is_tensor(value, st) and self.made_by(value, st):
+            self.stored(base, value, st, node, "attribute", self.label(target))
+
+    def force(self, value: Value, node: ir.Node, st: State, how: str) -> None:
+        """`requires_grad` is put on a value: on a computed one that is GTR209's business, on a leaf it is ordinary."""
+        tensor = st.tensor(value)
+        if tensor is None:
+            return
+        history = self.provenance(st).history(value)
+        if tensor.op in ("param", "grad", "forced"):
+            return
+        if tensor.op in ("leaf", "data") or not self.computed(value, st):
+            if isinstance(value, Ref) and history is False:
+                st.replace(value, replace(tensor, op="param", parents=(), mode=True, saves=False))
+            return
+        if history is True:
+            return
+        self.emit(GradientForced(self.site(node, st), Thing(value, how.partition(".")[0]), how, history), st)
+        if isinstance(value, Ref) and history is False:
+            st.replace(
+                value, Tensor("forced", (self.new(tensor, st),), self.site(node, st), True, how=how, stamp=st.stamp)
+            )
+
+    def computed(self, value: Value, st: State) -> bool:
+        """Whether a value was computed from something trainable (not an input that is being made a leaf)."""
+        provenance = self.provenance(st)
+        for part in provenance.ancestors(value):
+            tensor = st.tensor(part)
+            if tensor is not None and (
+                tensor.op in ("forward", "call", "param") or (tensor.op == "op" and _is_loss(tensor.how))
+            ):
+                return True
+            if part in self.likely:
+                return True
+        return False
+
+    def _set_item(
+        self, base: Value, index: Value, value: Value, st: State, node: ir.Node, target: ir.Subscript
+    ) -> None:
+        old = st.attr(base, index)
+        record = st.record(base)
+        if isinstance(record, Tensor) and isinstance(base, Ref):
+            # Written in place: the tensor has now the history of what was written, too.
+            before = self.new(record, st)
+            st.replace(
+                base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=record.stamp)
+            )
+            return
+        if isinstance(record, Mapping) and isinstance(base, Ref):
+            if old is None:
+                old = next((item for key, item in record.items if key == index), None)
+            entries = tuple((key, item) for key, item in record.items if key != index)
+            st.replace(
+                base,
+                Mapping(
+                    (*entries, (index, value)), record.closed and isinstance(index, Const), record.stamp, record.default
+                ),
+            )
+        elif isinstance(record, Listing) and isinstance(base, Ref):
+            items = list(record.items) if record.items is not None else None
+            if (
+                items is not None
+                and isinstance(index, Const)
+                and isinstance(index.value, int)
+                and -len(items) <= index.value < len(items)
+            ):
+                items[index.value] = value
+                known: tuple[Value, ...] | None = tuple(items)
+            else:
+                known = None
+                st.set_attr(base, index, value)
+            st.replace(
+                base,
+                Listing(
+                    known,
+                    record.item if known is not None else None,
+                    None,
+                    record.of_parameters,
+                    record.bounded,
+                    record.stamp,
+                    record.shape,
+                ),
+            )
+        else:
+            st.set_attr(base, index, value)
+        self._watch_total(old, value, Thing(value, self.label(target)), st, node)
+        if not isinstance(index, Const):  # a constant key is overwritten: nothing grows
+            self._store(base, value, st, node, self.label(target.value))
+
+    def outlived_loop(self, stamp: Any, st: State) -> Any:
+        """The outermost running loop of which an earlier iteration (or the time before) made a thing; None if none."""
+        for place, (loop, iteration) in enumerate(st.stamp):
+            if place >= len(stamp) or stamp[place][0] != loop:
+                return loop
+            if stamp[place][1] < iteration:
+                return loop
+        return None
+
+    def _watch_total(self, old: Value | None, value: Value, total: Thing, st: State, node: ir.Node) -> None:
+        """Emit Accumulated where a value extends one from an earlier iteration."""
+        if old is None or old == value or not st.stamp or st.mode is False:
+            return  # a sum under no_grad holds no graph, whatever is added
+        before, after = st.tensor(old), st.tensor(value)
+        if before is None or after is None:
+            return
+        loop = self._carried_loop(before.stamp, st)
+        if loop is None:
+            return
+        provenance = self.provenance(st)
+        for term in provenance.addends(value, old) or ():
+            if st.tensor(term) is None and not isinstance(term, Sym):
+                continue
+            site_node = self._term_node(node)
+            self.emit(
+                Accumulated(
+                    self.site(site_node, st), Thing(term, self.label(site_node)), total, Thing(old, total.label),
+                    provenance.history(term), loop, self.made_by(term, st), frozenset(provenance.graph(term).reaches),
+                ),
+                st,
+            )  # fmt: skip
+
+    @staticmethod
+    def _carried_loop(stamp: Any, st: State) -> Any:
+        """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this
+        one.
+        """
+        for place, (loop, iteration) in enumerate(st.stamp):
+            if place >= len(stamp) or stamp[place][0] != loop:
+                return None
+            if stamp[place][1] < iteration:
+                return loop
+        return None
+
+    @staticmethod
+    def _term_node(node: ir.Node) -> ir.Node:
+        """The expression that is added, where the statement shows it."""
+        if isinstance(node, ir.AugAssign):
+            return node.value
+        if isinstance(node, ir.Assign) and isinstance(node.value, ir.BinOp) and node.value.op == "+":
+            targets = {target.id for target in node.targets if isinstance(target, ir.Name)}
+            left = node.value.left
+            return (
+                node.value.right
+                if isinstance(left, ir.Name) and left.id in targets
+                else left
+                if targets
+                else node.value
+            )
+        return node
+
+    def made_by(self, value: Value, st: State) -> tuple[Any, ...]:
+        """The `return`s of visible step functions that made a value and ran its backward."""
+        found: list[Any] = []
+        for part in (value, *self._operands(value, st)):
+            mark = st.attr(part, "made by")
+            if isinstance(mark, Sym):
+                found.extend(mark.args)
+        return tuple(found)
+
+    def _operands(self, value: Value, st: State) -> tuple[Value, ...]:
+        tensor = st.tensor(value)
+        return tensor.parents if tensor is not None and tensor.op in ("mul", "div", "pass") else ()
+
+    def _store(self, base: Value, value: Value, st: State, node: ir.Node, label: str) -> None:
+        if self.is_tensor(value, st):
+            self.stored(base, value, st, node.value if isinstance(node, ir.Assign) else node, "setitem", label)
+
+    def stored(self, container: Value, value: Value, st: State, node: ir.Node, by: str, label: str) -> None:
+        record = st.record(container)
+        if record is None:
+            root = container
+            while isinstance(root, Sym) and root.op in ("entry", "attr", "member") and isinstance(root.args[0], Value):
+                root = root.args[0]
+            if isinstance(root, Sym) and root.op not in ("param", "global", "attr", "member"):
+                return  # it may have been made in this iteration
+            record = st.record(root)
+        stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
+        loop = self.outlived_loop(stamp, st)
+        if loop is None and st.stamp:
+            return
+        bounded = isinstance(record, Listing) and record.bounded
+        provenance = self.provenance(st)
+        self.emit(
+            Stored(
+                self.site(node, st),
+                self.thing(value, node),
+                Thing(container, label),
+                by,
+                provenance.history(value),
+                loop,
+                bounded,
+                self.made_by(value, st),
+                frozenset(provenance.graph(value).reaches),
+            ),
+            st,
+        )
+
+
+def _is_loss(name: str) -> bool:
+    return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
