@@ -321,6 +321,28 @@ class FunctionLeft(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(Event):
-    """This path of the run is over; `again`: its code may run again from the top, on the same objects."""
+    """This path of the run is over; `again`: its code may run again from the top, on the same objects. `instance`: the
+    object whose method it was.
+    """
 
     again: bool = False
+    instance: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassKnown(Event):
+    """A class is known as a whole: its constructor and all its methods were run on one object, and so was the rest of
+    the file. What a rule has not heard of the object by now, this file does not do, but for `unrun`.
+
+    `instance`: the object. `made`: what its constructor made and keeps in attributes. `bases_seen`: whether all base
+    classes are visible; others may do anything to what it keeps. `unrun`: for each function that was not run to its end,
+    the identifiers in it. Other files may still do what this one does not: a rule asks for more evidence that this is the place.
+
+    It is told once for each class, at the end of a file, on the path of the constructor: the memory of this path knows
+    nothing of the methods. What they do, a rule keeps in attributes of its own, by the identity of the object.
+    """
+
+    instance: Thing
+    made: tuple[Thing, ...] = ()
+    bases_seen: bool = True
+    unrun: tuple[frozenset[str], ...] = ()

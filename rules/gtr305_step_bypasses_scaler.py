@@ -84,6 +84,7 @@ from flake8_gradtrap.gradients import (
     forget,
     forget_touched,
     graph_of,
+    lift,
     meet,
     overlap,
     quoted,
@@ -95,7 +96,8 @@ from flake8_gradtrap.rule import Rule, Watch, on
 
 class StepBypassesScaler(Rule):
     """In memory, by owners: "scaled" and "plain" gradients (a flag: other gradients may have joined since); "scales": a
-    scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet."""
+    scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet;
+    "unscaled": a backward of a loss that is not known to be scaled."""
 
     code = "GTR305"
     name = "step-bypasses-scaler"
@@ -122,6 +124,7 @@ class StepBypassesScaler(Rule):
                     self.mirrored(step.scaler, step.site, plain.site, event.site, watch)
             watch.put(("scales", key), Mark(event.site))
             return
+        watch.put(("unscaled",), True)
         for other, scaled in tagged(watch, "scaled"):
             if overlap(other[1], event.owners) is not False:
                 watch.put(other, replace(scaled, flag=True))
@@ -153,7 +156,8 @@ class StepBypassesScaler(Rule):
         elif not event.closure:
             for key, mark in tagged(watch, "scaled"):
                 related = overlap(key[1], owners)
-                if related or (related is None and not mark.flag and concerns(watch, key[1], owners)):
+                only = concerns(watch, key[1], owners) or not (watch.lossy or watch.get(("unscaled",)))
+                if related or (related is None and not mark.flag and only):
                     self.bypassed(event, mark, watch)
                     break
         settle(watch, owners, "scaled", "plain")
@@ -178,13 +182,14 @@ class StepBypassesScaler(Rule):
             if mark.scaler is not None and mark.scaler.label and event.optimizer.label
             else "`scaler.step(optimizer)`"
         )
+        place = lift(event.site, mark.site) or event.site
         watch.report(
-            event.site,
+            place,
             f"{optimizer} applies gradients that {scaler} scaled at line {watch.line(mark.site)} and nobody unscaled: "
             f"the step is too long by the loss scale, and overflows are not skipped; use {how}, then `update()`",
             trace=[
                 ("the scaled loss is back-propagated here", mark.site),
-                ("its gradients are applied here, still scaled", event.site),
+                ("its gradients are applied here, still scaled", place),
             ],
         )
 
