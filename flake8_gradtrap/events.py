@@ -335,8 +335,8 @@ class ClassKnown(Event):
     the file. What a rule has not heard of the object by now, this file does not do, but for `unrun`.
 
     `instance`: the object. `made`: what its constructor made and keeps in attributes. `bases_seen`: whether all base
-    classes are visible; others may do anything to what it keeps. `unrun`: for each function that was not run to its end,
-    the identifiers in it. Other files may still do what this one does not: a rule asks for more evidence that this is the place.
+    classes are visible; others may do anything to what it keeps. `unrun`: for each function that was not run to its
+    end, the identifiers in it. Other files may still do what this one does not: a rule asks for more evidence.
 
     It is told once for each class, at the end of a file, on the path of the constructor: the memory of this path knows
     nothing of the methods. What they do, a rule keeps in attributes of its own, by the identity of the object.
