@@ -143,6 +143,14 @@ class ClipWithoutEffect(Rule):
     fix = "unsafe"
     words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_")
 
+    def __init__(self) -> None:
+        self.useful: set[Hashable] = set()
+        """Clips that meet the gradients of a backward on some path."""
+        self.vain: dict[Hashable, tuple[Suspect, Site | None]] = {}
+        """Clips of cleared gradients, with the step behind them where a move could be offered. They wait until the run
+        ends: where the same clip is useful on another path, a condition decides (the rest of a window, after the loop).
+        """
+
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
         meet(watch, event.optimizer, event.owners)
@@ -209,6 +217,8 @@ class ClipWithoutEffect(Rule):
             watch.put(("late", event.site), replace(suspect, before=before.site, scaled=before.scaler is not None))
         elif (step := watch.get(("last",))) is not None and overlap(step.owners, event.owners) is None:
             watch.put(("late", event.site), replace(suspect, before=step.site, scaled=step.scaler is not None))
+        elif any(overlap(key[1], event.owners) is not False for key, _ in tagged(watch, "begun")):
+            self.useful.add(event.site.node)
         elif not watch.lossy and not tagged(watch, "begun", "empty", "applied"):
             watch.put(("early", event.site), suspect)
 
@@ -229,7 +239,7 @@ class ClipWithoutEffect(Rule):
         for key, suspect in tagged(watch, "lost"):
             if concerns(watch, suspect.owners, owners):
                 watch.drop(key)
-                self.lost(suspect, event, watch)
+                self.lost(suspect, event)
         for key, suspect in tagged(watch, "late"):
             if overlap(suspect.owners, owners) is not False and event.optimizer.key not in suspect.cleared:
                 watch.drop(key)  # this step uses what was clipped
@@ -277,20 +287,18 @@ class ClipWithoutEffect(Rule):
     def ended(self, event: RunEnded, watch: Watch) -> None:
         for key, suspect in tagged(watch, "lost"):
             watch.drop(key)
-            self.lost(suspect, None, watch)
+            self.lost(suspect, None)
         for key, suspect in tagged(watch, "late"):
             watch.drop(key)
             cleared = self.head(suspect, watch)
             if cleared is not None:
                 self.late(suspect, cleared, watch)
-        if not event.again:
-            return
-        for key, suspect in tagged(watch, "early"):
-            watch.drop(key)
-            for other, mark in tagged(watch, "empty"):
-                if not mark.flag and concerns(watch, suspect.owners, other[1]):
-                    self.lost(replace(suspect, before=mark.site), None, watch)
-                    break
+        if event.again:
+            self.again(watch)
+        for node, (suspect, step) in self.vain.items():
+            if node not in self.useful:
+                self.tell(suspect, step, watch)
+        self.vain.clear()
 
     def head(self, suspect: Suspect, watch: Watch) -> Site | None:
         """Where this path, should it be run again, clears what was clipped before it steps."""
@@ -301,10 +309,25 @@ class ClipWithoutEffect(Rule):
         firsts = {key[1]: mark.site for key, mark in tagged(watch, "first") if key[1] in users}
         return next(iter(firsts.values())) if users and len(firsts) == len(users) else None
 
-    def lost(self, suspect: Suspect, step: Stepped | None, watch: Watch) -> None:
+    def again(self, watch: Watch) -> None:
+        """The method runs again on the same objects: what its end cleared, its beginning clips."""
+        for key, suspect in tagged(watch, "early"):
+            watch.drop(key)
+            if all(overlap(other[1], suspect.owners) is False for other, _ in tagged(watch, "begun")):
+                continue  # the backward is not here: it may come between two calls
+            for other, mark in tagged(watch, "empty"):
+                if not mark.flag and concerns(watch, suspect.owners, other[1]):
+                    self.lost(replace(suspect, before=mark.site), None)
+                    break
+
+    def lost(self, suspect: Suspect, step: Stepped | None) -> None:
         """A clip of gradients that were cleared."""
-        if suspect.doubtful or suspect.before is None:
-            return
+        if not suspect.doubtful and suspect.before is not None:
+            moved = step.site if step is not None and step.scaler is None else None
+            self.vain.setdefault(suspect.site.node, (suspect, moved))
+
+    def tell(self, suspect: Suspect, step: Site | None, watch: Watch) -> None:
+        assert suspect.before is not None
         place = clip_site(suspect.site, suspect.by, suspect.before)
         watch.report(
             place,
@@ -314,7 +337,7 @@ class ClipWithoutEffect(Rule):
                 ("the gradients are cleared here", suspect.before),
                 ("and clipped here, while there are none", place),
             ],
-            remedy=self.move(suspect, place, step.site if step is not None and step.scaler is None else None),
+            remedy=self.move(suspect, place, step),
         )
 
     def late(self, suspect: Suspect, cleared: Site, watch: Watch) -> None:

@@ -400,7 +400,7 @@ class TorchModel(Rewrapping):
     # -- out of sight -------------------------------------------------------------------------------------------------
 
     def clip_unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
-        """A function out of sight that says by its name that it clips gradients, and is given nothing to do more with."""
+        """A function out of sight that says by its name that it clips gradients, and gets nothing to do more with."""
         short = name.rpartition(".")[2]
         if not _CLIPS.match(short) or not args.pos or any(self.kind(arg, st) == "scaler" for arg in args.all()):
             return None
