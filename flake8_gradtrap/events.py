@@ -330,6 +330,17 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FileKnown(Event):
+    """All that matters of a file was run, once, at its end: what a rule has not heard by now, this file does not do.
+
+    `unrun`: for each function that was not run to its end, the identifiers in it. The path has no memory: what it takes
+    to judge, a rule keeps in attributes of its own.
+    """
+
+    unrun: tuple[frozenset[str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClassKnown(Event):
     """A class is known as a whole: its constructor and all its methods were run on one object, and so was the rest of
     the file. What a rule has not heard of the object by now, this file does not do, but for `unrun`.

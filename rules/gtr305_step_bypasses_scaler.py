@@ -65,6 +65,7 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 
 from flake8_gradtrap.events import (
@@ -72,6 +73,7 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Escaped,
+    FileKnown,
     OptimizerMade,
     Site,
     Stepped,
@@ -79,6 +81,7 @@ from flake8_gradtrap.events import (
     Unscaled,
 )
 from flake8_gradtrap.gradients import (
+    RESTORING,
     Mark,
     concerns,
     forget,
@@ -104,6 +107,16 @@ class StepBypassesScaler(Rule):
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
     words = ("GradScaler", "scaler")
 
+    def __init__(self) -> None:
+        self.scaling: set[Hashable] = set()
+        """Scalers that scale a loss, on whatever path."""
+        self.undoing: set[Hashable] = set()
+        """Scalers that step or unscale, on whatever path."""
+        self.escaped: set[Hashable] = set()
+        """What is handed to code that cannot be seen."""
+        self.waiting: dict[Hashable, tuple[Stepped, Mark]] = {}
+        """Plain steps after a scaled backward, where it is not known that the gradients are the same, by scaler."""
+
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
         meet(watch, event.optimizer, event.owners)
@@ -116,6 +129,7 @@ class StepBypassesScaler(Rule):
         mark = Mark(event.site, graph_of(event), event.scaler)
         if event.scaler is not None or event.scaled:
             key = event.scaler.key if event.scaler is not None else None
+            self.scaling.add(key)
             settle(watch, event.owners, "plain")
             watch.put(("scaled", event.owners, key), mark)
             for waiting, (step, plain) in tagged(watch, "mirror"):
@@ -133,6 +147,7 @@ class StepBypassesScaler(Rule):
 
     @on(Unscaled)
     def unscale(self, event: Unscaled, watch: Watch) -> None:
+        self.undoing.add(event.scaler.key)
         settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "plain")
 
     @on(Clipped)
@@ -146,12 +161,15 @@ class StepBypassesScaler(Rule):
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
+        if not RESTORING.search(event.to):
+            self.escaped |= {thing.key for thing in event.things}
         forget_touched(watch, event, "scaled", "plain")
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         if event.scaler is not None:
+            self.undoing.add(event.scaler.key)
             self.step_through(event, event.scaler, watch)
         elif not event.closure:
             for key, mark in tagged(watch, "scaled"):
@@ -160,7 +178,22 @@ class StepBypassesScaler(Rule):
                 if related or (related is None and not mark.flag and only):
                     self.bypassed(event, mark, watch)
                     break
+                if related is None and not mark.flag and mark.scaler is not None:
+                    self.waiting.setdefault(mark.scaler.key, (event, mark))
         settle(watch, owners, "scaled", "plain")
+
+    @on(FileKnown)
+    def known(self, event: FileKnown, watch: Watch) -> None:
+        """A scaler that scales a loss, and that nothing in the file steps or unscales with: its gradients are applied
+        by the plain step behind it.
+        """
+        if not self.undoing <= self.scaling:
+            return  # which scalers the others are is not known
+        for key, (step, mark) in self.waiting.items():
+            name = mark.scaler.label.rpartition(".")[2] if mark.scaler is not None else ""
+            unrun = any(name in words and not words.isdisjoint({"step", "unscale_"}) for words in event.unrun)
+            if key not in self.undoing | self.escaped and not unrun:
+                self.bypassed(step, mark, watch)
 
     def step_through(self, event: Stepped, scaler: Thing, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)

@@ -88,7 +88,18 @@ from flake8_gradtrap.events import (
     Thing,
     Unscaled,
 )
-from flake8_gradtrap.gradients import Mark, forget, forget_touched, graph_of, meet, overlap, quoted, settle, tagged
+from flake8_gradtrap.gradients import (
+    RESTORING,
+    Mark,
+    forget,
+    forget_touched,
+    graph_of,
+    meet,
+    overlap,
+    quoted,
+    settle,
+    tagged,
+)
 from flake8_gradtrap.rule import Rule, Watch, on
 
 
@@ -176,7 +187,8 @@ class ScalerNotUpdated(Rule):
     def escape(self, event: Escaped, watch: Watch) -> None:
         forget_touched(watch, event, "scaled", "stale")
         keys = {thing.key for thing in event.things}
-        self.elsewhere |= keys
+        if not RESTORING.search(event.to):
+            self.elsewhere |= keys
         for key, _ in tagged(watch, "stepped"):
             if key[1] in keys:
                 watch.drop(key)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flake8_gradtrap.events import ClassKnown, Cleared, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.events import ClassKnown, Cleared, FileKnown, IteratorMade, RunEnded, Site, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
@@ -329,8 +329,8 @@ class Machine(Methods):
                 st.drop_attr(instance, name)
 
     def _known(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
-        """Tell of each class that was run that nothing more will be heard of its object."""
-        if not self.ran or ClassKnown not in self._listeners:
+        """Tell that nothing more will be heard of the object of each class that was run, and of the file."""
+        if not {ClassKnown, FileKnown} & self._listeners.keys():
             return
         unrun = [part.mentions for part in parts if part.kind == "function" and not self._was_run(part)]
         for part in parts:
@@ -351,6 +351,7 @@ class Machine(Methods):
                 isinstance(base, Class) or (isinstance(base, Api) and base.name in _ROOTS) for base in self.lineage(cls)
             )
             self.emit(ClassKnown(Site(found[0]), self.thing(instance), made, seen, tuple(unrun)), st)
+        self.emit(FileKnown(Site(ir.Pass()), tuple(unrun)), self.base.fork())
 
     def _was_run(self, part: TopLevel) -> bool:
         value = self.module.lookup(part.name)
