@@ -91,10 +91,11 @@ class Term:
     """A part of a back-propagated value, as far as provenance can be followed.
 
     `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
-    (`requires_grad` put on a computed value), or "" for a live part. `how` is the expression that cut it.
-    `had_history`: whether the value that was cut carried a gradient. `additive`: it is added to the rest (not
-    multiplied, not divided). `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there
-    is. `addend`: where it (or what it was computed into) is added to a live part.
+    (`requires_grad` put on a computed value), "first order" (the result of `autograd.grad` without `create_graph`), or
+    "" for a live part. `how` is the expression that cut it. `had_history`: whether the value that was cut carried a
+    gradient. `additive`: it is added to the rest (not multiplied, not divided). `parameter`: what was cut is itself a
+    trainable parameter. `whole`: this part is all there is. `addend`: where it (or what it was computed into) is added
+    to a live part.
     """
 
     cut: str
@@ -105,6 +106,20 @@ class Term:
     parameter: bool = False
     whole: bool = False
     addend: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How the means in a loss are weighed on their way to the backward.
+
+    `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
+    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `ragged`: what is averaged
+    over differs from batch to batch: tokens that are not ignored.
+    """
+
+    share: float | None = None
+    by: frozenset[Hashable] = frozenset()
+    ragged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +142,7 @@ class Backpropagated(Event):
     scaled: bool | None = False
     weight: Thing | None = None
     opaque: bool = False
+    weights: Weights = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +158,8 @@ class Differentiated(Event):
 
 @dataclass(frozen=True, slots=True)
 class Produced(Event):
-    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), or a loss
-    function.
+    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), a
+    `training_step`, a loss function ("loss"), or one that computes a penalty ("penalty").
 
     `terms` as in Backpropagated.
     """
@@ -290,12 +306,166 @@ class ScalerUpdated(Event):
     explicit: bool = False
 
 
+# -- what modules are made of -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module or Parameter that something holds.
+
+    `kind`: "module" or "parameter". `trains`: whether it has parameters, or a mode of which it must be told (None where
+    that cannot be seen). `frozen`: its parameters were visibly frozen.
+    """
+
+    thing: Thing
+    kind: str
+    trains: bool | None = None
+    frozen: bool = False
+    site: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of an instance and what it holds: a "module", a "parameter", a "tensor", a container ("list",
+    "tuple", "dict"), or "" for anything else.
+
+    `parts`: the modules and Parameters in a container (the value itself if it is one). `whole`: the container holds
+    nothing else, and nothing nested. `count`: how many elements it has, where all are known. `named`: the keys of a
+    dict are literal strings that can name a submodule.
+    """
+
+    name: str
+    value: Thing
+    kind: str
+    parts: tuple[Part, ...] = ()
+    whole: bool = False
+    count: int | None = None
+    named: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where."""
+
+    parameter: Thing
+    how: str
+    site: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeSet(Event):
+    """An attribute of a module was assigned.
+
+    `replaces`: what it held before, if that was a module or Parameter. `computed`: how a tensor was computed from a new
+    Parameter. `value`: the expression that is assigned, where it stands alone on the right; `made_here`: it makes the
+    value itself (a display, a comprehension, a call). `ready`: `super().__init__()` of the module has run.
+    `namespace`: what this file calls `torch.nn` ("" where it has no name for it).
+    """
+
+    holder: Thing
+    attribute: Attribute
+    replaces: Part | None = None
+    computed: Computed | None = None
+    value: Site | None = None
+    made_here: bool = False
+    ready: bool = False
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered(Event):
+    """Modules or Parameters became part of a module, or were handed to code that may make them one."""
+
+    parts: tuple[Part, ...]
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Constructed(Event):
+    """The constructor of a class has run on this path: what its instance holds now."""
+
+    holder: Thing
+    kind: str
+    attributes: tuple[Attribute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassEnded(Event):
+    """The constructor and all methods of a class have run, each on paths of its own.
+
+    What a rule has to say of the class as a whole is said here, or at the end of the file: it has kept on itself what
+    it saw on any path. `collecting`: the identifiers in the methods by which the class names its parameters or moves
+    them itself (`parameters`, `state_dict`, `to`, …).
+    """
+
+    holder: Thing
+    kind: str
+    collecting: frozenset[str] = frozenset()
+
+
+# -- tensors that come to nothing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDropped(Event):
+    """A method that returns a new tensor was called as a statement. `view`: it only looks at the same data otherwise.
+
+    `how`: the method.
+    """
+
+    tensor: Thing
+    how: str
+    view: bool = False
+
+
+# -- accumulation windows and schedules -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTested(Event):
+    """A loop asked whether its accumulation window is full: `(i + 1) % k == 0`, or a counter that it resets.
+
+    `loop`: the innermost one that is running. `every`: the k, `size`: its number where that is known. `full`: the
+    answer on this path.
+    """
+
+    loop: Hashable
+    every: Thing
+    size: float | None
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerMade(Event):
+    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so."""
+
+    scheduler: Thing
+    optimizer: Thing | None
+    by: str
+    span: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStepped(Event):
+    """`scheduler.step(…)`. `optimizer`: whose learning rate it sets. `by`: the API that made it, "" where that is not
+    known. `given`: it was given a metric or an epoch.
+    """
+
+    scheduler: Thing
+    optimizer: Thing | None = None
+    by: str = ""
+    given: bool = False
+
+
 # -- the course of the run --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LoopStarted(Event):
+    """A loop begins. `count`: the n of `for … in range(n)`."""
+
     loop: Hashable
+    count: Thing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +490,33 @@ class FunctionLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WholeClass:
+    """A class of which the constructor and all methods were run on one object, `instance`.
+
+    `made`: what its constructor made and keeps in attributes, labelled `self.name`. `bases_seen`: whether all its base
+    classes are visible; others may do anything to what it keeps.
+    """
+
+    instance: Thing
+    made: tuple[Thing, ...] = ()
+    bases_seen: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FileEnded(Event):
+    """All of the file was run. What a rule says of something as a whole, whatever the path, is said here.
+
+    What a rule has not heard by now, this file does not do: the path has no memory, and a rule keeps on itself what it
+    takes to judge. `classes`: those whose methods were run by themselves. `unrun`: for each function that was not run,
+    or not to its end, the identifiers in it. Other files may still do what this one does not: a rule asks for more
+    evidence that this is the place for it.
+    """
+
+    classes: tuple[WholeClass, ...] = ()
+    unrun: tuple[frozenset[str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded(Event):
     """This path of the run is over; `again`: its code may run again from the top, on the same objects. `instance`: the
     object whose method it was.
@@ -327,33 +524,3 @@ class RunEnded(Event):
 
     again: bool = False
     instance: Thing | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FileKnown(Event):
-    """All that matters of a file was run, once, at its end: what a rule has not heard by now, this file does not do.
-
-    `unrun`: for each function that was not run to its end, the identifiers in it. The path has no memory: what it takes
-    to judge, a rule keeps in attributes of its own.
-    """
-
-    unrun: tuple[frozenset[str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClassKnown(Event):
-    """A class is known as a whole: its constructor and all its methods were run on one object, and so was the rest of
-    the file. What a rule has not heard of the object by now, this file does not do, but for `unrun`.
-
-    `instance`: the object. `made`: what its constructor made and keeps in attributes. `bases_seen`: whether all base
-    classes are visible; others may do anything to what it keeps. `unrun`: for each function that was not run to its
-    end, the identifiers in it. Other files may still do what this one does not: a rule asks for more evidence.
-
-    It is told once for each class, at the end of a file, on the path of the constructor: the memory of this path knows
-    nothing of the methods. What they do, a rule keeps in attributes of its own, by the identity of the object.
-    """
-
-    instance: Thing
-    made: tuple[Thing, ...] = ()
-    bases_seen: bool = True
-    unrun: tuple[frozenset[str], ...] = ()

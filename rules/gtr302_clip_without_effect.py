@@ -306,7 +306,7 @@ class ClipWithoutEffect(Rule):
             if concerns(watch, suspect.owners, other[1]):
                 return mark.site
         users = self.users(suspect, watch)
-        firsts = {key[1]: mark.site for key, mark in tagged(watch, "first") if key[1] in users}
+        firsts: dict[Hashable, Site] = {key[1]: mark.site for key, mark in tagged(watch, "first") if key[1] in users}
         return next(iter(firsts.values())) if users and len(firsts) == len(users) else None
 
     def again(self, watch: Watch) -> None:

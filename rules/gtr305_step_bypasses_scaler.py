@@ -73,7 +73,7 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Escaped,
-    FileKnown,
+    FileEnded,
     OptimizerMade,
     Site,
     Stepped,
@@ -182,8 +182,8 @@ class StepBypassesScaler(Rule):
                     self.waiting.setdefault(mark.scaler.key, (event, mark))
         settle(watch, owners, "scaled", "plain")
 
-    @on(FileKnown)
-    def known(self, event: FileKnown, watch: Watch) -> None:
+    @on(FileEnded)
+    def known(self, event: FileEnded, watch: Watch) -> None:
         """A scaler that scales a loss, and that nothing in the file steps or unscales with: its gradients are applied
         by the plain step behind it.
         """

@@ -77,9 +77,9 @@ from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import (
     Backpropagated,
-    ClassKnown,
     Cleared,
     Escaped,
+    FileEnded,
     OptimizerMade,
     RunEnded,
     ScalerUpdated,
@@ -238,15 +238,16 @@ class ScalerNotUpdated(Rule):
             if known is None or pending.whole > known.whole:
                 self.pending[event.instance.key, key[1]] = pending
 
-    @on(ClassKnown)
-    def known(self, event: ClassKnown, watch: Watch) -> None:
-        """Judge the steps of an object whose class is known: does anything ever update the scaler?"""
-        made = {thing.key for thing in event.made}
+    @on(FileEnded)
+    def known(self, event: FileEnded, watch: Watch) -> None:
+        """Judge the steps of objects whose class is known as a whole: does anything ever update the scaler?"""
+        classes = {whole.instance.key: whole for whole in event.classes}
         for (instance, scaler), pending in self.pending.items():
             name = pending.scaler.label.rpartition(".")[2]
-            if instance != event.instance.key or scaler in self.elsewhere or name in self.elsewhere:
+            whole = classes.get(instance)
+            if whole is None or scaler in self.elsewhere or name in self.elsewhere:
                 continue
-            own = scaler in made and scaler in self.fed and event.bases_seen
+            own = whole.bases_seen and scaler in self.fed and any(thing.key == scaler for thing in whole.made)
             if (own or pending.whole) and not any({"update", name} <= words for words in event.unrun):
                 self.never(pending, watch)
 
