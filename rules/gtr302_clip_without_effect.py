@@ -304,7 +304,8 @@ class ClipWithoutEffect(Rule):
         """Where this path, should it be run again, clears what was clipped before it steps."""
         for other, mark in tagged(watch, "head"):
             if concerns(watch, suspect.owners, other[1]):
-                return mark.site
+                site: Site = mark.site
+                return site
         users = self.users(suspect, watch)
         firsts: dict[Hashable, Site] = {key[1]: mark.site for key, mark in tagged(watch, "first") if key[1] in users}
         return next(iter(firsts.values())) if users and len(firsts) == len(users) else None
