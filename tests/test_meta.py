@@ -16,6 +16,8 @@ from flake8_gradtrap.rule import Rule, all_rules
 HEADINGS = ["What it does", "Why it is a trap", "Known limits", "Trap", "Fixed", "References"]
 FILES = sorted(path for path in (ROOT / "rules").glob("*.py"))
 CODE = re.compile(r"GTR\d{3}")
+UNWRITTEN = re.compile(r"\bWRITE\b")
+"""What docs/new_rule.py leaves to be written."""
 
 
 def test_every_rule_file_is_one_rule_of_that_name() -> None:
@@ -77,6 +79,11 @@ def test_metadata(rule: type[Rule]) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", rule.since)
 
 
+def test_nothing_is_left_unwritten() -> None:
+    texts = [*FILES, *(ROOT / "fixtures").rglob("*.py")]
+    assert [path.name for path in texts if UNWRITTEN.search(path.read_text(encoding="utf-8", errors="replace"))] == []
+
+
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -102,7 +109,7 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
 
 def test_dependencies_point_one_way() -> None:
     package = ROOT / "flake8_gradtrap"
-    above = {"batch", "cli", "plugin", "report", "files", "config", "engine", "noqa", "pages", "fixes"}
+    above = {"batch", "cli", "plugin", "report", "files", "config", "engine", "noqa", "pages", "fixes", "runtime"}
     for path in [*package.glob("interp/*.py"), package / "events.py", package / "rule.py", package / "finding.py"]:
         used = {name.split(".")[1] for name in imports(path) if name.startswith("flake8_gradtrap.")}
         assert used.isdisjoint(above), path
