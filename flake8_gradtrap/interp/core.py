@@ -442,7 +442,7 @@ class Core:
         self, values: Iterable[Value], node: ir.Node, st: State, to: str = "", *, harmless: bool = False
     ) -> None:
         """Tell that things were handed to code that cannot be seen. `harmless`: which leaves gradients alone."""
-        if KEEPS.search(to.rpartition(".")[2]) or AVERAGES.search(to):
+        if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
         things = []
         for value in values:

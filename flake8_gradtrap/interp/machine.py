@@ -11,11 +11,11 @@ from flake8_gradtrap.events import Cleared, IteratorMade, RunEnded, Site, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
-from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.liveness import Liveness, attributes_set
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Class, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 
@@ -302,6 +302,7 @@ class Machine(Methods):
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
+        self._filled_later(cls, instance, starts)
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
                 continue
@@ -309,6 +310,32 @@ class Machine(Methods):
                 self._guarded(
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
                 )
+
+    def _filled_later(self, cls: Class, instance: Value, starts: Sequence[State]) -> None:
+        """An attribute that `__init__` leaves None and another method sets is unknown when methods are called."""
+        empty = {name for st in starts for name, value in st.overlay.get(instance, {}).items() if value == NONE}
+        if not empty:
+            return
+        all_methods = {
+            name: method
+            for base in reversed(self.lineage(cls))
+            if isinstance(base, Class)
+            for name, method in self.methods(base).items()
+        }
+        building = ["__init__"]
+        for name in building:  # and what it calls: that has run by now
+            method = all_methods.get(name)
+            if method is not None:
+                building.extend(sorted((method.mentions & all_methods.keys()) - set(building)))
+        later = set[str]()
+        for name, method in all_methods.items():
+            if name not in building and not empty.isdisjoint(method.mentions):
+                later |= attributes_set(method.body)
+        for st in starts:
+            held = st.overlay.get(instance, {})
+            for name in sorted(empty & later):
+                if held.get(name) == NONE:
+                    st.set_attr(instance, name, Sym("attr", (instance, name), name))
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
