@@ -52,7 +52,8 @@ def attributes_set(body: tuple[ir.Statement, ...]) -> set[str]:
         elif isinstance(current, tuple):
             stack.extend(current)
         elif isinstance(current, _BLOCKS):
-            stack.extend(getattr(current, name) for name in _children(type(current)))
+            kind: Any = type(current)
+            stack.extend(getattr(current, name) for name in _children(kind))
     return found
 
 

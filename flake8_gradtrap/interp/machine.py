@@ -333,9 +333,9 @@ class Machine(Methods):
                 later |= attributes_set(method.body)
         for st in starts:
             held = st.overlay.get(instance, {})
-            for name in sorted(empty & later):
-                if held.get(name) == NONE:
-                    st.set_attr(instance, name, Sym("attr", (instance, name), name))
+            for attribute in later & empty:
+                if held.get(attribute) == NONE:
+                    st.set_attr(instance, attribute, Sym("attr", (instance, attribute), attribute))
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
