@@ -38,28 +38,6 @@ def reads(part: Any) -> set[str]:
     return found
 
 
-def attributes_set(body: tuple[ir.Statement, ...]) -> set[str]:
-    """The attributes to which statements assign anything but None."""
-    found: set[str] = set()
-    stack: list[Any] = [body]
-    while stack:
-        current = stack.pop()
-        if isinstance(current, ir.Assign):
-            if not (isinstance(current.value, ir.Const) and current.value.value is None):
-                for target in current.targets:
-                    parts = target.elts if isinstance(target, ir.Sequence) else (target,)
-                    found |= {part.attr for part in parts if isinstance(part, ir.Attr)}
-        elif isinstance(current, tuple):
-            stack.extend(current)
-        elif isinstance(current, _BLOCKS):
-            kind: Any = type(current)
-            stack.extend(getattr(current, name) for name in _children(kind))
-    return found
-
-
-_BLOCKS = (ir.If, ir.For, ir.While, ir.With, ir.Try, ir.Handler, ir.Match, ir.Case)
-
-
 def _bound(target: ir.Expression) -> set[str]:
     if isinstance(target, ir.Name):
         return {target.id}
