@@ -39,6 +39,12 @@ RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
 
 TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_"})
 
+LOSS_FUNCTION = re.compile(r"(^|[._])loss(es)?([._\[(]|func|fn|$)|criterion|_objective\b", re.IGNORECASE)
+"""A function that computes a loss is called so."""
+
+ACT = re.compile(r"backward|step|optim|scaler|update|apply|minimi|clear|zero|reset|closure", re.IGNORECASE)
+"""What a function is called that may do more to gradients than to be differentiated."""
+
 # -- owners -----------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +163,17 @@ def touches(watch: Watch, event: Escaped, owners: Owners, walked: frozenset[Hash
         elif thing.key in owners if owners is not None else thing.key not in walked:
             return True
     return False
+
+
+def computes_loss(watch: Watch, event: Escaped) -> bool:
+    """Whether the code that got hold of things only computes a loss with them, as its name says.
+
+    An optimizer is not needed for that: who is given one may do more.
+    """
+    missing = object()
+    if any(watch.get(("optimizer", thing.key), missing) is not missing for thing in event.things):
+        return False
+    return LOSS_FUNCTION.search(event.to) is not None and ACT.search(event.to) is None
 
 
 def forget_touched(watch: Watch, event: Escaped, *tags: str) -> None:

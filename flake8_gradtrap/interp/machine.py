@@ -27,7 +27,7 @@ from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
@@ -372,8 +372,9 @@ class Machine(Methods):
         placeholders = {name for name, value in held.items() if isinstance(value, Const) and value.type in _FLAGS}
         if placeholders:
             files = {base.module.source for base in self.lineage(cls) if isinstance(base, Class)}
+            op = "member" if self.kind(instance, st) == "module" else "attr"
             for name in placeholders & frozenset[str]().union(*(file.rebound for file in files)):
-                st.drop_attr(instance, name)
+                st.set_attr(instance, name, Sym(op, (instance, name), str(name)))  # else a call of it is a method's
 
     def _file_ended(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> FileEnded:
         """The event, with what is known of the classes that were run, and with what was not run."""

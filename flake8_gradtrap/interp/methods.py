@@ -120,7 +120,8 @@ class Methods(Containers):
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
-            self.escape([receiver, *args.all()], node, st, name)
+            misjudged = name == "__call__" and st.tensor(receiver) is not None  # what is called is no tensor
+            self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
             return Sym("pure " + name, (receiver, *args.pos), name)
         if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
@@ -442,7 +443,7 @@ class Methods(Containers):
         if name == "__call__":
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
-                    self.escape([arg], node, st, name)
+                    self.escape([arg], node, st, name, harmless=True)
             return [(self.output(receiver, NONE, args, node, st), st)]
         value = self.unknown(name)
         self.likely.add(value)
