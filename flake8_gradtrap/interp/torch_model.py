@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from flake8_gradtrap.events import (
@@ -45,6 +46,10 @@ _SPANS = ("T_max", "num_training_steps")
 """Arguments that say over how many of its steps a scheduler runs."""
 
 
+_CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
+"""What functions are called that clip gradients, and do nothing else."""
+
+
 class TorchModel(Rewrapping):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
@@ -74,7 +79,9 @@ class TorchModel(Rewrapping):
         if name == "builtins.float" and args.pos and isinstance(args.pos[0], Const) and args.pos[0].type is str:
             text = str(args.pos[0].value).lower().lstrip("+-")
             return [(Const.of(float("inf")) if text in ("inf", "infinity") else self.unknown("float"), st)]
-        if name == "builtins.len" and args.pos and isinstance(st.record(args.pos[0]), Iterator):
+        if name == "builtins.len" and args.pos and isinstance(it := st.record(args.pos[0]), Iterator):
+            if it.how == "`iter(…)`":
+                return [(self.unknown("len"), st)]  # that of a loader has one
             raise Dead  # an iterator has no length
         if name.startswith("numpy.") and args.pos and (t := st.tensor(args.pos[0])) is not None and t.is_number:
             return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
@@ -109,7 +116,8 @@ class TorchModel(Rewrapping):
         if name == "copy.deepcopy" and args.pos:
             return [(self._copied(args.pos[0], st), st)]
         if name in _PURE:
-            return [(Sym("pure " + name, tuple(args.pos), short), st)]
+            # What is fetched under a computed name is called what the program binds it to.
+            return [(Sym("pure " + name, tuple(args.pos), "" if short == "getattr" else short), st)]
         if name == "builtins.print":
             for value in args.pos:
                 if st.tensor(value) is not None:
@@ -323,10 +331,6 @@ class TorchModel(Rewrapping):
             of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
             if given is not None and not isinstance(given, Const) and (flag is None or of_model):
                 flag = st.mode
-            made = self.new(Thingy("context", flag=flag, what=name), st)
-            if isinstance(node, ir.Call) and st.conds.get(("statement", id(node))):
-                st.mode = flag
-            return made
         return self.new(Thingy("context", flag=flag, what=name), st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
@@ -461,8 +465,18 @@ class TorchModel(Rewrapping):
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
+    def clip_unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """A function out of sight that says by its name that it clips gradients, and gets nothing to do more with."""
+        short = name.rpartition(".")[2]
+        if not _CLIPS.match(short) or not args.pos or any(self.kind(arg, st) == "scaler" for arg in args.all()):
+            return None
+        self.clip(args.pos[0], args.get(1, "max_norm", "clip_value", "value"), short, node, st)
+        return self.make_tensor("leaf", (), node, st, how="norm")
+
     def _unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         """A function that is not in the table: it may have done anything to what it was given."""
+        if (norm := self.clip_unseen(name, args, node, st)) is not None:
+            return norm
         for value in args.all():
             if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
