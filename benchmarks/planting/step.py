@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from planting.kinds import kind
 from planting.source import Edit, Loop, Site, Source, dotted, is_reference
-from planting.training import as_backward, clip_statement, method_call, step_statement, stepped, zero_grad
+from planting.training import as_backward, clip_statement, step_statement, stepped, zero_grad
 
 TELLS_ACCELERATE = re.compile(r"gradient_accumulation_(steps|plugin)\s*=|deepspeed", re.IGNORECASE)
 
