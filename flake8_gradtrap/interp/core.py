@@ -26,10 +26,11 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.merging import Merger
 from flake8_gradtrap.interp.pathwatch import PathWatch, Report
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.provenance import Graph, Provenance
-from flake8_gradtrap.interp.state import Merger, State
+from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     TRUE,
     Class,
@@ -145,7 +146,7 @@ class Core:
         """Unknowns that come from a data loader."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
-        self.merger = Merger(self.fresh)
+        self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
         """How many roots were run so far."""
@@ -415,6 +416,11 @@ class Core:
         return found
 
     # -- events -------------------------------------------------------------------------------------------------------
+
+    def tested(self, st: State) -> frozenset[str]:
+        """The names that conditions of the running file ask for."""
+        func = st.frame.func
+        return (self.module if func is None else func.module).tested
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""

@@ -12,7 +12,8 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, End
 from flake8_gradtrap.interp.loops import Loops
-from flake8_gradtrap.interp.state import SOME, State, collect
+from flake8_gradtrap.interp.merging import SOME
+from flake8_gradtrap.interp.state import State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
     Class,
