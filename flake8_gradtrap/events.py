@@ -91,10 +91,11 @@ class Term:
     """A part of a back-propagated value, as far as provenance can be followed.
 
     `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
-    (`requires_grad` put on a computed value), or "" for a live part. `how` is the expression that cut it.
-    `had_history`: whether the value that was cut carried a gradient. `additive`: it is added to the rest (not
-    multiplied, not divided). `parameter`: what was cut is itself a trainable parameter. `whole`: this part is all there
-    is. `addend`: where it (or what it was computed into) is added to a live part.
+    (`requires_grad` put on a computed value), "first order" (the result of `autograd.grad` without `create_graph`), or
+    "" for a live part. `how` is the expression that cut it. `had_history`: whether the value that was cut carried a
+    gradient. `additive`: it is added to the rest (not multiplied, not divided). `parameter`: what was cut is itself a
+    trainable parameter. `whole`: this part is all there is. `addend`: where it (or what it was computed into) is added
+    to a live part.
     """
 
     cut: str
@@ -105,6 +106,20 @@ class Term:
     parameter: bool = False
     whole: bool = False
     addend: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How the means in a loss are weighed on their way to the backward.
+
+    `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
+    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `ragged`: what is averaged
+    over differs from batch to batch: tokens that are not ignored.
+    """
+
+    share: float | None = None
+    by: frozenset[Hashable] = frozenset()
+    ragged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +142,7 @@ class Backpropagated(Event):
     scaled: bool | None = False
     weight: Thing | None = None
     opaque: bool = False
+    weights: Weights = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +158,8 @@ class Differentiated(Event):
 
 @dataclass(frozen=True, slots=True)
 class Produced(Event):
-    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), or a loss
-    function.
+    """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), a
+    `training_step`, a loss function ("loss"), or one that computes a penalty ("penalty").
 
     `terms` as in Backpropagated.
     """
@@ -290,12 +306,54 @@ class ScalerUpdated(Event):
     explicit: bool = False
 
 
+# -- accumulation windows and schedules -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTested(Event):
+    """A loop asked whether its accumulation window is full: `(i + 1) % k == 0`, or a counter that it resets.
+
+    `loop`: the innermost one that is running. `every`: the k, `size`: its number where that is known. `full`: the
+    answer on this path.
+    """
+
+    loop: Hashable
+    every: Thing
+    size: float | None
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerMade(Event):
+    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so."""
+
+    scheduler: Thing
+    optimizer: Thing | None
+    by: str
+    span: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStepped(Event):
+    """`scheduler.step(…)`. `optimizer`: whose learning rate it sets. `by`: the API that made it, "" where that is not
+    known. `given`: it was given a metric or an epoch.
+    """
+
+    scheduler: Thing
+    optimizer: Thing | None = None
+    by: str = ""
+    given: bool = False
+
+
 # -- the course of the run --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LoopStarted(Event):
+    """A loop begins. `count`: the n of `for … in range(n)`."""
+
     loop: Hashable
+    count: Thing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,8 @@ class Machine(Methods):
                 env[param.name] = self._assumed(param, func, st)
             else:
                 env[param.name] = self.unknown(param.name, "param")
+                if isinstance(param.default, ir.Const) and isinstance(param.default.value, int | float):
+                    self.data.add(env[param.name])  # a setting: no gradient goes through it
         return env
 
     def _assumable(self, param: ir.Param, func: Func) -> bool:

@@ -9,6 +9,7 @@ from flake8_gradtrap.events import (
     Differentiated,
     OptimizerMade,
     ReadOut,
+    SchedulerMade,
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
@@ -38,6 +39,9 @@ _PURE = frozenset(
     "torch.distributed.is_initialized torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr "
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
+
+_SPANS = ("T_max", "total_steps", "num_training_steps", "epochs")
+"""Arguments that say over how many of its steps a scheduler runs."""
 
 
 class TorchModel(Rewrapping):
@@ -214,6 +218,30 @@ class TorchModel(Rewrapping):
         enabled = args.kw.get("enabled", TRUE)
         return self._make("scaler", name, args, node, st, flag=enabled != FALSE)
 
+    def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        optimizer, site = args.get(0, "optimizer"), self.site(node, st)
+        known = () if optimizer is None else (optimizer,)
+        scheduler = self.new(Thingy("scheduler", None, None, name, None, known, site, st.stamp), st)
+        span = next((args.kw[key] for key in _SPANS if key in args.kw), None)
+        if span is None and name.endswith(".CosineAnnealingLR"):
+            span = args.get(1)
+        self.emit(
+            SchedulerMade(
+                site,
+                self.thing(scheduler),
+                self.thing(optimizer) if optimizer is not None else None,
+                name,
+                self.thing(span) if span is not None else None,
+            ),
+            st,
+        )
+        return scheduler
+
+    def _make_accelerator(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """Accelerate divides each loss by the size of a window that it was told; Fabric does not."""
+        told = args.more or any("accumulation" in key for key in args.kw)
+        return self._make("accelerator", name, args, node, st, flag=told and name.startswith("accelerate"))
+
     def _make_module(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         short = name.rpartition(".")[2]
         if name.startswith(("torch.nn.functional", "torch.nn.init", "torch.nn.utils", "torch.nn.parallel")):
@@ -224,8 +252,10 @@ class TorchModel(Rewrapping):
         return self._make("module", name, args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        reduction = args.kw.get("reduction", NONE)
-        return self._make("lossfn", name, args, node, st, flag=reduction != Const.of("none"))
+        reduction = _reduction(args)
+        site = self.site(node, st)
+        made = Thingy("lossfn", None, None, name, reduction != "none", tuple(args.pos), site, st.stamp, reduction)
+        return self.new(made, st)
 
     def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
@@ -330,7 +360,10 @@ class TorchModel(Rewrapping):
 
     def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         outputs = args.get(0, "outputs")
-        create = args.kw.get("create_graph", FALSE)
+        create = args.kw.get("create_graph", args.get(4) or (self.unknown() if args.more else FALSE))
+        given = [arg.value for arg in node.args if arg.keyword == "create_graph"] if isinstance(node, ir.Call) else []
+        if create == FALSE and given and not isinstance(given[0], ir.Const):
+            create = self.unknown()  # a setting, which some callers turn off
         retain = args.kw.get("retain_graph", create)
         parts = () if outputs is None else self.elements(outputs, st) or (outputs,)
         for part in parts:
@@ -341,7 +374,7 @@ class TorchModel(Rewrapping):
             return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
         if create != FALSE:
             return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
-        return self.make_tensor("grad", tuple(parts), node, st, how="autograd.grad")
+        return self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -389,7 +422,9 @@ class TorchModel(Rewrapping):
         operands = self._operands_of(args, st)
         if not operands or not name.rpartition(".")[2][:1].islower():
             return self.unknown(name.rpartition(".")[2])
-        return self.make_tensor("op", operands, node, st, how=name.rpartition(".")[2], saves=True)
+        short = name.rpartition(".")[2]
+        reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
+        return self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
@@ -406,16 +441,30 @@ class TorchModel(Rewrapping):
         return self._unknown_result(short, args, st)
 
 
+def _reduction(args: Args) -> str:
+    """What a loss function of torch makes of the losses of a batch."""
+    given = args.kw.get("reduction")
+    if given is not None:
+        told = given.value if isinstance(given, Const) else ""
+        if told != "mean":
+            return told if isinstance(told, str) else ""
+    if args.kw.get("size_average") == FALSE:
+        return "sum"
+    if args.kw.get("reduce") == FALSE:
+        return "none"
+    return "ragged" if "ignore_index" in args.kw else "mean"
+
+
 _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("makes.scaler", TorchModel._make_scaler),
-    ("makes.scheduler", lambda model, *rest: model._make("scheduler", *rest)),
+    ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),
     ("makes.swa", TorchModel._same),
     ("makes.lossfn", TorchModel._make_lossfn),
     ("makes.parameter", TorchModel._make_parameter),
     ("makes.ema", lambda model, *rest: model._make_ema(*rest)),
     ("makes.loader", lambda model, *rest: model._make("loader", *rest)),
-    ("makes.accelerator", lambda model, *rest: model._make("accelerator", *rest)),
+    ("makes.accelerator", TorchModel._make_accelerator),
     ("gradients.clip", TorchModel._clip),
     ("gradients.backward", TorchModel._backward_function),
     ("gradients.grad", TorchModel._grad_function),

@@ -149,9 +149,10 @@ class Tensor:
     `op`: "leaf" (made without history), "data" (from outside), "param", "forward", "add", "sub", "neg", "mul", "div",
     "op" (any other differentiable operation), "pass" (a view, a cast, a reduction), "scale" (by a gradient scaler),
     "phi" (one of several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad"
-    (an accumulated gradient), and the cuts "readout", "detach", "rewrap", "forced". `mode`: whether gradients were
-    recorded. `is_number`: a Python or NumPy value. `owner`: the module of a forward, the scaler of a scale. `how`: what
-    the program wrote. `saves`: it saves tensors for backward.
+    (an accumulated gradient), "first order" (what `autograd.grad` returns without a graph), and the cuts "readout",
+    "detach", "rewrap", "forced". `mode`: whether gradients were recorded. `is_number`: a Python or NumPy value.
+    `owner`: the module of a forward, the scaler of a scale. `how`: what the program wrote. `saves`: it saves tensors
+    for backward.
     """
 
     op: str
@@ -164,6 +165,8 @@ class Tensor:
     saves: bool = False
     stamp: Stamp = ()
     scalar: bool | None = None
+    reduction: str = ""
+    """Of a loss function: "mean", "sum" or "none", "ragged" for a mean that leaves out what it is told to ignore."""
     kind: str = "tensor"
 
 
@@ -221,6 +224,7 @@ class Thingy:
 
     `cls`: its visible class. `owners`: for an optimizer, whose parameters it has. `what`: the API that made it.
     `flag`: for a scaler False when it is literally disabled; for a context the gradient mode that it sets.
+    `reduction`: of a loss function, as in Tensor.
     """
 
     kind: str
@@ -231,6 +235,7 @@ class Thingy:
     args: tuple[Value, ...] = ()
     site: Site | None = field(default=None, compare=False)
     stamp: Stamp = ()
+    reduction: str = ""
 
 
 Record = Tensor | Iterator | Listing | Mapping | Thingy
