@@ -365,7 +365,7 @@ class Calls(Classes):
             for result, path in self.eval(func.node.body, st):
                 results.append((result, self._leave(path, mode, env_id)))
             return results
-        for path, signal, given in self.exec_block(func.node.body, st):
+        for path, signal, given in self.exec_block(func.node.body, [st]):
             if signal == "raise":
                 continue
             returned = given if given is not None else NONE
@@ -492,7 +492,7 @@ class Calls(Classes):
         mode, stamp = st.mode, st.stamp
         results: Results = []
         key = (Sym("frame", (env_id,)), "yielded")
-        for path, signal, _ in self.exec_block(func.node.body, st):
+        for path, signal, _ in self.exec_block(func.node.body, [st]):
             if signal != "raise":
                 item = path.drop_attr(*key) or self.unknown("", "item")
                 path.stamp = stamp

@@ -504,7 +504,7 @@ class Core:
     def again(self, item: Value, st: State) -> Value:
         raise NotImplementedError
 
-    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[End]:
+    def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         raise NotImplementedError
 
     def call_value(self, func: Value, args: Args, node: ir.Node, st: State) -> Results:

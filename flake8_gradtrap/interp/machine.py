@@ -195,12 +195,8 @@ class Machine(Methods):
             read = frozenset(name for part in parts if part.kind != "code" for name in part.mentions)
             self.liveness[0] = Liveness([statement for part in codes for statement in part.slice.statements], read)
             for part in codes:
-                following: list[State] = []
-                for path in ran:
-                    following.extend(
-                        end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise"
-                    )
-                ran = self.merger.merge(following)
+                ends = self.exec_block(part.slice.statements, ran)
+                ran = self.merger.merge([path for path, signal, _ in ends if signal != "raise"])
                 if part is not codes[-1] and ran:
                     self.base = ran[0].fork()
             for path in ran:
