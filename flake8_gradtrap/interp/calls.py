@@ -397,7 +397,7 @@ class Calls(Classes):
         st.mode = mode
         st.drop_attr(Sym("frame", (env_id,)), "returned at")
         st.drop_attr(Sym("frame", (env_id,)), "backward")
-        if not st.conds.get(("captured", env_id)):
+        if ("captured", env_id) not in st.conds:
             st.envs.pop(env_id, None)
         return st
 

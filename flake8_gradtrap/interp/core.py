@@ -349,6 +349,8 @@ class Core:
         if isinstance(module, Tup):
             return frozenset(module.items)
         if isinstance(module, Sym):
+            if module.op == "joined":
+                return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
             return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
         found: set[Hashable] = set()

@@ -172,19 +172,20 @@ class Loops(Assignment):
         that seems to leave a name unbound takes one of its branches each time.
         """
         env = st.envs[st.frame.env]
-        if not st.conds.get(("captured", st.frame.env)):
-            for name in [name for name in env if name not in before_loop]:
-                del env[name]
+        captured = st.conds.get(("captured", st.frame.env), frozenset())
+        for name in [name for name in env if name not in before_loop and name not in captured]:
+            del env[name]
 
     def _forget_before_next(self, node: ir.For | ir.While, st: State) -> None:
         """Drop the names that neither the next iteration nor what follows the loop reads."""
         frame = st.frame
         live = self.liveness.get(frame.func.ident if frame.func is not None else 0)
-        if live is None or id(node) not in live.head or st.conds.get(("captured", frame.env)):
+        if live is None or id(node) not in live.head:
             return
+        captured = st.conds.get(("captured", frame.env), frozenset())
         env = st.envs[frame.env]
         head = live.head[id(node)]
-        for name in [name for name in env if name not in head]:
+        for name in [name for name in env if name not in head and name not in captured]:
             del env[name]
 
     def iterated(

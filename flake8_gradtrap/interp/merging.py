@@ -23,7 +23,9 @@ from flake8_gradtrap.interp.values import (
 )
 
 MANY = 8
-"""So many paths are followed side by side; more are merged by force."""
+"""So many paths are followed side by side; more are merged whatever they differ in."""
+FEW = 4
+"""From so many paths on, those are merged, too, that differ in what only conditions ask for."""
 SOME = 3
 """From so many paths on, those that differ only in tensors, lists, numbers, strings and unknowns are merged."""
 _WIDE = 60
@@ -37,9 +39,11 @@ class Level(IntEnum):
     """Nothing that a rule or a condition can see."""
     SOFT = 1
     """Which tensor, number or unknown goes with which condition; the length of a list."""
-    FIRM = 2
+    FLAGS = 2
+    """Truth values, None and what else only conditions ask for."""
+    FIRM = 3
     """Every value that they disagree on. What the rules remember is kept."""
-    FORCE = 3
+    FORCE = 4
     """What the rules remember, where they disagree: the path is lossy then."""
 
 
@@ -55,6 +59,8 @@ class Services(Protocol):
 
 
 _MISSING = Const("<missing>", str)
+_TRAINED = frozenset({"module", "optimizer", "scaler", "scheduler", "lossfn", "accelerator"})
+"""Kinds of things of which it matters which one a path has."""
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
 """Kinds of things of which one is as good as another."""
 
@@ -62,11 +68,6 @@ _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
 def _plain(value: Value) -> bool:
     """Whether two paths may disagree on this value without losing more than a number, a string or an unknown."""
     return isinstance(value, Sym) or (isinstance(value, Const) and value.type not in (bool, type(None)))
-
-
-def _apart(a: State, b: State) -> int:
-    """For how many rules two paths differ in what is remembered."""
-    return sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
 
 
 class Merger:
@@ -93,14 +94,16 @@ class Merger:
                     break
             else:
                 result.append(state)
-        some, many = (1, 1) if self.single else (1, 2) if self.narrow else (SOME, MANY)
+        some, few, many = (1, 1, 1) if self.single else (1, 1, 2) if self.narrow else (SOME, FEW, MANY)
         if len(result) > some:
             result = self._reduce(result, some, Level.SOFT)
+        if len(result) > few:
+            result = self._reduce(result, few, Level.FLAGS)
         if len(result) > many:
-            result = self._reduce(result, many, Level.FIRM)
+            self._squeeze(result, many, Level.FIRM)
         if len(result) > many:
             self.forced += 1
-            self._squeeze(result, max(many // 2, min(many, 2)))
+            self._squeeze(result, max(many // 2, min(many, 2)), Level.FORCE)
         return result
 
     def _reduce(self, states: list[State], goal: int, level: Level) -> list[State]:
@@ -119,18 +122,30 @@ class Merger:
                 result.append(state)
         return result
 
-    def _squeeze(self, states: list[State], goal: int) -> None:
-        """Merge paths by force until so many are left: first those on which the rules remember the same."""
+    def _squeeze(self, states: list[State], goal: int, level: Level) -> None:
+        """Merge paths until so many are left: first those on which the rules remember the same."""
         while len(states) > goal:
-            pairs = [(_apart(a, b), i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
+            pairs = [(self._apart(a, b), i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
             for _, i, j in sorted(pairs):
-                merged = _Pair(self, states[i], states[j], Level.FORCE).merged()
+                merged = _Pair(self, states[i], states[j], level).merged()
                 if merged is not None:
                     states[i] = merged
                     del states[j]
                     break
             else:
                 return
+
+    def _apart(self, a: State, b: State) -> tuple[int, int]:
+        """For how many rules two paths differ in what is remembered, and in how many things that are trained."""
+        memory = sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
+        trained = 0
+        for number in a.envs.keys() & b.envs.keys():
+            mine, theirs = a.envs[number], b.envs[number]
+            for name, value in mine.items() if mine != theirs else ():
+                other = theirs.get(name)
+                if other is not value and other is not None and other != value:
+                    trained += self.core.kind(value, a) in _TRAINED or self.core.kind(other, b) in _TRAINED
+        return memory, trained
 
     # -- what a rule can see of a tensor ------------------------------------------------------------------------------
 
@@ -256,9 +271,16 @@ class _Pair:
     # -- what may be merged -------------------------------------------------------------------------------------------
 
     def _may_bind(self, name: str, x: Value, y: Value) -> bool:
-        if x is _MISSING or y is _MISSING:
-            return True  # whoever reads the name here comes from where it was bound
-        return self._alike(name, x, y)
+        if x is not _MISSING and y is not _MISSING:
+            return self._alike(name, x, y)
+        # Whoever reads the name here comes from where it was bound. But what is trained there goes with its condition.
+        if self.level >= Level.FIRM:
+            return True
+        value, st = (y, self.b) if x is _MISSING else (x, self.a)
+        record = st.record(value)
+        if isinstance(record, Tensor):
+            return self.level >= Level.SOFT and record.op != "param"
+        return not isinstance(record, Thingy) and self.core.kind(value, st) not in _TRAINED
 
     def _may_hold(self, key: Hashable, x: Value, y: Value) -> bool:
         """Whether the paths may disagree on an attribute or element."""
@@ -272,6 +294,8 @@ class _Pair:
         tensor = self.a.tensor(value) or self.b.tensor(value)
         if tensor is not None and tensor.op == "param":
             return True  # looked up on one path only
+        if self.level >= Level.FLAGS and isinstance(value, Const):
+            return True
         if self.level >= Level.SOFT:
             return tensor is not None or _plain(value) or key == "frozen"
         return self._quiet(key, value, value)
@@ -291,7 +315,9 @@ class _Pair:
                 return self._rename(x, y)
             return self._records(one, two, name, x, y)
         if one is not None or two is not None:
-            return self.level >= Level.SOFT and self._tensor_or_unknown(x, y)
+            return self.level >= Level.FLAGS and self._tensor_or_unknown(x, y)
+        if self.level >= Level.FLAGS:
+            return self.core.kind(x, self.a) not in _TRAINED and self.core.kind(y, self.b) not in _TRAINED
         if not (_plain(x) and _plain(y)):
             return False
         return self.level >= Level.SOFT or self._quiet(name, x, y)
@@ -335,7 +361,9 @@ class _Pair:
         if self.level >= Level.FIRM:
             return True
         if isinstance(one, Tensor) and isinstance(two, Tensor):
-            return self.level >= Level.SOFT or self._same_outline(one, two, x, y)
+            if self.level >= Level.SOFT:
+                return one.is_number is two.is_number
+            return self._same_outline(one, two, x, y)
         if isinstance(one, Listing) and isinstance(two, Listing):
             if (one.shape, one.of_parameters, one.bounded, one.stamp) != (
                 two.shape,
@@ -434,7 +462,8 @@ class _Pair:
         if isinstance(x, Tup) and isinstance(y, Tup) and len(x.items) == len(y.items):
             return Tup(tuple(self._join(result, name, one, two) for one, two in zip(x.items, y.items, strict=True)))
         one, two = self.a.record(x), self.b.record(y)
-        if (isinstance(one, Tensor) and isinstance(two, Tensor)) or self._tensor_or_unknown(x, y):
+        both = isinstance(one, Tensor) and isinstance(two, Tensor)
+        if (both and one.is_number is two.is_number) or self._tensor_or_unknown(x, y):  # type: ignore[union-attr]
             return self._new(result, self._phi(one, two, x, y))
         if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x.oid, y.oid))) is not None:
             assert one is not None
@@ -474,7 +503,7 @@ class _Pair:
             (x, y),
             tensors[0].site,
             tensors[0].mode,
-            len(tensors) == 2 and all(tensor.is_number for tensor in tensors),
+            tensors[0].is_number,
             how=tensors[0].how,
             stamp=max(tensor.stamp for tensor in tensors),
         )

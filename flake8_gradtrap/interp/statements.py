@@ -53,13 +53,12 @@ class Statements(Loops):
     def forget_dead_names(self, statement: ir.Statement, st: State) -> None:
         """Drop the names that nothing reads after a statement: paths that differ in them alone merge."""
         frame = st.frame
-        if st.conds.get(("captured", frame.env)):
-            return
+        captured = st.conds.get(("captured", frame.env), frozenset())
         live = self.liveness.get(frame.func.ident if frame.func is not None else 0)
         if live is None or (after := live.after.get(id(statement))) is None:
             return
         env = st.envs[frame.env]
-        for name in [name for name in env if name not in after]:
+        for name in [name for name in env if name not in after and name not in captured]:
             del env[name]
 
     def exec_all(self, node: ir.Statement, live: list[State]) -> list[End]:
@@ -156,7 +155,7 @@ class Statements(Loops):
     def exec_FunctionDef(self, node: ir.FunctionDef, st: State) -> list[End]:
         func = self.define(node, st)
         if len(st.frames) > 1 or st.frame.func is not None:
-            self.captured(st)
+            self.captured(node, st)
         st.envs[st.frame.env][node.name] = func
         return [(st, "", None)]
 
@@ -172,7 +171,7 @@ class Statements(Loops):
         st.envs[frame.env][node.name] = Class(
             node.name, id(node), self.current_module(st), bases, names, lambda: node.body, (frame.env, *frame.closure)
         )
-        self.captured(st)
+        self.captured(node, st)
         return [(st, "", None)]
 
     # -- assignment ---------------------------------------------------------------------------------------------------
