@@ -55,6 +55,9 @@ class Methods(Containers):
         if isinstance(receiver, Super):
             kind = self.class_kind(receiver.owner)
             receiver = receiver.receiver
+            if name == "__init__":
+                st.set_attr(receiver, "initialised", TRUE)
+                self.handed_over(args.all(), node, st, name)
         if (
             name in self.know.lists["iterators.of_parameters"]
             and kind in ("module", "", "instance", "ema")
@@ -406,10 +409,15 @@ class Methods(Containers):
             "load_state_dict",
             "register_buffer",
             "add_module",
+            "register_module",
             "register_parameter",
+            "append",
+            "extend",
+            "insert",
             "no_sync",
             "named_modules",
         ):
+            self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
             self.emit(

@@ -89,9 +89,15 @@ class TorchModel(Rewrapping):
         ):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
-        if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
-            st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
+        if name == "builtins.setattr" and len(args.pos) == 3:
+            if isinstance(args.pos[1], Const):
+                self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
+                st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
+            elif self.part(args.pos[2], st) is not None:
+                self.handed_over(args.pos[2:], node, st, "setattr")
             return [(NONE, st)]
+        if short == "__init__" and args.pos and "makes.module" in self.know.roles(name.removesuffix(".__init__")):
+            st.set_attr(args.pos[0], "initialised", TRUE)
         if (
             name == "builtins.getattr"
             and len(args.pos) >= 2
@@ -249,6 +255,7 @@ class TorchModel(Rewrapping):
         for arg in args.all():
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
+        self.handed_over(args.all(), node, st, short)
         return self._make("module", name, args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
