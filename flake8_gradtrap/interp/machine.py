@@ -182,7 +182,7 @@ class Machine(Methods):
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
             self.tally.functions_over_budget += 1
@@ -194,12 +194,13 @@ class Machine(Methods):
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
-        entered = set(self.entered)
+        entered, reports = set(self.entered), dict(self.reports)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
             self.entered = entered  # what was entered may still be run by itself
+            self.reports = reports
             if self.outermost[1] < self.steps // 2:
                 self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
