@@ -542,7 +542,7 @@ def _differences(mine: dict[Any, Value], theirs: dict[Any, Value]) -> Iterable[t
 
 def _renamed(inner: dict[Hashable, Any], names: dict[int, Ref]) -> dict[Hashable, Any]:
     """Memory under new names."""
-    if not any(oid in names for key in inner for oid in oids(key)):
+    if not names or not any(oid in names for key in inner for oid in oids(key)):
         return inner
     return {_with_names(key, names): value for key, value in inner.items()}
 

@@ -163,5 +163,11 @@ def oids(key: Hashable) -> list[int]:
     if isinstance(key, Ref):
         return [key.oid]
     if isinstance(key, tuple):
-        return [oid for part in key for oid in oids(part)]
+        found: list[int] = []
+        for part in key:
+            if isinstance(part, Ref):
+                found.append(part)
+            elif isinstance(part, tuple):
+                found += oids(part)
+        return found
     return []
