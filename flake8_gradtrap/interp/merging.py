@@ -70,6 +70,10 @@ def _plain(value: Value) -> bool:
     return isinstance(value, Sym) or (isinstance(value, Const) and value.type not in (bool, type(None)))
 
 
+def _number(value: Value) -> bool:
+    return isinstance(value, Const) and value.type in (int, float)
+
+
 class Merger:
     """Merges paths that meet."""
 
@@ -429,6 +433,8 @@ class _Pair:
                         kept[key] = inner[key]  # there is no such thing on the other path
                     elif self.level < Level.FORCE:
                         return None
+                    elif inner is mine and type(there) is type(mine[key]) and hasattr(there, "meet"):
+                        kept[key] = mine[key].meet(there)
             if kept:
                 result[code] = kept
         return result
@@ -463,7 +469,9 @@ class _Pair:
             return Tup(tuple(self._join(result, name, one, two) for one, two in zip(x.items, y.items, strict=True)))
         one, two = self.a.record(x), self.b.record(y)
         both = isinstance(one, Tensor) and isinstance(two, Tensor)
-        if (both and one.is_number is two.is_number) or self._tensor_or_unknown(x, y):  # type: ignore[union-attr]
+        # A total starts as a number: beside the tensor that it becomes, it is one that adds nothing.
+        total = (_number(x) and isinstance(two, Tensor)) or (_number(y) and isinstance(one, Tensor))
+        if (both and one.is_number is two.is_number) or total or self._tensor_or_unknown(x, y):  # type: ignore[union-attr]
             return self._new(result, self._phi(one, two, x, y))
         if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x.oid, y.oid))) is not None:
             assert one is not None
