@@ -18,6 +18,7 @@ from flake8_gradtrap.events import (
     Weights,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.provenance import unscaled
@@ -260,6 +261,7 @@ class Methods(Containers):
                 provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
+                carried=carried(graph, provenance, st),
             ),
             st,
         )  # fmt: skip
