@@ -345,11 +345,14 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where."""
+    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where; and
+    where the Parameter was made.
+    """
 
     parameter: Thing
     how: str
     site: Site | None = field(default=None, compare=False)
+    made: Site | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
