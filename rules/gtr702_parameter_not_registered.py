@@ -118,7 +118,8 @@ class ParameterNotRegistered(Rule):
                 watch.report(
                     kept.site,
                     f"`{name}` is what {spoken(computed.how)} makes of a Parameter, a plain tensor"
-                    f"{where(computed.how)}: it is not in `parameters()`, and is never trained or saved; put the Parameter around the result",
+                    f"{where(computed.how)}: it is not in `parameters()`, and is never trained or saved; "
+                    "put the Parameter around the result",
                     trace=[
                         ("a Parameter is made here", computed.made),
                         ("another tensor is computed from it here", computed.site),

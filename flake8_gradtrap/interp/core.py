@@ -151,6 +151,8 @@ class Core:
         """How many roots were run so far."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
+        self.statement = 0
+        """The expression that is a statement by itself, by its identity."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)

@@ -73,6 +73,7 @@ class Statements(Loops):
     # -- simple statements --------------------------------------------------------------------------------------------
 
     def exec_ExprStmt(self, node: ir.ExprStmt, st: State) -> list[End]:
+        self.statement = id(node.value)
         return [(path, "", None) for _, path in self.eval(node.value, st)]
 
     def exec_Pass(self, node: ir.Pass, st: State) -> list[End]:
