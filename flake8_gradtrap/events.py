@@ -406,6 +406,31 @@ class ClassEnded(Event):
     collecting: frozenset[str] = frozenset()
 
 
+# -- states of modules ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StateTaken(Event):
+    """`module.state_dict()` was called, or a dict was made of one whose tensors share its memory.
+
+    `owners`: the modules whose parameters it shows. `moved`: its tensors were asked onto the CPU, which copies those
+    that are elsewhere. `copier`: what this file calls `copy.deepcopy` ("" where it has no name for it).
+    """
+
+    state: Thing
+    owners: Owners = None
+    moved: bool = False
+    copier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateUsed(Event):
+    """A state was loaded into a module, saved, or returned out of sight. `how`: "load", "save" or "return"."""
+
+    state: Thing
+    how: str
+
+
 # -- tensors that come to nothing -------------------------------------------------------------------------------------
 
 

@@ -437,8 +437,11 @@ class Methods(Containers):
             if name == "requires_grad_":
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             return [(receiver, st)]
+        if name == "state_dict":
+            return [(self.take_state(receiver, node, st), st)]
+        if name == "load_state_dict":
+            self.use_state(args.all(), "load", node, st)
         if name in (
-            "state_dict",
             "load_state_dict",
             "register_buffer",
             "add_module",
