@@ -205,7 +205,9 @@ class Accumulated(Event):
     loop: Hashable = None
     made_by: tuple[Site, ...] = ()
     graph: frozenset[Hashable] = frozenset()
-    """The tensors that the term was computed from."""
+    """The tensors that the term was computed from; where its history is not known, those of which it is a multiple or a
+    view.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +284,15 @@ class Cleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
+    """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
+    keeps something from step to step (momentum, moments).
+    """
+
     optimizer: Thing
     owners: Owners = None
+    outlived: bool | None = None
+    stateful: bool = True
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +305,11 @@ class Stepped(Event):
     owners: Owners = None
     scaler: Thing | None = None
     closure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerMade(Event):
+    scaler: Thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,12 +532,37 @@ class FunctionLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WholeClass:
+    """A class of which the constructor and all methods were run on one object, `instance`.
+
+    `made`: what its constructor made and keeps in attributes, labelled `self.name`. `bases_seen`: whether all its base
+    classes are visible; others may do anything to what it keeps.
+    """
+
+    instance: Thing
+    made: tuple[Thing, ...] = ()
+    bases_seen: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class FileEnded(Event):
-    """All of the file was run. What a rule says of something as a whole, whatever the path, is said here."""
+    """All of the file was run. What a rule says of something as a whole, whatever the path, is said here.
+
+    What a rule has not heard by now, this file does not do: the path has no memory, and a rule keeps on itself what it
+    takes to judge. `classes`: those whose methods were run by themselves. `unrun`: for each function that was not run,
+    or not to its end, the identifiers in it. Other files may still do what this one does not: a rule asks for more
+    evidence that this is the place for it.
+    """
+
+    classes: tuple[WholeClass, ...] = ()
+    unrun: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(Event):
-    """This path of the run is over; `again`: its code may run again from the top, on the same objects."""
+    """This path of the run is over; `again`: its code may run again from the top, on the same objects. `instance`: the
+    object whose method it was.
+    """
 
     again: bool = False
+    instance: Thing | None = None

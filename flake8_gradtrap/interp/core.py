@@ -26,10 +26,11 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.merging import Merger
 from flake8_gradtrap.interp.pathwatch import PathWatch, Report
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.provenance import Graph, Provenance
-from flake8_gradtrap.interp.state import Merger, State
+from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     TRUE,
     Class,
@@ -62,6 +63,12 @@ KEEPS = re.compile(
     r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
+
+AVERAGES = re.compile(r"(^|[._])(ema|swa|moving_averages?)([._]|$)", re.IGNORECASE)
+"""What keeps a running average of parameters is called so: it reads parameters, and leaves gradients alone."""
+
+_NO_LOSS = frozenset({"forward", "pass", "leaf", "data", "hard", "detach"})
+"""Operations of which a loss is hardly the result."""
 
 HARMLESS = (
     "builtins.",
@@ -145,7 +152,7 @@ class Core:
         """Unknowns that come from a data loader."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
-        self.merger = Merger(self.fresh)
+        self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
         """How many roots were run so far."""
@@ -283,6 +290,8 @@ class Core:
         done = self.module.protocol.get(name)
         if done:
             kind = self.know.kind_by_protocol(done)
+            if kind == "tensor" and done & {"parameters", "named_parameters"} and not done & {"backward", "item"}:
+                return by_name or "module"  # `model.requires_grad_(True)`
             if kind == "tensor" and done & {"step", "module", "save_checkpoint", "parameters", "prepare"}:
                 return by_name or "engine"
             if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
@@ -350,6 +359,8 @@ class Core:
         if isinstance(module, Tup):
             return frozenset(module.items)
         if isinstance(module, Sym):
+            if module.op == "joined":
+                return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
             return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
         found: set[Hashable] = set()
@@ -362,7 +373,7 @@ class Core:
                 if isinstance(inner, Thingy) and inner.kind == "module":
                     found |= self.leaves(part, st, depth + 1) or frozenset()
                 elif isinstance(inner, Tensor) and inner.op == "param":
-                    found.add(part)
+                    found.add(module if inner.owner == module else part)  # read out of it: known only by its name
         return frozenset(found) if found else frozenset({module})
 
     def frozen(self, module: Value, st: State) -> bool:
@@ -418,6 +429,11 @@ class Core:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
+    def tested(self, st: State) -> frozenset[str]:
+        """The names that conditions of the running file ask for."""
+        func = st.frame.func
+        return (self.module if func is None else func.module).tested
+
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
         if isinstance(event, _ACTS) or (
@@ -434,9 +450,11 @@ class Core:
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
 
-    def escape(self, values: Iterable[Value], node: ir.Node, st: State, to: str = "") -> None:
-        """Tell that things were handed to code that cannot be seen."""
-        if KEEPS.search(to.rpartition(".")[2]):
+    def escape(
+        self, values: Iterable[Value], node: ir.Node, st: State, to: str = "", *, harmless: bool = False
+    ) -> None:
+        """Tell that things were handed to code that cannot be seen. `harmless`: which leaves gradients alone."""
+        if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
         things = []
         for value in values:
@@ -445,10 +463,17 @@ class Core:
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
-                    harmless = tensor is not None and tensor.op in ("forward", "pass", "leaf", "data", "hard", "detach")
-                    things.append(Thing(part, getattr(part, "name", ""), harmless))
+                    things.append(Thing(part, getattr(part, "name", ""), harmless or self._harmless(part, st)))
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
+
+    def _harmless(self, value: Value, st: State) -> bool:
+        """Whether who gets a value gets hold of no module, no optimizer and no loss. Elements that are known are
+        told by themselves."""
+        record = st.record(value)
+        if isinstance(record, Listing):
+            return record.items is not None or (record.item is not None and self._harmless(record.item, st))
+        return isinstance(record, Tensor) and record.op in _NO_LOSS
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
@@ -500,7 +525,7 @@ class Core:
     def again(self, item: Value, st: State) -> Value:
         raise NotImplementedError
 
-    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[End]:
+    def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         raise NotImplementedError
 
     def call_value(self, func: Value, args: Args, node: ir.Node, st: State) -> Results:

@@ -11,6 +11,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.comprehensions import Comprehensions
 from flake8_gradtrap.interp.conditions import FOLD
 from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.liveness import reads
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -152,12 +153,13 @@ class Expressions(Comprehensions):
     def eval_Lambda(self, node: ir.Lambda, st: State) -> Results:
         frame = st.frame
         module = frame.func.module if frame.func is not None else self.module
-        self.captured(st)
+        self.captured(node, st)
         return [(Func(node, id(node), module, (frame.env, *frame.closure)), st)]
 
-    def captured(self, st: State) -> None:
-        """Keep the environment of the running function: a closure refers to it."""
-        st.conds[("captured", st.frame.env)] = True
+    def captured(self, node: ir.Node, st: State) -> None:
+        """Keep the environment of the running function, and the names that a closure reads there."""
+        key = ("captured", st.frame.env)
+        st.conds[key] = st.conds.get(key, frozenset()) | reads(node)
 
     def eval_Yield(self, node: ir.Yield, st: State) -> Results:
         results: Results = []
@@ -206,6 +208,14 @@ class Expressions(Comprehensions):
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         if isinstance(left, Const) and isinstance(right, Const):
+            if (
+                op == "%"
+                and st.stamp
+                and right.value != 1
+                and isinstance(node, ir.BinOp)
+                and not isinstance(node.left, ir.Const)
+            ):
+                return Sym(op, (left, right))  # a count in a loop: any iteration may be the one that is meant
             if isinstance(left.value, _NUMBERS) and isinstance(right.value, _NUMBERS) and op in FOLD:
                 try:
                     return Const.of(FOLD[op](left.value, right.value))
@@ -296,7 +306,8 @@ class Expressions(Comprehensions):
             raise Dead  # an iterator cannot be indexed
         if isinstance(record, Thingy) and record.kind == "state":
             return self.entry(base, node, st)
-        if self.kind(base, st) == "module":
+        kind = self.kind(base, st)
+        if kind == "module":
             return self.submodule(base, index)
         name = (
             index.value
@@ -304,6 +315,8 @@ class Expressions(Comprehensions):
             else self.label(node.value).rpartition(".")[2]
         )
         entry = Sym("entry", (base, index), name)
+        if kind in ("optimizer", "scaler", "scheduler"):
+            self.kinds[entry] = kind  # `optimizer["generator"]`
         if base in self.data:
             self.data.add(entry)
         elif base in self.likely:
@@ -331,8 +344,13 @@ class Expressions(Comprehensions):
             if isinstance(value, Method):
                 results.extend(self.call_method(value.receiver, value.name, args, node, path))
             else:
+                if name == "step":
+                    self.own_step(base, value, args, node, path)
                 results.extend(self.call_value(value, args, node, path))
         return results
+
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
+        raise NotImplementedError
 
     def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:
         raise NotImplementedError

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flake8_gradtrap.events import ClassEnded, Cleared, Constructed, FileEnded, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.events import (
+    ClassEnded,
+    Cleared,
+    Constructed,
+    FileEnded,
+    IteratorMade,
+    RunEnded,
+    Site,
+    Thing,
+    WholeClass,
+)
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
@@ -17,7 +27,7 @@ from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
@@ -36,8 +46,14 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
+
+_WALKS = frozenset({"backward", "manual_backward", "autograd"})
+"""Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
+_ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+"""Base classes that do nothing of their own to what a subclass keeps."""
+_FLAGS = frozenset({type(None), bool})
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
 _ONE_SHOT_WORDS = ONE_SHOT_NAMES.union(_ONE_SHOT_TYPES)
 
@@ -64,6 +80,8 @@ class Machine(Methods):
         self.rules = rules
         self.tally = Tally()
         self.base = State()
+        self.ran: list[tuple[Class, Value, State]] = []
+        """The classes whose methods were run, the object on which they were, and its constructor's path."""
 
     def run(self) -> None:
         parts = self.module.source.toplevel
@@ -88,7 +106,7 @@ class Machine(Methods):
                 for method in self.methods(value).values():
                     self._definition_side(None, (method, value))
         if self.hears(FileEnded):
-            self.emit(FileEnded(Site(self.module.path)), self.base)
+            self.emit(self._file_ended(parts, relevant), self.base)
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
@@ -182,7 +200,7 @@ class Machine(Methods):
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
             self.tally.functions_over_budget += 1
@@ -194,12 +212,13 @@ class Machine(Methods):
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
-        entered = set(self.entered)
+        entered, reports = set(self.entered), dict(self.reports)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
             self.entered = entered  # what was entered may still be run by itself
+            self.reports = reports
             if self.outermost[1] < self.steps // 2:
                 self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
@@ -220,12 +239,8 @@ class Machine(Methods):
             read = frozenset(name for part in parts if part.kind != "code" for name in part.mentions)
             self.liveness[0] = Liveness([statement for part in codes for statement in part.slice.statements], read)
             for part in codes:
-                following: list[State] = []
-                for path in ran:
-                    following.extend(
-                        end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise"
-                    )
-                ran = self.merger.merge(following)
+                ends = self.exec_block(part.slice.statements, ran)
+                ran = self.merger.merge([path for path, signal, _ in ends if signal != "raise"])
                 if part is not codes[-1] and ran:
                     self.base = ran[0].fork()
             for path in ran:
@@ -280,7 +295,7 @@ class Machine(Methods):
         """Run a function that nothing visible calls, on unknown arguments."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        st.mode = self._root_mode(func)
+        st.mode = self._root_mode(func, st)
         env = self._arguments(func, st, assumed)
         if node.is_generator:
             results = self.run_generator(func, tuple(env.items()), node, st)
@@ -288,17 +303,17 @@ class Machine(Methods):
             results = self._activate(func, env, None, st)
         return [path for _, path in results]
 
-    def _root_mode(self, func: Func) -> bool | None:
+    def _root_mode(self, func: Func, st: State) -> bool | None:
         """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in (
-            "forward",
-            "training_step",
-            "__init__",
-        ):
+        if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
-        return True if "loss" in node.name else None
+        cls = self._class_of(func.receiver, st) if func.receiver is not None else None
+        lineage = self.lineage(cls) if cls is not None else []
+        words = _WALKS | func.module.names_that_matter(_WALKS)
+        words = words.union(*(base.module.names_that_matter(_WALKS) for base in lineage if isinstance(base, Class)))
+        return None if node.mentions.isdisjoint(words) else True
 
     def _function(self, func: Func) -> None:
         for path in self.root(func, self.base.fork()):
@@ -335,6 +350,9 @@ class Machine(Methods):
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
+        for start in starts:
+            self._loosen(cls, instance, start)
+        self.ran.append((cls, instance, starts[0]))
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
                 continue
@@ -344,6 +362,42 @@ class Machine(Methods):
                 )
         if self.hears(ClassEnded):
             self.emit(self.class_ended(cls, instance), self.base)
+
+    def _loosen(self, cls: Class, instance: Value, st: State) -> None:
+        """Forget the None and the flags that the constructor leaves where something else may put another value."""
+        held = st.overlay.get(instance, {})
+        placeholders = {name for name, value in held.items() if isinstance(value, Const) and value.type in _FLAGS}
+        if placeholders:
+            files = {base.module.source for base in self.lineage(cls) if isinstance(base, Class)}
+            op = "member" if self.kind(instance, st) == "module" else "attr"
+            for name in placeholders & frozenset[str]().union(*(file.rebound for file in files)):
+                st.set_attr(instance, name, Sym(op, (instance, name), str(name)))  # else a call of it is a method's
+
+    def _file_ended(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> FileEnded:
+        """The event, with what is known of the classes that were run, and with what was not run."""
+        unrun = [part.mentions for part in parts if part.kind == "function" and not self._was_run(part)]
+        for part in parts:
+            if part.kind == "class" and part not in relevant:
+                unrun.extend(part.methods.values())
+        classes = []
+        for cls, instance, st in self.ran:
+            for method, _ in self._runnable(cls):
+                if id(method) not in self.entered and method.name != "__init__":
+                    unrun.append(method.mentions)
+            made = tuple(
+                Thing(value, f"self.{name}")
+                for name, value in st.overlay.get(instance, {}).items()
+                if isinstance(value, Ref) and value != instance
+            )
+            seen = all(
+                isinstance(base, Class) or (isinstance(base, Api) and base.name in _ROOTS) for base in self.lineage(cls)
+            )
+            classes.append(WholeClass(self.thing(instance), made, seen))
+        return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))
+
+    def _was_run(self, part: TopLevel) -> bool:
+        value = self.module.lookup(part.name)
+        return isinstance(value, Func) and value.ident in self.entered
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -382,9 +436,9 @@ class Machine(Methods):
                 # It may be called again on the same object; gradients may have been cleared in between.
                 self.emit(Cleared(Site(method), None, None), path)
                 for after in self.root(bound, path.fork()):
-                    self.emit(RunEnded(Site(method), True), after)
+                    self.emit(RunEnded(Site(method), True, self.thing(instance)), after)
         for path in paths:
-            self.emit(RunEnded(Site(method), True), path)
+            self.emit(RunEnded(Site(method), True, self.thing(instance)), path)
 
     @staticmethod
     def _keeps_iterator(instance: Value, st: State) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from flake8_gradtrap.events import (
@@ -9,6 +10,7 @@ from flake8_gradtrap.events import (
     Differentiated,
     OptimizerMade,
     ReadOut,
+    ScalerMade,
     SchedulerMade,
 )
 from flake8_gradtrap.interp import ir
@@ -40,8 +42,12 @@ _PURE = frozenset(
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
 
-_SPANS = ("T_max", "total_steps", "num_training_steps", "epochs")
+_SPANS = ("T_max", "num_training_steps")
 """Arguments that say over how many of its steps a scheduler runs."""
+
+
+_CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
+"""What functions are called that clip gradients, and do nothing else."""
 
 
 class TorchModel(Rewrapping):
@@ -73,7 +79,9 @@ class TorchModel(Rewrapping):
         if name == "builtins.float" and args.pos and isinstance(args.pos[0], Const) and args.pos[0].type is str:
             text = str(args.pos[0].value).lower().lstrip("+-")
             return [(Const.of(float("inf")) if text in ("inf", "infinity") else self.unknown("float"), st)]
-        if name == "builtins.len" and args.pos and isinstance(st.record(args.pos[0]), Iterator):
+        if name == "builtins.len" and args.pos and isinstance(it := st.record(args.pos[0]), Iterator):
+            if it.how == "`iter(…)`":
+                return [(self.unknown("len"), st)]  # that of a loader has one
             raise Dead  # an iterator has no length
         if name.startswith("numpy.") and args.pos and (t := st.tensor(args.pos[0])) is not None and t.is_number:
             return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
@@ -108,7 +116,8 @@ class TorchModel(Rewrapping):
         if name == "copy.deepcopy" and args.pos:
             return [(self._copied(args.pos[0], st), st)]
         if name in _PURE:
-            return [(Sym("pure " + name, tuple(args.pos), short), st)]
+            # What is fetched under a computed name is called what the program binds it to.
+            return [(Sym("pure " + name, tuple(args.pos), "" if short == "getattr" else short), st)]
         if name == "builtins.print":
             for value in args.pos:
                 if st.tensor(value) is not None:
@@ -211,8 +220,31 @@ class TorchModel(Rewrapping):
         optimizer = self.new(
             Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st
         )
-        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners), st)
+        momentum = args.get(2, "momentum")
+        stateful = (
+            short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
+        )
+        older = self._older(params, st)
+        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
         return optimizer
+
+    def _older(self, params: Value | None, st: State) -> bool | None:
+        """Whether what an optimizer is given was there before the running iteration, and is not set back in it."""
+        if params is None or not st.stamp:
+            return None
+        parts = self.owners(params, st)
+        return None if not parts else all(isinstance(part, Value) and self._is_older(part, st) for part in parts)
+
+    def _is_older(self, part: Value, st: State) -> bool:
+        if st.attr(part, "loaded") == Sym("stamp", st.stamp):
+            return False  # a fresh start from saved weights
+        record = st.record(part)
+        if isinstance(record, Tensor | Thingy):
+            return st.stamp[-1] not in record.stamp
+        root: Value = part
+        while isinstance(root, Sym) and root.op in ("attr", "member") and isinstance(root.args[0], Value):
+            root = root.args[0]
+        return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
     def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
         """An optimizer iterates its parameters, and those of each group."""
@@ -228,11 +260,13 @@ class TorchModel(Rewrapping):
 
     def _make_scaler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         enabled = args.kw.get("enabled", TRUE)
-        return self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+        scaler = self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+        self.emit(ScalerMade(self.site(node, st), self.thing(scaler)), st)
+        return scaler
 
     def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        optimizer, site = args.get(0, "optimizer"), self.site(node, st)
-        known = () if optimizer is None else (optimizer,)
+        optimizer = next((arg for arg in args.all() if self.kind(arg, st) == "optimizer"), None)
+        site, known = self.site(node, st), () if optimizer is None else (optimizer,)
         scheduler = self.new(Thingy("scheduler", None, None, name, None, known, site, st.stamp), st)
         span = next((args.kw[key] for key in _SPANS if key in args.kw), None)
         if span is None and name.endswith(".CosineAnnealingLR"):
@@ -303,10 +337,6 @@ class TorchModel(Rewrapping):
             of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
             if given is not None and not isinstance(given, Const) and (flag is None or of_model):
                 flag = st.mode
-            made = self.new(Thingy("context", flag=flag, what=name), st)
-            if isinstance(node, ir.Call) and st.conds.get(("statement", id(node))):
-                st.mode = flag
-            return made
         return self.new(Thingy("context", flag=flag, what=name), st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
@@ -441,8 +471,18 @@ class TorchModel(Rewrapping):
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
+    def clip_unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """A function out of sight that says by its name that it clips gradients, and gets nothing to do more with."""
+        short = name.rpartition(".")[2]
+        if not _CLIPS.match(short) or not args.pos or any(self.kind(arg, st) == "scaler" for arg in args.all()):
+            return None
+        self.clip(args.pos[0], args.get(1, "max_norm", "clip_value", "value"), short, node, st)
+        return self.make_tensor("leaf", (), node, st, how="norm")
+
     def _unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         """A function that is not in the table: it may have done anything to what it was given."""
+        if (norm := self.clip_unseen(name, args, node, st)) is not None:
+            return norm
         for value in args.all():
             if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
