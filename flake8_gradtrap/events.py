@@ -205,7 +205,9 @@ class Accumulated(Event):
     loop: Hashable = None
     made_by: tuple[Site, ...] = ()
     graph: frozenset[Hashable] = frozenset()
-    """The tensors that the term was computed from."""
+    """The tensors that the term was computed from; where its history is not known, those of which it is a multiple or a
+    view.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +284,15 @@ class Cleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
+    """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
+    keeps something from step to step (momentum, moments).
+    """
+
     optimizer: Thing
     owners: Owners = None
+    outlived: bool | None = None
+    stateful: bool = True
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +305,11 @@ class Stepped(Event):
     owners: Owners = None
     scaler: Thing | None = None
     closure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerMade(Event):
+    scaler: Thing
 
 
 @dataclass(frozen=True, slots=True)

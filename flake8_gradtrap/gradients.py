@@ -289,6 +289,23 @@ class Kept:
     escaped: bool = False
     count: int = 1
 
+    def meet(self, other: Kept) -> Kept:
+        """What two paths that are merged by force agree on: it is kept on both, whatever tensor it is on each."""
+        return replace(
+            self,
+            loops=self.loops | other.loops,
+            now=self.now | other.now,
+            graph=self.graph | other.graph,
+            earlier=self.earlier | other.earlier,
+            totals=self.totals | other.totals,
+            history=self.history and other.history,
+            walked=self.walked and other.walked,
+            retained=self.retained or other.retained,
+            read=self.read and other.read,
+            escaped=self.escaped or other.escaped,
+            count=min(self.count, other.count),
+        )
+
 
 class KeepsGraph(InLoops):
     """Base of the rules about raw tensors that are summed, stored or returned.
@@ -321,7 +338,7 @@ class KeepsGraph(InLoops):
             return
         active = dict(tagged(watch, "active"))
         now = frozenset({tensor.key})
-        graph = now | event.graph if event.had_history else now
+        graph = now | event.graph
         walks = [
             walk
             for _, walk in tagged(watch, "walk")

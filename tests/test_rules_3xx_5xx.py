@@ -473,6 +473,8 @@ class TestRawLossSummed:
         events = [START, turn(0), walked(3, 1), summed(4, 1, True, term=mean, graph=graph), LEFT, END]
         assert found("GTR401", *events) == [4]
         events = [START, turn(0), walked(3, 1), summed(4, 1, None, term=mean, graph=graph), LEFT, END]
+        assert found("GTR401", *events) == [4]  # a multiple of it, or a view: the event names no others here
+        events = [START, turn(0), walked(3, 1), summed(4, 1, None, term=mean, graph=frozenset()), LEFT, END]
         assert found("GTR401", *events) == []
 
     def test_a_meter_is_reported_at_its_call(self) -> None:

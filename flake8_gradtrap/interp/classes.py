@@ -146,6 +146,10 @@ class Classes(Statements):
         if isinstance(record, Tensor) or (not called and self.kind(base, st) == "tensor"):
             return [(self._tensor_attr(base, name, node, st, called), st)]
         if called:
+            attr = Sym("attr", (base, name), name)
+            kinds = ("lossfn", "module") if isinstance(record, Thingy) and record.kind == "instance" else ("lossfn",)
+            if isinstance(record, Thingy) and record.cls is not None and self.kind_of_unknown(attr) in kinds:
+                return [(attr, st)]  # something that it holds is called: no method of its own
             return [(Method(base, name), st)]
         if isinstance(record, Thingy) and record.kind == "optimizer" and name == "param_groups":
             return [(self.new(Listing(None, None, record.owners, True, shape="param_groups"), st), st)]

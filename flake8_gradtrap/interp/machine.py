@@ -46,6 +46,9 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
+
+_WALKS = frozenset({"backward", "manual_backward", "autograd"})
+"""Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
 _ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
@@ -197,7 +200,7 @@ class Machine(Methods):
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
             self.tally.functions_over_budget += 1
@@ -209,12 +212,13 @@ class Machine(Methods):
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
-        entered = set(self.entered)
+        entered, reports = set(self.entered), dict(self.reports)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
             self.entered = entered  # what was entered may still be run by itself
+            self.reports = reports
             if self.outermost[1] < self.steps // 2:
                 self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
@@ -235,12 +239,8 @@ class Machine(Methods):
             read = frozenset(name for part in parts if part.kind != "code" for name in part.mentions)
             self.liveness[0] = Liveness([statement for part in codes for statement in part.slice.statements], read)
             for part in codes:
-                following: list[State] = []
-                for path in ran:
-                    following.extend(
-                        end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise"
-                    )
-                ran = self.merger.merge(following)
+                ends = self.exec_block(part.slice.statements, ran)
+                ran = self.merger.merge([path for path, signal, _ in ends if signal != "raise"])
                 if part is not codes[-1] and ran:
                     self.base = ran[0].fork()
             for path in ran:
@@ -295,7 +295,7 @@ class Machine(Methods):
         """Run a function that nothing visible calls, on unknown arguments."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        st.mode = self._root_mode(func)
+        st.mode = self._root_mode(func, st)
         env = self._arguments(func, st, assumed)
         if node.is_generator:
             results = self.run_generator(func, tuple(env.items()), node, st)
@@ -303,17 +303,17 @@ class Machine(Methods):
             results = self._activate(func, env, None, st)
         return [path for _, path in results]
 
-    def _root_mode(self, func: Func) -> bool | None:
+    def _root_mode(self, func: Func, st: State) -> bool | None:
         """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in (
-            "forward",
-            "training_step",
-            "__init__",
-        ):
+        if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
-        return True if "loss" in node.name else None
+        cls = self._class_of(func.receiver, st) if func.receiver is not None else None
+        lineage = self.lineage(cls) if cls is not None else []
+        words = _WALKS | func.module.names_that_matter(_WALKS)
+        words = words.union(*(base.module.names_that_matter(_WALKS) for base in lineage if isinstance(base, Class)))
+        return None if node.mentions.isdisjoint(words) else True
 
     def _function(self, func: Func) -> None:
         for path in self.root(func, self.base.fork()):
