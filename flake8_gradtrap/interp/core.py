@@ -60,7 +60,8 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
+    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
