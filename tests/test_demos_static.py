@@ -26,7 +26,7 @@ def within(rule: type[Rule], function: str) -> tuple[Finding, ...]:
     path = inspect.getfile(rule)
     text = Path(path).read_text(encoding="utf-8")
     (node,) = (part for part in ast.parse(text).body if isinstance(part, ast.FunctionDef) and part.name == function)
-    findings = check_source(text, path, Settings()).findings
+    findings = check_source(text, path, Settings.of(extend_select=[rule.code])).findings
     assert all(finding.code != "GTR000" for finding in findings)
     assert node.end_lineno is not None
     return tuple(finding for finding in findings if node.lineno <= finding.span.row <= node.end_lineno)
@@ -36,7 +36,7 @@ def example(rule: type[Rule], heading: str) -> tuple[Finding, ...]:
     """The findings in an example of a rule's page."""
     match = re.search(rf"^## {heading}\n.*?```python\n(.*?)```", rule.doc(), re.MULTILINE | re.DOTALL)
     assert match
-    return check_source(match[1], f"{rule.code}_{heading}.py", Settings()).findings
+    return check_source(match[1], f"{rule.code}_{heading}.py", Settings.of(extend_select=[rule.code])).findings
 
 
 def show(findings: tuple[Finding, ...]) -> str:

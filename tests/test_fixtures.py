@@ -36,7 +36,14 @@ def name(path: Path) -> str:
 @cache
 def check(path: Path, data: bytes | None = None) -> tuple[Finding, ...]:
     """The findings of a fixture, as it lies on disk or with other content."""
-    return check_source(path.read_bytes() if data is None else data, str(path), SETTINGS).findings
+    return check_source(path.read_bytes() if data is None else data, str(path), settings(path)).findings
+
+
+def settings(path: Path) -> Settings:
+    """The defaults; in the folder of a rule that is in preview, that rule, too."""
+    code = path.relative_to(FIXTURES).parts[0]
+    preview = code in all_rules() and not all_rules()[code].default
+    return Settings.of(extend_select=[code]) if preview else SETTINGS
 
 
 def places(findings: tuple[Finding, ...]) -> Found:
