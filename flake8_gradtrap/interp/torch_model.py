@@ -188,9 +188,21 @@ class TorchModel(Rewrapping):
             return Const.of(bool(names & {"list", "tuple", "Sequence", "Iterable", "Sized", "Collection", "set"}))
         if isinstance(record, Tensor) and not record.is_number and names == {"Tensor"}:
             return TRUE
+        if isinstance(record, Tensor) and names == {"ndarray"}:
+            if self._is_array(args.pos[0], st):
+                return TRUE
+            if record.op == "forward" or self._surely_tensor(args.pos[0], st) or self._part_of_output(record, st):
+                return FALSE
         if isinstance(record, Mapping):
             return Const.of(bool(names & {"dict", "Mapping", "Iterable", "MutableMapping", "OrderedDict"}))
         return Sym("pure " + name, tuple(args.pos))
+
+    @staticmethod
+    def _part_of_output(tensor: Tensor | None, st: State) -> bool:
+        """Whether a tensor was taken out of what a module returned."""
+        while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
+            tensor = st.tensor(tensor.parents[0])
+        return tensor is not None and tensor.op == "forward"
 
     def _copied(self, value: Value, st: State) -> Value:
         record = st.record(value)
@@ -402,11 +414,17 @@ class TorchModel(Rewrapping):
         if create == FALSE and given and not isinstance(given[0], ir.Const):
             create = self.unknown()  # a setting, which some callers turn off
         retain = args.kw.get("retain_graph", create)
+        inputs = args.get(1, "inputs")
+        asked = () if inputs is None else self.elements(inputs, st) or (inputs,)
+        seen = bool(asked) and all(st.tensor(one) is not None for one in asked)
         parts = () if outputs is None else self.elements(outputs, st) or (outputs,)
         for part in parts:
-            graph = self.provenance(st).graph(part)
+            provenance = self.provenance(st)
+            graph = provenance.graph(part)
+            walked = provenance.behind(graph, asked) if seen else graph.reaches
             kept = None if not isinstance(retain, Const) else bool(retain.value)
-            self.emit(Differentiated(self.site(node, st), frozenset(graph.reaches), frozenset(graph.frees), kept), st)
+            reaches, frees = frozenset(graph.reaches & walked), frozenset(graph.frees & walked)
+            self.emit(Differentiated(self.site(node, st), reaches, frees, kept), st)
         if create != FALSE and not isinstance(create, Const):  # first order or second: it is not known
             return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
         if create != FALSE:
