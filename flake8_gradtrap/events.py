@@ -229,6 +229,57 @@ class ReadOut(Event):
     how: str
 
 
+# -- numerics ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What made a value: a function or layer after which nothing but its shape changed.
+
+    `kind`: "softmax", "sigmoid", "log_softmax", "log_sigmoid", "arctan", or "linear" for a layer without activation.
+    `how`: what the program wrote. `site`: where it is applied, or the layer made. `model`: the visible module (or
+    `Sequential`) whose last layer it is, as it is called, and `made`: where that was made.
+    """
+
+    kind: str
+    how: str
+    site: Site | None = field(compare=False)
+    model: str = ""
+    made: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LossComputed(Event):
+    """A loss of torch was computed.
+
+    `loss`: its short name. `expects`: what its input has to be: "logits" (of a softmax), "binary_logits" (of sigmoids),
+    "log_probabilities" or "probabilities". `given`: the input; `activation`: what made it, None where that is not
+    known. `trains`: whether a gradient can go into the input.
+    """
+
+    result: Thing
+    loss: str
+    expects: str
+    given: Thing
+    activation: Activation | None = None
+    trains: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogarithmTaken(Event):
+    """The logarithm of what an activation made was taken.
+
+    `complement`: of one minus it. `guarded`: a small number was added first. `trains`: whether a gradient can go
+    through.
+    """
+
+    operand: Thing
+    activation: Activation
+    complement: bool = False
+    guarded: bool = False
+    trains: bool | None = None
+
+
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 

@@ -416,6 +416,10 @@ class Core:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether any rule listens to events of a kind: those that cost something are made for a listener only."""
+        return kind in self._listeners
+
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
         if isinstance(event, _ACTS) or (

@@ -103,6 +103,8 @@ class Methods(Containers):
         if name in ("manual_backward",) and args.pos:
             self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return NONE
+        if isinstance(receiver, Sym) and self.know.activations.get(name, "views") != "views" and len(args.all()) < 2:
+            return self.make_tensor("op", (receiver,), node, st, how="." + name, saves=True)
         for value in args.all():
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
@@ -142,14 +144,10 @@ class Methods(Containers):
                 return [
                     (self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)
                 ]
-            return [
-                (
-                    self.make_tensor(
-                        "op", (receiver, *self._operands_of(args, st)), node, st, how="." + name, saves=True
-                    ),
-                    st,
-                )
-            ]
+            operands = (receiver, *self._operands_of(args, st))
+            result = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
+            self.numerical(name, receiver, node, st)
+            return [(result, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
             if number:
@@ -393,6 +391,8 @@ class Methods(Containers):
             if name == "requires_grad_":
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             return [(receiver, st)]
+        if name in ("add_module", "append", "register_module") and args.pos:
+            st.set_attr(receiver, "last layer", args.pos[-1])
         if name in (
             "state_dict",
             "load_state_dict",
@@ -426,7 +426,10 @@ class Methods(Containers):
         if isinstance(record, Thingy) and record.flag is None:  # not torch's: it may return anything
             return [(self._unknown_result(self._called(node), args, st), st)]
         operands = self._operands_of(args, st)
-        return [(self.make_tensor("op", operands, node, st, how=self._called(node), saves=True), st)]
+        loss = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True)
+        if isinstance(record, Thingy):
+            self.computed_loss(record.what, loss, args, node, st)
+        return [(loss, st)]
 
     def on_ema(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         for arg in args.all():

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from flake8_gradtrap.events import (
     Clipped,
     Differentiated,
+    LogarithmTaken,
+    LossComputed,
     OptimizerMade,
     ReadOut,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.activations import Activations
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
 from flake8_gradtrap.interp.rewrapping import Rewrapping
 from flake8_gradtrap.interp.state import State
@@ -221,7 +224,7 @@ class TorchModel(Rewrapping):
         for arg in args.all():
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
-        return self._make("module", name, args, node, st)
+        return self._make("module", name, Args() if args.more else args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = args.kw.get("reduction", NONE)
@@ -389,7 +392,44 @@ class TorchModel(Rewrapping):
         operands = self._operands_of(args, st)
         if not operands or not name.rpartition(".")[2][:1].islower():
             return self.unknown(name.rpartition(".")[2])
-        return self.make_tensor("op", operands, node, st, how=name.rpartition(".")[2], saves=True)
+        result = self.make_tensor("op", operands, node, st, how=name.rpartition(".")[2], saves=True)
+        self.computed_loss(name, result, args, node, st)
+        if args.pos:
+            self.numerical(name.rpartition(".")[2], args.pos[0], node, st)
+        return result
+
+    def numerical(self, name: str, operand: Value, node: ir.Node, st: State) -> None:
+        """Tell of an operation that is undefined somewhere, if what it is given gets there."""
+        kind = self.know.numerics.get(name)
+        if kind in ("log", "log1p") and self.hears(LogarithmTaken):
+            found = Activations(st, self.know).logarithm(operand, plus_one=kind == "log1p")
+            if found is not None:
+                activation, complement, guarded = found
+                trains = self.provenance(st).history(operand) if st.mode is not False else False
+                self.emit(
+                    LogarithmTaken(self.site(node, st), self.thing(operand), activation, complement, guarded, trains), st
+                )
+
+    def computed_loss(self, name: str, result: Value, args: Args, node: ir.Node, st: State) -> None:
+        """Tell that a loss of torch was computed, and what made its input."""
+        expects = self.know.role_in("losses", name) if self.hears(LossComputed) else ""
+        given = args.get(0, "input", "log_probs", "inputs")
+        if not expects or given is None:
+            return
+        activations = Activations(st, self.know)
+        made = None if activations.not_training() else activations.of(given)
+        self.emit(
+            LossComputed(
+                self.site(node, st),
+                self.thing(result),
+                name.rpartition(".")[2],
+                expects,
+                self.thing(given, node.args[0].value if isinstance(node, ir.Call) and node.args else None),
+                made,
+                self.provenance(st).history(given) if st.mode is not False else False,
+            ),
+            st,
+        )
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
