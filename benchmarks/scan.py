@@ -85,7 +85,7 @@ def scan(task: tuple[Path, dict[str, Any]]) -> Repository:
         result.lines += text.count("\n")
         start = time.process_time()
         try:
-            result.findings += [as_record(finding, folder.name) for finding in check(text, path)]
+            result.findings += [as_record(finding, folder.name) for finding in check(text, str(path))]
         except Exception:
             result.tracebacks.append(f"{path}\n{traceback.format_exc()}")
         result.seconds[str(path)] = time.process_time() - start
@@ -108,7 +108,7 @@ def checker(options: dict[str, Any]) -> Any:
 
     settings = Settings(**options)
 
-    def check(text: str, path: Path) -> Any:
+    def check(text: str, path: str) -> Any:
         return check_source(text, path, settings).findings
 
     return check

@@ -1,15 +1,18 @@
-"""The command line: `gradtrap check` and `gradtrap rule`."""
+"""The command line: `gradtrap check`, `gradtrap rule` and `gradtrap prove`."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.util
 import io
+import json
 import os
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +24,7 @@ from flake8_gradtrap.batch import Outcome, Task
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
 from flake8_gradtrap.pages import page
 from flake8_gradtrap.report import count
-from flake8_gradtrap.rule import all_rules
+from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import decode
 
 
@@ -228,18 +231,9 @@ def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> 
 @click.option("--all", "every", is_flag=True, help="Every rule.")
 def rule(code: str | None, every: bool) -> None:
     """Explain a rule: what it finds, why that is a trap, and how to fix it."""
-    rules = all_rules()
     if every == (code is not None):
         fail("give a code, or --all")
-    if code is None:
-        chosen = list(rules.values())
-    elif code.upper() in rules:
-        chosen = [rules[code.upper()]]
-    else:
-        by_name = {known.name: known for known in rules.values()}
-        if code.lower() not in by_name:
-            fail(f"unknown rule {code!r}{nearest(code.upper(), rules) or nearest(code.lower(), by_name)}")
-        chosen = [by_name[code.lower()]]
+    chosen = list(all_rules().values()) if code is None else [_known_rule(code)]
     text = "\n\n".join(page(known) for known in chosen)
     if _colour():
         from rich.console import Console
@@ -248,3 +242,84 @@ def rule(code: str | None, every: bool) -> None:
         Console().print(Markdown(text))
     else:
         click.echo(text, nl=False)
+
+
+def _known_rule(code: str) -> type[Rule]:
+    """The rule of a code or a name."""
+    rules = all_rules()
+    if code.upper() in rules:
+        return rules[code.upper()]
+    by_name = {known.name: known for known in rules.values()}
+    if code.lower() not in by_name:
+        fail(f"unknown rule {code!r}{nearest(code.upper(), rules) or nearest(code.lower(), by_name)}")
+    return by_name[code.lower()]
+
+
+# -- prove ------------------------------------------------------------------------------------------------------------
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@main.command()
+@click.argument("codes", nargs=-1, metavar="[CODE]...")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to a file."
+)
+@click.option(
+    "--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw the figures (.png, .svg)."
+)
+def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file: Path | None) -> None:
+    """Run the demos of rules (all, or those named): real training steps with the trap and without.
+
+    Exit code 0: every trap showed its mechanism, and no fixed step did; 1: a proof failed.
+    """
+    chosen = [_known_rule(code) for code in _split(codes)] or list(all_rules().values())
+    for option, file in (("--json", json_file), ("--plot", plot_file)):
+        if file is not None and not file.absolute().parent.is_dir():
+            fail(f"{option}: {file.parent}: no such folder")
+    for needed in ("torch", "matplotlib") if plot_file is not None else ("torch",):
+        if importlib.util.find_spec(needed) is None:
+            fail(f"prove needs {needed}: pip install 'flake8-gradtrap[runtime]'")
+    from rich.console import Console
+
+    from flake8_gradtrap.runtime import prove as real
+
+    try:
+        where = real.describe(real.pick_device(device))
+    except ValueError as error:
+        fail(f"--device {device}: {error}")
+    proofs = []
+    with _progress(len(chosen)) as advance:
+        for proof in real.prove(chosen, where["device"]):
+            proofs.append(proof)
+            advance(proof.code)
+    if json_file is not None:
+        json_file.write_text(json.dumps(real.as_json(proofs, where), indent=2) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        try:
+            real.plot(proofs, where, plot_file)
+        except ValueError as error:  # the ending is no format that matplotlib knows
+            fail(f"--plot: {error}")
+    colour = _colour()
+    console = Console(no_color=not colour, highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(real.table(proofs, where))
+    failed = [proof.code for proof in proofs if not proof.ok]
+    proved = sum(proof.verdict == "PASS" for proof in proofs)
+    said = f"{count(proved, 'trap')} proved" + (f", {len(failed)} not: {', '.join(failed)}" if failed else "")
+    click.echo(f"\n{said} (same seed and data with and without the trap, {where['device']}, torch {where['torch']})")
+    raise click.exceptions.Exit(int(bool(failed)))
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error, on a terminal only; called with the name of what is done."""
+    if not sys.stderr.isatty() or total < 2:
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("proving", total=total)
+        yield lambda name: bar.update(task, advance=1, description=name)

@@ -108,6 +108,20 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """How the means in a loss are weighed on their way to the backward.
+
+    `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
+    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `ragged`: what is averaged
+    over differs from batch to batch: tokens that are not ignored.
+    """
+
+    share: float | None = None
+    by: frozenset[Hashable] = frozenset()
+    ragged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Backpropagated(Event):
     """`loss.backward()` ran, in whatever form.
 
@@ -127,6 +141,7 @@ class Backpropagated(Event):
     scaled: bool | None = False
     weight: Thing | None = None
     opaque: bool = False
+    weights: Weights = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,12 +356,54 @@ class ScalerUpdated(Event):
     explicit: bool = False
 
 
+# -- accumulation windows and schedules -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTested(Event):
+    """A loop asked whether its accumulation window is full: `(i + 1) % k == 0`, or a counter that it resets.
+
+    `loop`: the innermost one that is running. `every`: the k, `size`: its number where that is known. `full`: the
+    answer on this path.
+    """
+
+    loop: Hashable
+    every: Thing
+    size: float | None
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerMade(Event):
+    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so."""
+
+    scheduler: Thing
+    optimizer: Thing | None
+    by: str
+    span: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStepped(Event):
+    """`scheduler.step(…)`. `optimizer`: whose learning rate it sets. `by`: the API that made it, "" where that is not
+    known. `given`: it was given a metric or an epoch.
+    """
+
+    scheduler: Thing
+    optimizer: Thing | None = None
+    by: str = ""
+    given: bool = False
+
+
 # -- the course of the run --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LoopStarted(Event):
+    """A loop begins. `count`: the n of `for … in range(n)`."""
+
     loop: Hashable
+    count: Thing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,8 @@ class Rule:
     since: ClassVar[str] = "0.1.0"
     fix: ClassVar[str] = ""
     severity: ClassVar[str] = "warning"
+    unproved: ClassVar[str] = ""
+    """Why no training step can show the trap, of a rule that has no demo."""
     at_definition: ClassVar[bool] = False
     """The rule speaks of a definition, whoever calls it: it is told only when the file of the definition is checked."""
     words: ClassVar[tuple[str, ...]] = ()

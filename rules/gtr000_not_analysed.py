@@ -46,3 +46,4 @@ class NotAnalysed(Rule):
     name = "not-analysed"
     summary = "The file or a part of it could not be analysed"
     severity = "error"
+    unproved = "it says that a file could not be read: there is nothing to run"

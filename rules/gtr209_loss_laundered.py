@@ -113,11 +113,12 @@ class LossLaundered(Rule):
                 self.parts(event, watch)
 
     def parts(self, event: Backpropagated | Produced, watch: Watch) -> None:
+        weighted = isinstance(event, Backpropagated) and event.weight is not None  # then it may be no loss at all
         unsure = {known.event.site for _, known in watch.items() if not known.sure}
         for term in event.terms:
             if term.cut != "forced" or not term.additive:
                 continue
-            if term.had_history or (term.whole and term.site not in unsure):
+            if term.had_history or (term.whole and not weighted and term.site not in unsure):
                 self.tell(term.site, term.how, term.whole, event, watch)
 
     def tell(self, site: Site, how: str, whole: bool, event: Backpropagated | Produced, watch: Watch) -> None:

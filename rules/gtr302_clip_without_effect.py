@@ -65,6 +65,7 @@ def train(model, loader, criterion):
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import (
@@ -123,6 +124,14 @@ class ClipWithoutEffect(Rule):
     fix = "unsafe"
     words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_")
 
+    def __init__(self) -> None:
+        self.useful: set[Hashable] = set()
+        """Clips that meet the gradients of a backward on some path."""
+        self.vain: dict[Hashable, tuple[Suspect, Site | None]] = {}
+        """Clips of cleared gradients, with the step behind them where a move could be offered. They wait until the run
+        ends: where the same clip is useful on another path, a condition decides (the rest of a window, after the loop).
+        """
+
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
         meet(watch, event.optimizer, event.owners)
@@ -172,6 +181,8 @@ class ClipWithoutEffect(Rule):
         elif self.covers(empty + applied, event.owners, watch):
             before = [mark for owners, mark in applied if concerns(watch, owners, event.owners)][-1]
             watch.put(("late", event.site), replace(suspect, before=before.site, scaled=before.scaler is not None))
+        elif any(overlap(key[1], event.owners) is not False for key, _ in tagged(watch, "begun")):
+            self.useful.add(event.site.node)
         elif not watch.lossy and not tagged(watch, "begun", "empty", "applied"):
             watch.put(("early", event.site), suspect)
 
@@ -192,7 +203,7 @@ class ClipWithoutEffect(Rule):
         for key, suspect in tagged(watch, "lost"):
             if concerns(watch, suspect.owners, owners):
                 watch.drop(key)
-                self.lost(suspect, event, watch)
+                self.lost(suspect, event)
         for key, suspect in tagged(watch, "late"):
             if overlap(suspect.owners, owners) is not False:  # this step uses what was clipped
                 watch.drop(key)
@@ -236,24 +247,39 @@ class ClipWithoutEffect(Rule):
     def ended(self, event: RunEnded, watch: Watch) -> None:
         for key, suspect in tagged(watch, "lost"):
             watch.drop(key)
-            self.lost(suspect, None, watch)
-        if not event.again:
-            return
+            self.lost(suspect, None)
+        if event.again:
+            self.again(watch)
+        for node, (suspect, step) in self.vain.items():
+            if node not in self.useful:
+                self.tell(suspect, step, watch)
+        self.vain.clear()
+
+    def again(self, watch: Watch) -> None:
+        """The method runs again on the same objects: what its end did, its beginning meets."""
         for tag, after in (("late", "head"), ("early", "empty")):
             for key, suspect in tagged(watch, tag):
                 watch.drop(key)
+                if tag == "early" and all(
+                    overlap(key[1], suspect.owners) is False for key, _ in tagged(watch, "begun")
+                ):
+                    continue  # the backward is not here: it may come between two calls
                 for other, mark in tagged(watch, after):
                     if not mark.flag and concerns(watch, suspect.owners, other[1]):
                         if tag == "late":
                             self.late(suspect, mark.site, watch)
                         else:
-                            self.lost(replace(suspect, before=mark.site), None, watch)
+                            self.lost(replace(suspect, before=mark.site), None)
                         break
 
-    def lost(self, suspect: Suspect, step: Stepped | None, watch: Watch) -> None:
+    def lost(self, suspect: Suspect, step: Stepped | None) -> None:
         """A clip of gradients that were cleared."""
-        if suspect.doubtful or suspect.before is None:
-            return
+        if not suspect.doubtful and suspect.before is not None:
+            moved = step.site if step is not None and step.scaler is None else None
+            self.vain.setdefault(suspect.site.node, (suspect, moved))
+
+    def tell(self, suspect: Suspect, step: Site | None, watch: Watch) -> None:
+        assert suspect.before is not None
         place = clip_site(suspect.site, suspect.by, suspect.before)
         watch.report(
             place,
@@ -263,7 +289,7 @@ class ClipWithoutEffect(Rule):
                 ("the gradients are cleared here", suspect.before),
                 ("and clipped here, while there are none", place),
             ],
-            remedy=self.move(suspect, place, step.site if step is not None and step.scaler is None else None),
+            remedy=self.move(suspect, place, step),
         )
 
     def late(self, suspect: Suspect, cleared: Site, watch: Watch) -> None:

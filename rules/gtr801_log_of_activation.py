@@ -2,8 +2,8 @@
 
 ## What it does
 
-Reports `log(softmax(x))` and `log(sigmoid(x))` that a gradient can go through, also where a view, a `gather` or an index
-stands in between, or where the softmax is the last layer of a model that can be seen.
+Reports `log(softmax(x))` and `log(sigmoid(x))` that a gradient can go through, also where a view, a `gather` or an
+index stands in between, or where the softmax is the last layer of a model that can be seen.
 
 ## Why it is a trap
 
@@ -17,8 +17,8 @@ gradient at a logit of -200 is 1.
 
 False positives: logits that are bounded elsewhere.
 
-False negatives: a probability to which something is added, or that is clamped, is silent (GTR802 has more); a model that
-cannot be seen; probabilities of which a sum or a product is taken first.
+False negatives: a probability to which something is added, or that is clamped, is silent (GTR802 has more); a model
+that cannot be seen; probabilities of which a sum or a product is taken first.
 
 There is no automatic fix: the probability may have other users.
 
@@ -86,8 +86,8 @@ class LogOfActivation(Rule):
         trace = [(f"{made.kind} is applied here", made.site)] if made.site is not None else []
         watch.report(
             event.site,
-            f"the logarithm of {what} is -inf where the probability underflows, and the gradient NaN; use `{use}` of the "
-            "logits",
+            f"the logarithm of {what} is -inf where the probability underflows, and the gradient NaN; "
+            f"use `{use}` of the logits",
             trace=[*trace, ("and the logarithm is taken here", event.site)],
         )
 

@@ -2,9 +2,9 @@
 
 ## What it does
 
-Reports `log(1 - p)` and `log1p(-p)` where p is a softmax or a sigmoid (also the last layer of a model that can be seen), and
-the logarithm of what is made a probability by an arctan, if a gradient can go through. As a preview, also where a
-small number is added: `log(p + 1e-8)`.
+Reports `log(1 - p)` and `log1p(-p)` where p is a softmax or a sigmoid (also the last layer of a model that can be
+seen), and the logarithm of what is made a probability by an arctan, if a gradient can go through. As a preview, also
+where a small number is added: `log(p + 1e-8)`.
 
 ## Why it is a trap
 
@@ -82,7 +82,20 @@ class LogOfOneMinus(Rule):
     code = "GTR802"
     name = "log-of-one-minus"
     summary = "The logarithm of one minus a probability is infinite where the probability rounds to one"
-    words = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan", "log", "log1p", "log2", "log10", "backward")
+    words = (
+        "softmax",
+        "Softmax",
+        "sigmoid",
+        "Sigmoid",
+        "expit",
+        "atan",
+        "arctan",
+        "log",
+        "log1p",
+        "log2",
+        "log10",
+        "backward",
+    )
     roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan")
 
     @on(LogarithmTaken)
@@ -100,8 +113,8 @@ class LogOfOneMinus(Rule):
         if event.guarded:
             watch.report(
                 event.site,
-                f"the small number that is added to {operand} keeps the logarithm finite, and the gradient is lost where "
-                f"the probability saturates; {stable}",
+                f"the small number that is added to {operand} keeps the logarithm finite, and the gradient is lost "
+                f"where the probability saturates; {stable}",
                 trace=trace,
                 preview=True,
             )

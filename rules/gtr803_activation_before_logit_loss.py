@@ -4,8 +4,8 @@
 
 Reports
 
-- softmax (or sigmoid) into `cross_entropy`, and sigmoid (or softmax) into `binary_cross_entropy_with_logits`, which apply
-  their own;
+- softmax (or sigmoid) into `cross_entropy`, and sigmoid (or softmax) into `binary_cross_entropy_with_logits`, which
+  apply their own;
 - `log_softmax` into `cross_entropy`, which is done twice and harms nothing (a remark);
 - probabilities, or the output of a linear layer, into `nll_loss` or `ctc_loss`, which take log-probabilities;
 - the output of a linear layer, or log-probabilities, into `binary_cross_entropy`, which takes probabilities.
@@ -30,8 +30,8 @@ bounded below, and training diverges. `binary_cross_entropy` raises on the first
 False positives: a flattened softmax that is meant.
 
 False negatives: an activation in a model that cannot be seen, after which something is computed (a mean, a sum of
-several), or that is applied on some paths only; other losses than those of torch; kl_div, mse_loss and other losses that
-take probabilities or logits as one likes.
+several), or that is applied on some paths only; other losses than those of torch; kl_div, mse_loss and other losses
+that take probabilities or logits as one likes.
 
 There is no automatic fix: the activation may have other users.
 
@@ -125,14 +125,14 @@ class ActivationBeforeLogitLoss(Rule):
     summary = "A loss that takes logits is given probabilities, or the other way round"
     words = (
         "cross_entropy", "CrossEntropyLoss", "binary_cross_entropy", "BCELoss", "binary_cross_entropy_with_logits",
-        "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss", "MultiLabelSoftMarginLoss",
-        "multilabel_soft_margin_loss", "criterion", "softmax", "Softmax", "log_softmax", "LogSoftmax", "sigmoid",
-        "Sigmoid", "logsigmoid", "LogSigmoid", "backward",
+        "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss",
+        "MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", "criterion", "softmax", "Softmax", "log_softmax",
+        "LogSoftmax", "sigmoid", "Sigmoid", "logsigmoid", "LogSigmoid", "backward",
     )  # fmt: skip
     roots = (
         "cross_entropy", "CrossEntropyLoss", "binary_cross_entropy", "BCELoss", "binary_cross_entropy_with_logits",
-        "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss", "MultiLabelSoftMarginLoss",
-        "multilabel_soft_margin_loss", "criterion",
+        "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss",
+        "MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", "criterion",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -162,7 +162,8 @@ class ActivationBeforeLogitLoss(Rule):
             self.tell(first, first.activation, others, watch)
 
     def tell(self, event: LossComputed, made: Activation, others: list[LossComputed], watch: Watch) -> None:
-        what = f"the output of `{made.model}`, which ends with `{made.how}`" if made.model else f"`{made.how}`"
+        model = "the model" if made.model == "self" else f"`{made.model}`"
+        what = f"the output of {model}, which ends with `{made.how}`" if made.model else f"`{made.how}`"
         if made.kind == "linear" and not made.model:
             what = "the output of a linear layer"
         message, severity = wrong(event.expects, made.kind)
@@ -184,30 +185,30 @@ def wrong(expects: str, kind: str) -> tuple[str, str | None]:
     """What is wrong with a loss that is given this: the message, and its severity; empty if nothing is."""
     if expects == "logits":
         if kind == "log_softmax":
-            return "`{loss}` takes logits and applies its own log_softmax: {what} is done twice, leave it out", "info"
+            return "`{loss}` applies its own log_softmax, and is given {what}: it is done twice, leave it out", "info"
         if kind in ("softmax", "sigmoid"):
             return (
-                "`{loss}` applies its own softmax, and is given {what}: gradients are squashed and the loss stays far above "
-                "zero; give it logits",
+                "`{loss}` applies its own softmax, and is given {what}: gradients are squashed and the loss stays "
+                "far above zero; give it logits",
                 None,
             )
     if expects == "binary_logits" and kind in ("sigmoid", "softmax", "log_softmax", "log_sigmoid"):
         return (
-            "`{loss}` applies its own sigmoid, and is given {what}: gradients are squashed and the loss stays far above "
-            "zero; give it logits",
+            "`{loss}` applies its own sigmoid, and is given {what}: gradients are squashed and the loss stays "
+            "far above zero; give it logits",
             None,
         )
     if expects == "log_probabilities":
         if kind in ("softmax", "sigmoid"):
             return (
-                "`{loss}` takes log-probabilities, and is given {what}: this is no likelihood, gradients vanish where the "
-                "model is wrong; use `log_softmax`",
+                "`{loss}` takes log-probabilities, and is given {what}: this is no likelihood, gradients vanish where "
+                "the model is wrong; use `log_softmax`",
                 None,
             )
         if kind == "linear":
             return (
-                "`{loss}` takes log-probabilities, and is given {what}: the loss has no lower bound, training diverges; use "
-                "`log_softmax`, or a cross-entropy",
+                "`{loss}` takes log-probabilities, and is given {what}: the loss has no lower bound, training "
+                "diverges; use `log_softmax`, or a cross-entropy",
                 None,
             )
     if expects == "probabilities" and kind in ("linear", "log_softmax", "log_sigmoid"):

@@ -102,6 +102,7 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
         "flake8_gradtrap.rule",
         "flake8_gradtrap.finding",
         "flake8_gradtrap.gradients",
+        "flake8_gradtrap.windows",
     }
     theirs = {name.split(".")[0] for name in imports(path) - ours}
     assert theirs.isdisjoint({"ast", "libcst", "tokenize", "click", "rich", "flake8"})
@@ -109,7 +110,7 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
 
 def test_dependencies_point_one_way() -> None:
     package = ROOT / "flake8_gradtrap"
-    above = {"batch", "cli", "plugin", "report", "files", "config", "engine", "noqa", "pages", "fixes"}
+    above = {"batch", "cli", "plugin", "report", "files", "config", "engine", "noqa", "pages", "fixes", "runtime"}
     for path in [*package.glob("interp/*.py"), package / "events.py", package / "rule.py", package / "finding.py"]:
         used = {name.split(".")[1] for name in imports(path) if name.startswith("flake8_gradtrap.")}
         assert used.isdisjoint(above), path

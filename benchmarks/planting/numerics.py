@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from planting.kinds import kind
-from planting.source import Edit, FUNCTIONS, Site, Source, dotted, is_reference, last_name
+from planting.source import FUNCTIONS, Edit, Site, Source, dotted, is_reference, last_name
 from planting.training import bindings
 
 ACTIVATED = re.compile(r"softmax|sigmoid|prob", re.I)

@@ -38,7 +38,7 @@ _BASE_KINDS = {
 
 class Classes(Statements):
     def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
         self._methods: dict[int, dict[str, ir.FunctionDef]] = {}
         self._bases: dict[int, list[Value]] = {}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Core, Dead, Results
+from flake8_gradtrap.interp.core import Dead, Results
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -23,6 +23,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
+from flake8_gradtrap.interp.windows import Windows
 
 FOLD: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
@@ -40,7 +41,7 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Conditions(Core):
+class Conditions(Windows):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
         for values, path in self.eval_many((node.left, *(right for _, right in node.rest)), st):
@@ -86,6 +87,8 @@ class Conditions(Core):
             if right in (TRUE, FALSE) and isinstance(left, Sym):
                 return left if right == TRUE else Sym("not", (left,))
             return Sym("==", (left, right))
+        if op == ">" and right == Const.of(0) and isinstance(left, Sym) and left.op == "%":
+            return Sym("not", (Sym("==", (left, right)),))
         if op == ">" and right == Const.of(0):
             return left  # close enough to its truth: `if clip > 0` agrees with `if clip`
         if op in (">=", "<="):
@@ -106,7 +109,7 @@ class Conditions(Core):
     def eval_BoolOp(self, node: ir.BoolOp, st: State) -> Results:
         results: Results = []
         for left, path in self.eval(node.left, st):
-            yes, no = self.split(left, path)
+            yes, no = self.split(left, path, node.left)
             going, ending = (yes, no) if node.op == "and" else (no, yes)
             results.extend((left, end) for end in ending)
             for more in going:
@@ -179,7 +182,7 @@ class Conditions(Core):
         trues: list[State] = []
         falses: list[State] = []
         for value, path in self.eval(test, st):
-            yes, no = self.split(value, path)
+            yes, no = self.split(value, path, test)
             trues += yes
             falses += no
         return trues, falses
@@ -204,15 +207,19 @@ class Conditions(Core):
             return None
         return results[0][0] if len(results) == 1 and isinstance(results[0][0], Sym) else None
 
-    def split(self, value: Value, st: State) -> tuple[list[State], list[State]]:
-        """The paths on which a value is true, and those on which it is false."""
+    def split(self, value: Value, st: State, node: ir.Node | None = None) -> tuple[list[State], list[State]]:
+        """The paths on which a value is true, and those on which it is false. `node`: the condition."""
         known = self.truth(value, st)
         if known is not None:
-            return ([st], []) if known else ([], [st])
-        other = st.fork()
-        self.assume(value, True, st)
-        self.assume(value, False, other)
-        return [st], [other]
+            paths: tuple[list[State], list[State]] = ([st], []) if known else ([], [st])
+        else:
+            other = st.fork()
+            self.assume(value, True, st)
+            self.assume(value, False, other)
+            paths = [st], [other]
+        if self.hears_windows and node is not None and st.stamp:
+            self.tell_window(value, node, *paths)
+        return paths
 
     def truth(self, value: Value, st: State) -> bool | None:
         if isinstance(value, Const):
@@ -241,7 +248,10 @@ class Conditions(Core):
             return bool(st.conds[("equals", value.args[0])] == value.args[1])
         if st.conds.get(("isnone", value)) is True:
             return False
-        return st.conds.get(("truth", value))
+        known: bool | None = st.conds.get(("truth", value))
+        if known is None and (remainder := _remainder(value)) is not None and self.holds_one(remainder, st):
+            return value.op == "=="  # every batch is the last of its window
+        return known
 
     def assume(self, value: Value, fact: bool, st: State) -> None:
         if isinstance(value, Sym):
@@ -254,6 +264,14 @@ class Conditions(Core):
             if value.op == "==" and fact and isinstance(value.args[1], Const):
                 st.conds[("equals", value.args[0])] = value.args[1]
         st.conds[("truth", value)] = fact
+
+
+def _remainder(value: Sym) -> Value | None:
+    """The k of `i % k == 0`, or of `i % k`."""
+    test = value.args[0] if value.op == "==" and value.args[1] == Const.of(0) else value
+    if isinstance(test, Sym) and test.op == "%" and isinstance(test.args[1], Sym):
+        return test.args[1]
+    return None
 
 
 def _negated(value: Sym) -> Sym:

@@ -9,6 +9,7 @@ from flake8_gradtrap.events import (
     IterationStarted,
     LoopLeft,
     LoopStarted,
+    Thing,
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.assignment import Assignment
@@ -22,6 +23,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
+from flake8_gradtrap.interp.windows import counted_and_reset, is_length
 
 """Unknowns that are called what the program binds them to."""
 
@@ -48,7 +50,10 @@ class Loops(Assignment):
         finished: list[State] = []
         outer = st.stamp
         known = self.elements(source, st) if source is not None else None
-        self.emit(LoopStarted(self.site(node, st), loop), st)
+        count = source.args[0] if isinstance(source, Sym) and source.op == "range" and len(source.args) == 1 else None
+        times = Thing(count, self._times(node, count)) if isinstance(count, Value) else None
+        self.emit(LoopStarted(self.site(node, st), loop, times), st)
+        self._start_counters(node, st)
         live = [st]
         skipped = st.fork() if leaves else None
         before_loop = frozenset(st.envs[st.frame.env])
@@ -108,6 +113,21 @@ class Loops(Assignment):
             ends.extend(self.exec_block(node.orelse, path))
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
+
+    def _times(self, node: ir.For | ir.While, count: Value) -> str:
+        """What the n of `for … in range(n)` is called."""
+        call = node.iter if isinstance(node, ir.For) else None
+        return self.label(call.args[0].value) if isinstance(call, ir.Call) and call.args else ""
+
+    def _start_counters(self, node: ir.For | ir.While, st: State) -> None:
+        """A name that the loop counts up and sets back has in any iteration one of many values."""
+        loop = id(node)
+        if loop not in self.resets:
+            self.resets[loop] = counted_and_reset(node.body)
+        env = st.envs[st.frame.env]
+        for name in self.resets[loop]:
+            if name in env and isinstance(env[name], Const):
+                env[name] = Sym("index", (self.fresh(),), name)
 
     @staticmethod
     def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
@@ -178,7 +198,7 @@ class Loops(Assignment):
             if test in before or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
             symbol = test[1]
-            if symbol.op == "==" and fact is True and any(_is_length(arg) for arg in symbol.args):
+            if symbol.op == "==" and fact is True and any(isinstance(a, Value) and is_length(a) for a in symbol.args):
                 return True
             counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
             if counted and (symbol.op, fact) in (("<", False), ("==", True)):
@@ -208,9 +228,3 @@ def _counts(value: Any) -> bool:
     if isinstance(value, Sym) and value.op == "+":
         return _counts(value.args[0])
     return isinstance(value, Sym) and value.op == "index"
-
-
-def _is_length(value: Any) -> bool:
-    if isinstance(value, Sym) and value.op == "-":
-        return _is_length(value.args[0])
-    return isinstance(value, Sym) and value.op == "pure builtins.len"

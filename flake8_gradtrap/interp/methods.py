@@ -12,8 +12,10 @@ from flake8_gradtrap.events import (
     Emptied,
     ReadOut,
     ScalerUpdated,
+    SchedulerStepped,
     Stepped,
     Unscaled,
+    Weights,
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.containers import Containers
@@ -36,6 +38,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
+from flake8_gradtrap.interp.weights import Weighing
 
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
@@ -212,8 +215,10 @@ class Methods(Containers):
             return [(self.make_tensor("leaf", (), node, st, is_number=True, how=".item()"), st)]
         return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
 
-    def backward(self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False) -> None:
-        """`loss.backward(…)`: what it walks, frees, and leaves gradients in."""
+    def backward(
+        self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False, weighs: bool = False
+    ) -> None:
+        """`loss.backward(…)`: what it walks, frees, and leaves gradients in. `weighs`: it may divide the loss."""
         retain_value = args.kw.get("retain_graph", args.get(1))
         create = args.kw.get("create_graph", FALSE)
         if retain_value is None:
@@ -241,6 +246,7 @@ class Methods(Containers):
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
                 provenance.terms(loss), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
+                weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
             ),
             st,
         )  # fmt: skip
@@ -265,7 +271,9 @@ class Methods(Containers):
     def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
         """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""
         if kind == "accelerator":
-            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True)
+            record = st.record(receiver)
+            weighs = not isinstance(record, Thingy) or record.flag is not False
+            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs)
             return
         loss = args.pos[0]
         graph = self.provenance(st).graph(loss)
@@ -426,10 +434,11 @@ class Methods(Containers):
         if isinstance(record, Thingy) and record.flag is None:  # not torch's: it may return anything
             return [(self._unknown_result(self._called(node), args, st), st)]
         operands = self._operands_of(args, st)
-        loss = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True)
+        reduction = record.reduction if isinstance(record, Thingy) else ""
+        made = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True, reduction=reduction)
         if isinstance(record, Thingy):
-            self.computed_loss(record.what, loss, args, node, st)
-        return [(loss, st)]
+            self.computed_loss(record.what, made, args, node, st)
+        return [(made, st)]
 
     def on_ema(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         for arg in args.all():
@@ -438,4 +447,12 @@ class Methods(Containers):
         return [(self.unknown(name), st)]
 
     def on_scheduler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        record = st.record(receiver)
+        if name == "step":
+            shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+            made = isinstance(record, Thingy) and bool(record.args)
+            optimizer = self.thing(record.args[0]) if isinstance(record, Thingy) and made else None
+            by = record.what if isinstance(record, Thingy) else ""
+            given = bool(args.all()) or args.more
+            self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]

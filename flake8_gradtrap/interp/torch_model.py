@@ -7,15 +7,13 @@ from collections.abc import Callable
 from flake8_gradtrap.events import (
     Clipped,
     Differentiated,
-    LogarithmTaken,
-    LossComputed,
     OptimizerMade,
     ReadOut,
+    SchedulerMade,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.activations import Activations
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.rewrapping import Rewrapping
+from flake8_gradtrap.interp.numerics import Numerics
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -42,8 +40,11 @@ _PURE = frozenset(
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
 
+_SPANS = ("T_max", "total_steps", "num_training_steps", "epochs")
+"""Arguments that say over how many of its steps a scheduler runs."""
 
-class TorchModel(Rewrapping):
+
+class TorchModel(Numerics):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
         roles = self.know.roles(name)
@@ -217,6 +218,30 @@ class TorchModel(Rewrapping):
         enabled = args.kw.get("enabled", TRUE)
         return self._make("scaler", name, args, node, st, flag=enabled != FALSE)
 
+    def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        optimizer, site = args.get(0, "optimizer"), self.site(node, st)
+        known = () if optimizer is None else (optimizer,)
+        scheduler = self.new(Thingy("scheduler", None, None, name, None, known, site, st.stamp), st)
+        span = next((args.kw[key] for key in _SPANS if key in args.kw), None)
+        if span is None and name.endswith(".CosineAnnealingLR"):
+            span = args.get(1)
+        self.emit(
+            SchedulerMade(
+                site,
+                self.thing(scheduler),
+                self.thing(optimizer) if optimizer is not None else None,
+                name,
+                self.thing(span) if span is not None else None,
+            ),
+            st,
+        )
+        return scheduler
+
+    def _make_accelerator(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """Accelerate divides each loss by the size of a window that it was told; Fabric does not."""
+        told = args.more or any("accumulation" in key for key in args.kw)
+        return self._make("accelerator", name, args, node, st, flag=told and name.startswith("accelerate"))
+
     def _make_module(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         short = name.rpartition(".")[2]
         if name.startswith(("torch.nn.functional", "torch.nn.init", "torch.nn.utils", "torch.nn.parallel")):
@@ -227,8 +252,10 @@ class TorchModel(Rewrapping):
         return self._make("module", name, Args() if args.more else args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        reduction = args.kw.get("reduction", NONE)
-        return self._make("lossfn", name, args, node, st, flag=reduction != Const.of("none"))
+        reduction = _reduction(args)
+        site = self.site(node, st)
+        made = Thingy("lossfn", None, None, name, reduction != "none", tuple(args.pos), site, st.stamp, reduction)
+        return self.new(made, st)
 
     def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
@@ -392,44 +419,13 @@ class TorchModel(Rewrapping):
         operands = self._operands_of(args, st)
         if not operands or not name.rpartition(".")[2][:1].islower():
             return self.unknown(name.rpartition(".")[2])
-        result = self.make_tensor("op", operands, node, st, how=name.rpartition(".")[2], saves=True)
+        short = name.rpartition(".")[2]
+        reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
+        result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
         self.computed_loss(name, result, args, node, st)
         if args.pos:
-            self.numerical(name.rpartition(".")[2], args.pos[0], node, st)
+            self.numerical(short, args.pos[0], node, st)
         return result
-
-    def numerical(self, name: str, operand: Value, node: ir.Node, st: State) -> None:
-        """Tell of an operation that is undefined somewhere, if what it is given gets there."""
-        kind = self.know.numerics.get(name)
-        if kind in ("log", "log1p") and self.hears(LogarithmTaken):
-            found = Activations(st, self.know).logarithm(operand, plus_one=kind == "log1p")
-            if found is not None:
-                activation, complement, guarded = found
-                trains = self.provenance(st).history(operand) if st.mode is not False else False
-                self.emit(
-                    LogarithmTaken(self.site(node, st), self.thing(operand), activation, complement, guarded, trains), st
-                )
-
-    def computed_loss(self, name: str, result: Value, args: Args, node: ir.Node, st: State) -> None:
-        """Tell that a loss of torch was computed, and what made its input."""
-        expects = self.know.role_in("losses", name) if self.hears(LossComputed) else ""
-        given = args.get(0, "input", "log_probs", "inputs")
-        if not expects or given is None:
-            return
-        activations = Activations(st, self.know)
-        made = None if activations.not_training() else activations.of(given)
-        self.emit(
-            LossComputed(
-                self.site(node, st),
-                self.thing(result),
-                name.rpartition(".")[2],
-                expects,
-                self.thing(given, node.args[0].value if isinstance(node, ir.Call) and node.args else None),
-                made,
-                self.provenance(st).history(given) if st.mode is not False else False,
-            ),
-            st,
-        )
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
@@ -446,16 +442,30 @@ class TorchModel(Rewrapping):
         return self._unknown_result(short, args, st)
 
 
+def _reduction(args: Args) -> str:
+    """What a loss function of torch makes of the losses of a batch."""
+    given = args.kw.get("reduction")
+    if given is not None:
+        told = given.value if isinstance(given, Const) else ""
+        if told != "mean":
+            return told if isinstance(told, str) else ""
+    if args.kw.get("size_average") == FALSE:
+        return "sum"
+    if args.kw.get("reduce") == FALSE:
+        return "none"
+    return "ragged" if "ignore_index" in args.kw else "mean"
+
+
 _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("makes.scaler", TorchModel._make_scaler),
-    ("makes.scheduler", lambda model, *rest: model._make("scheduler", *rest)),
+    ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),
     ("makes.swa", TorchModel._same),
     ("makes.lossfn", TorchModel._make_lossfn),
     ("makes.parameter", TorchModel._make_parameter),
     ("makes.ema", lambda model, *rest: model._make_ema(*rest)),
     ("makes.loader", lambda model, *rest: model._make("loader", *rest)),
-    ("makes.accelerator", lambda model, *rest: model._make("accelerator", *rest)),
+    ("makes.accelerator", TorchModel._make_accelerator),
     ("gradients.clip", TorchModel._clip),
     ("gradients.backward", TorchModel._backward_function),
     ("gradients.grad", TorchModel._grad_function),

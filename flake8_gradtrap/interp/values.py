@@ -164,6 +164,8 @@ class Tensor:
     saves: bool = False
     stamp: Stamp = ()
     scalar: bool | None = None
+    reduction: str = ""
+    """Of a loss function: "mean", "sum" or "none", "ragged" for a mean that leaves out what it is told to ignore."""
     kind: str = "tensor"
 
 
@@ -221,6 +223,7 @@ class Thingy:
 
     `cls`: its visible class. `owners`: for an optimizer, whose parameters it has. `what`: the API that made it.
     `flag`: for a scaler False when it is literally disabled; for a context the gradient mode that it sets.
+    `reduction`: of a loss function, as in Tensor.
     """
 
     kind: str
@@ -231,6 +234,7 @@ class Thingy:
     args: tuple[Value, ...] = ()
     site: Site | None = field(default=None, compare=False)
     stamp: Stamp = ()
+    reduction: str = ""
 
 
 Record = Tensor | Iterator | Listing | Mapping | Thingy

@@ -1,0 +1,120 @@
+"""How a loss is weighed: what divides or multiplies the means of which it is made, before it goes backward."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from flake8_gradtrap.events import Weights
+from flake8_gradtrap.interp.provenance import CUTS, Provenance
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
+
+_DEEP = 30
+
+
+class Weighing:
+    """One walk down from a loss."""
+
+    def __init__(self, provenance: Provenance) -> None:
+        self.provenance = provenance
+        self.state = provenance.state
+        self.by: set[Hashable] = set()
+        self.ragged = False
+
+    def weights(self, loss: Value) -> Weights:
+        share = self._share(loss, 1.0, 0)
+        return Weights(share, frozenset(self.by), self.ragged)
+
+    def _share(self, value: Value, share: float | None, depth: int) -> float | None:
+        """The greatest constant that alone weighs a mean below a value; None if there is none. `share`: what weighs
+        the value itself, None where that is unknown.
+        """
+        if depth > _DEEP or isinstance(value, Const):
+            return None
+        if isinstance(value, Tup):
+            return self._most(value.items, share, depth)
+        tensor = self.state.tensor(value)
+        if tensor is None:
+            return self._of_unknown(value, share, depth) if isinstance(value, Sym) else None
+        if tensor.op in CUTS or tensor.op == "param" or (tensor.is_number and tensor.op != "scale"):
+            return None
+        if tensor.op in ("mul", "div"):
+            return self._product(tensor, share, depth)
+        if tensor.op == "phi":
+            found = [self._share(part, share, depth + 1) for part in tensor.parents]
+            return None if None in found else max((part for part in found if part is not None), default=None)
+        if tensor.op in ("add", "sub", "scale", "neg"):
+            return self._most(tensor.parents, share, depth)
+        if tensor.op == "pass":
+            inner = self._most(tensor.parents, share, depth)
+            if tensor.how in ("mean", ".mean()", ".nanmean()"):
+                return share
+            return None if tensor.how in ("sum", ".sum()", ".nansum()", "nansum") else inner
+        if tensor.op == "forward":
+            seen = tensor.parents and tensor.parents[0] != Const.of(None)
+            return self._share(tensor.parents[0], share, depth + 1) if seen else share
+        if tensor.op == "call":
+            self._most(tensor.parents, share, depth)
+            return share if _named_loss(tensor.how) else None
+        self._most(tensor.parents, share, depth)
+        if tensor.reduction == "ragged":
+            self.ragged = True
+        mean = tensor.reduction in ("mean", "ragged") or (not tensor.reduction and _named_loss(tensor.how))
+        return share if mean else None
+
+    def _of_unknown(self, value: Sym, share: float | None, depth: int) -> float | None:
+        if value.op in ("*", "/", "+", "-"):
+            parts = tuple(part for part in value.args if isinstance(part, Value))
+            if value.op in ("*", "/"):
+                self._weigh(value)
+                return None
+            return self._most(parts, share, depth)
+        return share if "loss" in value.name.lower() else None
+
+    def _most(self, values: tuple[Value, ...], share: float | None, depth: int) -> float | None:
+        found = [self._share(value, share, depth + 1) for value in values]
+        return max((part for part in found if part is not None), default=None)
+
+    def _product(self, tensor: Tensor, share: float | None, depth: int) -> float | None:
+        left, right = tensor.parents[0], tensor.parents[-1]
+        most: list[float] = []
+        for value, other, divides in ((left, right, tensor.op == "div"), (right, left, False)):
+            if tensor.op == "div" and value is right and value is not left:
+                continue
+            weighed: float | None = None
+            if isinstance(other, Const) and isinstance(other.value, int | float):
+                weighed = _times(share, float(other.value), divides)
+            else:
+                self._weigh(other)
+            if isinstance(value, Const):
+                continue
+            found = self._share(value, weighed, depth + 1)
+            if found is not None:
+                most.append(found)
+        return max(most, default=None)
+
+    def _weigh(self, value: Value) -> None:
+        """Note what weighs the loss, and what that was computed from."""
+        stack: list[Hashable] = [value]
+        while stack and len(self.by) < 200:
+            part = stack.pop()
+            if part in self.by or not isinstance(part, Value):
+                continue
+            self.by.add(part)
+            tensor = self.state.tensor(part)
+            if tensor is not None:
+                stack.extend(tensor.parents)
+            elif isinstance(part, Sym):
+                stack.extend(part.args)
+            elif isinstance(part, Tup):
+                stack.extend(part.items)
+
+
+def _times(share: float | None, factor: float, divides: bool) -> float | None:
+    if share is None or (divides and factor == 0):
+        return None
+    return abs(share / factor if divides else share * factor)
+
+
+def _named_loss(how: str) -> bool:
+    last = how.lower().rpartition(".")[2]
+    return any(word in last for word in ("loss", "criterion", "entropy", "nll", "mse", "bce", "crit"))

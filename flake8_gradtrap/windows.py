@@ -1,0 +1,218 @@
+"""What rules share that watch accumulation windows: several backwards, then one step.
+
+A window is known by the test that asks whether it is full (`(i + 1) % k == 0`), or by an inner loop over its
+micro-batches. What happened in an iteration in which it was not full is remembered with the test; that a step follows
+where the same test holds is remembered apart, whichever comes first: both together make a window.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Cleared,
+    Clipped,
+    Escaped,
+    IterationStarted,
+    LoopLeft,
+    LoopStarted,
+    OptimizerMade,
+    Owners,
+    Site,
+    Stepped,
+    Thing,
+    Weights,
+    WindowTested,
+)
+from flake8_gradtrap.gradients import InLoops, by_hand, concerns, forget, graph_of, meet, overlap, tagged, touches
+from flake8_gradtrap.rule import Watch, on
+
+ACCUMULATES = re.compile(r"acc?um|grad_acc|micro|iter_size|subdivision|update_freq|virtual_batch", re.IGNORECASE)
+"""What the size of a window is called, where only the name says that a loop runs over micro-batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An accumulation window: the test (or the inner loop) that knows when it is full, and its size."""
+
+    test: Hashable
+    loop: Hashable
+    site: Site = field(compare=False)
+    every: Thing = field(compare=False)
+    size: float | None = None
+
+    def spoken(self, otherwise: str = "k") -> str:
+        """Its size for a message."""
+        return self.every.label or otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """The windows that were asked about in an iteration: those that were full, those that were not."""
+
+    full: frozenset[Window] = frozenset()
+    short: frozenset[Window] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Gradients that a backward has made and no step has used.
+
+    `loops`: those that were running; `ended`: those of them whose iteration is over. `short`: the windows that were not
+    full in its iteration. `spans`: the loops over whose iterations it was added up. `clip`: where it was clipped.
+    """
+
+    backward: Site = field(compare=False)
+    place: Hashable
+    owners: Owners
+    loops: frozenset[Hashable]
+    weights: Weights = field(compare=False)
+    walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
+    ended: frozenset[Hashable] = frozenset()
+    short: frozenset[Window] = frozenset()
+    spans: frozenset[Window] = frozenset()
+    clip: Site | None = None
+
+
+Story = tuple[Hashable, Window]
+"""A backward, by its place, and a window."""
+
+
+class InWindows(InLoops):
+    """Base of rules about accumulation windows. In memory: "filled" gradients by place and owners, "tested" by loop,
+    "counted" by loop.
+
+    `applied`: the backwards whose gradients a step uses when a window is full, on whatever path. Rules note what else
+    they see of a backward in a window, and put both together when the run ends.
+    """
+
+    def __init__(self) -> None:
+        self.applied: dict[Story, Stepped] = {}
+
+    # -- what rules hear ----------------------------------------------------------------------------------------------
+
+    def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
+        """An iteration ends, its window is not full, and its gradients are kept for the next."""
+
+    def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
+        """Gradients are cleared that no step has used."""
+
+    def rescaled(self, filled: Filled) -> None:
+        """Gradients are divided or multiplied by hand."""
+
+    # -- how a window goes --------------------------------------------------------------------------------------------
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        meet(watch, event.optimizer, event.owners)
+
+    @on(LoopStarted)
+    def loop(self, event: LoopStarted, watch: Watch) -> None:
+        super().loop(event, watch)
+        if event.count is not None:
+            watch.put(("counted", event.loop), Window(event.loop, event.loop, event.site, event.count))
+
+    @on(LoopLeft)
+    def left(self, event: LoopLeft, watch: Watch) -> None:
+        super().left(event, watch)
+        self.over(event.loop, watch)
+        for key, filled in tagged(watch, "filled"):
+            running = frozenset(window for window in filled.short if window.loop != event.loop)
+            if running != filled.short:
+                watch.put(key, replace(filled, short=running))
+
+    @on(IterationStarted)
+    def iteration(self, event: IterationStarted, watch: Watch) -> None:
+        self.over(event.loop, watch)
+
+    def over(self, loop: Hashable, watch: Watch) -> None:
+        """An iteration of a loop has ended, if one was running."""
+        watch.drop(("tested", loop))
+        for key, filled in tagged(watch, "filled"):
+            if loop not in filled.loops or loop in filled.ended:
+                continue
+            windows = frozenset(window for window in filled.short if window.loop == loop)
+            if windows:
+                self.kept(filled, windows, watch)
+            watch.put(key, replace(filled, ended=filled.ended | {loop}))
+
+    @on(WindowTested)
+    def tested(self, event: WindowTested, watch: Watch) -> None:
+        window = Window(event.site.node, event.loop, event.site, event.every, event.size)
+        before = watch.get(("tested", event.loop), Tested())
+        if event.full:
+            watch.put(("tested", event.loop), replace(before, full=before.full | {window}))
+            return
+        watch.put(("tested", event.loop), replace(before, short=before.short | {window}))
+        for key, filled in tagged(watch, "filled"):
+            if event.loop in filled.loops and event.loop not in filled.ended:
+                watch.put(key, replace(filled, short=filled.short | {window}))
+
+    @on(Backpropagated)
+    def backward(self, event: Backpropagated, watch: Watch) -> None:
+        if event.opaque:
+            forget(watch, "filled")
+            return
+        loops = self.running(watch)
+        key = ("filled", event.site.node, event.owners)
+        before: Filled | None = watch.get(key)
+        spans: frozenset[Window] = frozenset()
+        if before is not None:
+            counted = (watch.get(("counted", loop)) for loop in loops & before.ended)
+            spans = before.spans | {window for window in counted if window is not None}
+        short = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.short)
+        weights = event.weights if event.weight is None else Weights()
+        walked = graph_of(event)
+        filled = Filled(event.site, event.site.node, event.owners, loops, weights, walked, short=short, spans=spans)
+        watch.put(key, filled)
+
+    @on(Clipped)
+    def clip(self, event: Clipped, watch: Watch) -> None:
+        for key, filled in tagged(watch, "filled"):
+            if event.measures_only or not concerns(watch, filled.owners, event.owners):
+                continue
+            if event.rescales:
+                self.rescaled(filled)
+            elif not by_hand(event):
+                watch.put(key, replace(filled, clip=event.site))
+
+    @on(Cleared)
+    def clear(self, event: Cleared, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        known = event.optimizer is not None or owners is not None
+        for key, filled in tagged(watch, "filled"):
+            if overlap(filled.owners, owners) is not False:
+                watch.drop(key)
+                if known and concerns(watch, filled.owners, owners):
+                    self.wiped(filled, event, watch)
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        for key, filled in tagged(watch, "filled"):
+            if touches(watch, event, filled.owners, filled.walked):
+                watch.drop(key)
+
+    @on(Stepped)
+    def step(self, event: Stepped, watch: Watch) -> None:
+        owners = meet(watch, event.optimizer, event.owners)
+        full = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.full)
+        running = self.running(watch)
+        for key, filled in tagged(watch, "filled"):
+            if not concerns(watch, filled.owners, owners):
+                continue
+            watch.drop(key)
+            for window in full:
+                if window.loop in filled.loops and window.loop not in filled.ended:
+                    self.applied.setdefault((filled.place, window), event)
+            spans = frozenset(window for window in filled.spans if window.loop not in running)
+            if spans:
+                self.kept(filled, spans, watch)
+            for window in spans:
+                self.applied.setdefault((filled.place, window), event)
+
+    def guarded(self, watch: Watch) -> bool:
+        """Whether this happens only when a window is full."""
+        return any(tested.full for _, tested in tagged(watch, "tested"))

@@ -1,0 +1,190 @@
+"""The gradients of several micro-batches are added up, and nothing divides by their number.
+
+## What it does
+
+Reports the backward of a loss that is a mean over its micro-batch, in a loop whose optimizer steps only every k of them
+(`if (i + 1) % k == 0`, `if i % k: continue`, a counter that is set back, an inner loop `for micro in range(k)`), where
+nothing on the way divides by k: neither the loss, nor a weight in it, nor the gradients afterwards.
+
+## Why it is a trap
+
+`backward()` adds to `.grad`. The sum of k means is k times the mean over all their samples, so with SGD each step is k
+times as long as the one that it replaces: the learning rate was multiplied by k and nothing says so. A gradient clip
+then limits k times as often. Adam divides most of the factor away, but not that of its `eps`, and not the weight of a
+decay or of any other loss that is not accumulated. The demo compares the gradient of a window with the gradient of the
+same samples in one batch.
+
+## Known limits
+
+False positives: a learning rate that was chosen for the sum; a loss whose function, out of sight, divides by the size
+of the window, or sums; a window whose micro-batches are parts of one loss over all their samples (cached contrastive
+losses); an optimizer that normalises its gradients.
+
+False negatives: a loss that anything unknown multiplies or divides as a whole; a loss of which it cannot be told that
+it is a mean; windows of other forms than those above; inner loops whose number is not called after what it is (`accum`,
+`micro`, …); a model or an optimizer that is handed to code out of sight between backward and step. Accelerate, when it
+was told `gradient_accumulation_steps`, and DeepSpeed divide by themselves.
+
+## Trap
+
+```python
+import torch
+
+
+def train(model, loader, criterion, accumulation_steps):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for i, (x, y) in enumerate(loader):
+        loss = criterion(model(x), y)
+        loss.backward()
+        if (i + 1) % accumulation_steps == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+```
+
+## Fixed
+
+```python
+import torch
+
+
+def train(model, loader, criterion, accumulation_steps):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for i, (x, y) in enumerate(loader):
+        loss = criterion(model(x), y) / accumulation_steps
+        loss.backward()
+        if (i + 1) % accumulation_steps == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+```
+
+## References
+
+- [torch.Tensor.backward](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.backward.html): it accumulates
+- [Gradient accumulation, in the AMP examples](https://docs.pytorch.org/docs/stable/notes/amp_examples.html#gradient-accumulation)
+- [Gradient accumulation in Accelerate](https://huggingface.co/docs/accelerate/usage_guides/gradient_accumulation)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from flake8_gradtrap.events import Cleared, RunEnded
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Story, Window
+
+
+class AccumulationNotNormalised(InWindows):
+    """A finding waits until the run ends: another path may show which test belongs to the step."""
+
+    code = "GTR505"
+    name = "accumulation-not-normalised"
+    summary = "The gradients of several micro-batches are added up, and nothing divides by their number"
+    words = ("backward",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: dict[Story, Filled] = {}
+        """Backwards of a mean that nothing divides by the size of the window."""
+        self.divided: set[Story] = set()
+        """Those that are divided, or cleared before the step, on some path."""
+        self.by_hand: set[Hashable] = set()
+        """Those whose gradients are divided, by their places."""
+
+    def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
+        for window in windows:
+            if window.test == window.loop and not ACCUMULATES.search(window.every.label):
+                continue
+            if self.normalised(filled, window):
+                self.divided.add((filled.place, window))
+            else:
+                self.open.setdefault((filled.place, window), filled)
+
+    def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
+        self.divided |= {(filled.place, window) for window in filled.short}
+
+    def rescaled(self, filled: Filled) -> None:
+        self.by_hand.add(filled.place)
+
+    @staticmethod
+    def normalised(filled: Filled, window: Window) -> bool:
+        """Whether the loss may have been divided by the size of the window."""
+        share = filled.weights.share
+        if share is None or window.every.key in filled.weights.by:
+            return True
+        if window.size is None:
+            return share < 1
+        return abs(share * window.size - 1) < 0.01
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for story, filled in self.open.items():
+            step = self.applied.get(story)
+            if step is None or story in self.divided or filled.place in self.by_hand:
+                continue
+            window = story[1]
+            size = window.spoken()
+            tested = window.test != window.loop
+            watch.report(
+                filled.backward,
+                f"{size} of these gradients are added up before the step at line {watch.line(step.site)}, and nothing "
+                f"divides by {size}: each step is {size} times as long as for their mean; divide the loss by {size}",
+                trace=[
+                    ("the mean of a micro-batch goes backward here", filled.backward),
+                    ("the window is full here" if tested else "over so many micro-batches", window.site),
+                    ("and the sum of their gradients is applied here", step.site),
+                ],
+            )
+        self.open.clear()
+        self.applied.clear()
+        self.divided.clear()
+        self.by_hand.clear()
+
+
+def trapped(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    whole = torch.autograd.grad(nn.functional.mse_loss(model(x), y), model.weight)[0].norm().item()
+    used = 0.0
+    for i, (part, target) in enumerate(zip(x.split(8), y.split(8), strict=True)):
+        loss = nn.functional.mse_loss(model(part), target)
+        loss.backward()
+        if (i + 1) % 4 == 0:
+            assert model.weight.grad is not None
+            used = model.weight.grad.norm().item()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {"norm that the step used": used, "norm of the same samples in one batch": whole}
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
+    whole = torch.autograd.grad(nn.functional.mse_loss(model(x), y), model.weight)[0].norm().item()
+    used = 0.0
+    for i, (part, target) in enumerate(zip(x.split(8), y.split(8), strict=True)):
+        loss = nn.functional.mse_loss(model(part), target) / 4
+        loss.backward()
+        if (i + 1) % 4 == 0:
+            assert model.weight.grad is not None
+            used = model.weight.grad.norm().item()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {"norm that the step used": used, "norm of the same samples in one batch": whole}
+
+
+def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:
+    def ratio(measured: dict[str, float]) -> float:
+        return measured["norm that the step used"] / measured["norm of the same samples in one batch"]
+
+    assert abs(ratio(trapped) - 4) < 1e-3, "the sum of four means"
+    assert abs(ratio(fixed) - 1) < 1e-3
