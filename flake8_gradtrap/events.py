@@ -295,6 +295,19 @@ class LogarithmTaken(Event):
     trains: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BorderHidden(Event):
+    """A selection (`torch.where`) leaves out the elements for which an operation in a branch is not defined.
+
+    The gradient of what is left out is zero times that of the operation: NaN, where that is infinite. `operation`: its
+    name in words, `at`: where it stands. `trains`: whether a gradient can go through it.
+    """
+
+    operation: str
+    at: Site
+    trains: bool | None = None
+
+
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 

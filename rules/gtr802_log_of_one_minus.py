@@ -132,15 +132,16 @@ def trapped(device: str = "cpu") -> dict[str, float]:
     from torch import nn
 
     torch.manual_seed(0)
-    discriminator = nn.Sequential(nn.Linear(8, 1), nn.Sigmoid()).to(device)
+    score = nn.Linear(8, 1).to(device)
+    discriminator = nn.Sequential(score, nn.Sigmoid())
     optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.1)
     fake = torch.randn(32, 8, device=device)
-    fake[0] = 100 * discriminator[0].weight[0].detach()  # one that is taken for real beyond doubt
+    fake[0] = 100 * score.weight[0].detach()  # one that is taken for real beyond doubt
     loss = -torch.log(1 - discriminator(fake)).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return {"parameters that are NaN after the step": float(discriminator[0].weight.isnan().sum())}
+    return {"parameters that are NaN after the step": float(score.weight.isnan().sum())}
 
 
 def fixed(device: str = "cpu") -> dict[str, float]:
@@ -148,15 +149,16 @@ def fixed(device: str = "cpu") -> dict[str, float]:
     from torch import nn
 
     torch.manual_seed(0)
-    discriminator = nn.Sequential(nn.Linear(8, 1)).to(device)
+    score = nn.Linear(8, 1).to(device)
+    discriminator = nn.Sequential(score)
     optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.1)
     fake = torch.randn(32, 8, device=device)
-    fake[0] = 100 * discriminator[0].weight[0].detach()
+    fake[0] = 100 * score.weight[0].detach()
     loss = -nn.functional.logsigmoid(-discriminator(fake)).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return {"parameters that are NaN after the step": float(discriminator[0].weight.isnan().sum())}
+    return {"parameters that are NaN after the step": float(score.weight.isnan().sum())}
 
 
 def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:

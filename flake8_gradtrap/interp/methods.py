@@ -148,9 +148,9 @@ class Methods(Containers):
                     (self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)
                 ]
             operands = (receiver, *self._operands_of(args, st))
-            result = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
-            self.numerical(name, receiver, node, st)
-            return [(result, st)]
+            output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
+            self.numerical(name, (args.pos[0], receiver, *args.pos[1:]) if name == "where" and args.pos else (receiver, *args.pos), node, st)
+            return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
             if number:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import LogarithmTaken, LossComputed
+from collections.abc import Sequence
+
+from flake8_gradtrap.events import BorderHidden, LogarithmTaken, LossComputed
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.activations import Activations
+from flake8_gradtrap.interp.borders import Borders
 from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.rewrapping import Rewrapping
 from flake8_gradtrap.interp.state import State
@@ -12,9 +15,11 @@ from flake8_gradtrap.interp.values import Value
 
 
 class Numerics(Rewrapping):
-    def numerical(self, name: str, operand: Value, node: ir.Node, st: State) -> None:
+    def numerical(self, name: str, operands: Sequence[Value], node: ir.Node, st: State) -> None:
         """Tell of an operation that is undefined somewhere, if what it is given gets there."""
-        kind = self.know.numerics.get(name)
+        kind, operand = self.know.numerics.get(name), operands[0]
+        if kind == "where" and len(operands) > 1 and self.hears(BorderHidden) and st.mode is not False:
+            self._selection(name, operands, node, st)
         if kind in ("log", "log1p") and self.hears(LogarithmTaken):
             found = Activations(st, self.know).logarithm(operand, plus_one=kind == "log1p")
             if found is not None:
@@ -24,6 +29,20 @@ class Numerics(Rewrapping):
                     LogarithmTaken(self.site(node, st), self.thing(operand), activation, complement, guarded, trains),
                     st,
                 )
+
+    def _selection(self, name: str, operands: Sequence[Value], node: ir.Node, st: State) -> None:
+        """Tell what a selection hides: of `torch.where(c, x, y)`, or `x.masked_fill(c, 0)`."""
+        if name == "where":
+            condition, branches = operands[0], zip(operands[1:3], (True, False), strict=False)
+        else:
+            condition, branches = operands[1], zip(operands[:1], (False,), strict=True)
+        borders = Borders(st, self.know)
+        for branch, chosen in branches:
+            border = borders.hidden(condition, branch, chosen)
+            if border is not None:
+                facts = [self.provenance(st).history(part, guess=True) for part in border.inputs]
+                trains = True if True in facts else None if None in facts else False
+                self.emit(BorderHidden(self.site(node, st), border.name, border.site, trains), st)
 
     def computed_loss(self, name: str, result: Value, args: Args, node: ir.Node, st: State) -> None:
         """Tell that a loss of torch was computed, and what made its input."""

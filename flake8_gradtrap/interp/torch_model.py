@@ -424,7 +424,7 @@ class TorchModel(Numerics):
         result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
         self.computed_loss(name, result, args, node, st)
         if args.pos:
-            self.numerical(short, args.pos[0], node, st)
+            self.numerical(short, args.pos, node, st)
         return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------
