@@ -54,7 +54,8 @@ class Assignment(Expressions):
         for old, path in self.eval(node.target, st):
             for value, after in self.eval(node.value, path):
                 record = after.record(old)
-                if isinstance(record, Listing) and node.op == "+":
+                modules = isinstance(record, Thingy) and record.kind == "module"  # a `ModuleList`
+                if (modules or isinstance(record, Listing)) and node.op == "+":
                     for _, there in self.call_method(old, "extend", self.args(value), node, after):
                         ends.append((there, "", None))
                     continue
@@ -166,6 +167,7 @@ class Assignment(Expressions):
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
+        self.attribute_set(base, name, value, st, node, target)
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))

@@ -17,7 +17,9 @@ _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "==": "==", "!=": "!="}
 _WORDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 _KEEPS_ZERO = frozenset({"abs", "abs_", "neg", "square", "detach"})
 """What is zero where its argument is."""
-_FLAT = frozenset({"relu", "relu_", "relu6", "threshold", "clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "where", "maximum"})
+_FLAT = frozenset(
+    {"relu", "relu_", "relu6", "threshold", "clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "where", "maximum"}
+)
 """Operations that let no gradient through where they are flat, not even one that is not a number."""
 
 

@@ -422,7 +422,10 @@ class Calls(Classes):
         if by and values:
             provenance = self.provenance(st)
             for part in values:
-                self.emit(Produced(site, self.thing(part), by, provenance.terms(part)), st)
+                terms = provenance.terms(part)
+                if by == "penalty":  # of other terms, its callers decide
+                    terms = tuple(term for term in terms if term.cut == "first order")
+                self.emit(Produced(site, self.thing(part), by, terms), st)
         self.emit(FunctionLeft(site, node.name, tuple(self.thing(part) for part in values)), st)
 
     def tensors_in(self, value: Value, st: State) -> list[Value]:
@@ -438,7 +441,7 @@ class Calls(Classes):
         return parts
 
     def promise(self, func: Func, st: State) -> str:
-        """Whether a function promises a differentiable result: "forward", "training_step" or "loss"; else ""."""
+        """What differentiable result a function promises: "forward", "training_step", "loss", "penalty", or ""."""
         node = func.node
         if not isinstance(node, ir.FunctionDef) or st.mode is False:
             return ""
@@ -447,6 +450,8 @@ class Calls(Classes):
             return node.name
         if node.name in LOSS_FUNCTIONS:
             return "loss"
+        if "penalty" in node.name:
+            return "penalty"
         return ""
 
     # -- generators ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flake8_gradtrap.events import Constructed
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.project import ProjectModule
@@ -54,6 +55,12 @@ class Classes(Statements):
             self._bases[cls.ident] = []
             self._bases[cls.ident] = [self.static(base, cls) for base in cls.bases]
         return self._bases[cls.ident]
+
+    def bind_bases(self, cls: Class, st: State) -> None:
+        """Find the bases of a class inside of a function by the names that the function has bound."""
+        names = [base for base in cls.bases if isinstance(base, ir.Name | ir.Attr)]
+        if st.frame.func is not None and len(names) == len(cls.bases):
+            self._bases[cls.ident] = [self.eval(base, st)[0][0] for base in names]
 
     def static(self, node: ir.Expression, cls: Class) -> Value:
         """The value of a dotted name at module level, without running anything."""
@@ -230,6 +237,8 @@ class Classes(Statements):
             and self.class_kind(frame.func.owner) == "module"
             for frame in st.frames
         )
+        if kind in ("module", "lossfn"):
+            self.handed_over(args.all(), node, st, cls.name)
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
         found = self.find_method(cls, "__init__")
@@ -237,7 +246,12 @@ class Classes(Statements):
             self._dataclass_fields(cls, instance, args, st)
             return [(instance, st)]
         bound = self.bind_method(*found, instance, st)
-        return [(instance, path) for _, path in self.call_value(bound, args, node, st)]
+        results: Results = [(instance, path) for _, path in self.call_value(bound, args, node, st)]
+        if cls.closure and self.hears(Constructed):  # a class inside of a function is no root
+            for _, path in results:
+                self.emit(self.constructed(cls, instance, path), path)
+            self.emit(self.class_ended(cls, instance), st)
+        return results
 
     def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
         names = [

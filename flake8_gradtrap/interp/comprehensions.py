@@ -101,6 +101,9 @@ class Comprehensions(Conditions):
 
     def _generator_expression(self, node: ir.Comp, source: Value, st: State) -> tuple[Value, State]:
         item = self.item_of(source, st) or (self.elements(source, st) or (None,))[0] or self.unknown("", "item")
+        tensor = st.tensor(source)
+        if tensor is not None:
+            item = self.make_tensor("pass", (source,), node, st, is_number=tensor.is_number, how="element")
         frame = st.frame
         saved = dict(st.envs[frame.env])
         record = st.record(source)

@@ -179,7 +179,7 @@ class Loops(Assignment):
         if isinstance(record, Iterator):
             return self.new(record, st)  # another one of the same kind, of which nothing is known
         if isinstance(record, Tensor):
-            computed = record.op not in ("leaf", "data", "param", "readout", "grad", "hard", "detach")
+            computed = record.op not in ("leaf", "data", "param", "readout", "grad", "first order", "hard", "detach")
             new_item = self.new(replace(record, op="call", parents=()) if computed else record, st)
             if computed and self.provenance(st).history(item, guess=True):
                 self.likely.add(new_item)

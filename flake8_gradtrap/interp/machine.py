@@ -6,18 +6,21 @@ import ast
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from flake8_gradtrap.events import Cleared, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.events import ClassEnded, Cleared, Constructed, FileEnded, IteratorMade, RunEnded, Site, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
+from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
 
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
@@ -84,6 +87,8 @@ class Machine(Methods):
             elif isinstance(value, Class):
                 for method in self.methods(value).values():
                     self._definition_side(None, (method, value))
+        if self.hears(FileEnded):
+            self.emit(FileEnded(Site(self.module.path)), self.base)
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
@@ -126,10 +131,30 @@ class Machine(Methods):
             read = read.union(*(part.mentions for part in more))
         return [part for part in codes if part in needed]
 
+    @cached_property
+    def _keeping(self) -> frozenset[str]:
+        """The classes of the file that put new objects on an attribute in a plain container, if a rule asks."""
+        if KEEPS_SEVERAL not in self.root_words:
+            return frozenset()
+        parts = self.module.source.toplevel
+        return frozenset(part.name for part in parts if part.kind == "class" and KEEPS_SEVERAL in part.mentions)
+
+    def _registers_for_base(self, name: str, mentions: frozenset[str]) -> bool:
+        """Whether a class registers something and mentions another one that keeps something: perhaps it is its base."""
+        return REGISTERS in mentions and not mentions.isdisjoint(self._keeping - {name})
+
     def _starts_in(self, part: TopLevel) -> bool:
+        if part.kind != "class":
+            return self._starts(part.mentions - OF_CLASSES)
+        if self._registers_for_base(part.name, part.mentions):
+            return True
         if not self._starts(part.mentions):
             return False
-        return part.kind != "class" or any(self._starts(mentions) for mentions in part.methods.values())
+        if any(self._starts(mentions - OF_CLASSES) for mentions in part.methods.values()):
+            return True
+        cls = self.module.lookup(part.name)
+        of_module = isinstance(cls, Class) and self.class_kind(cls) in MODULES
+        return of_module and any(self._starts(mentions) for mentions in part.methods.values())
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
@@ -231,6 +256,8 @@ class Machine(Methods):
                 env[param.name] = self._assumed(param, func, st)
             else:
                 env[param.name] = self.unknown(param.name, "param")
+                if isinstance(param.default, ir.Const) and isinstance(param.default.value, int | float):
+                    self.data.add(env[param.name])  # a setting: no gradient goes through it
         return env
 
     def _assumable(self, param: ir.Param, func: Func) -> bool:
@@ -282,7 +309,10 @@ class Machine(Methods):
         if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
             return  # what they do to gradients is their business
         methods = self._runnable(cls)
-        if not any(self._starts(method.mentions) for method, _ in methods):
+        without = frozenset() if kind in MODULES else OF_CLASSES
+        bases = frozenset(base.name for base in self.lineage(cls)[1:] if isinstance(base, Class))
+        registers = any(self._registers_for_base(cls.name, method.mentions | bases) for method, _ in methods)
+        if not registers and not any(self._starts(method.mentions - without) for method, _ in methods):
             return
         starts: list[State] = []
         instance: Value = Ref(0)
@@ -297,6 +327,9 @@ class Machine(Methods):
                 bound = self.bind_method(*found, instance, st)
                 if isinstance(bound, Func):
                     starts = self.root(bound, st.fork())[:2] or [st]
+            if self.hears(Constructed):
+                for start in starts:
+                    self.emit(self.constructed(cls, instance, start), start)
 
         if not self._guarded(construct) or not starts:
             st = self.base.fork()
@@ -309,6 +342,8 @@ class Machine(Methods):
                 self._guarded(
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
                 )
+        if self.hears(ClassEnded):
+            self.emit(self.class_ended(cls, instance), self.base)
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -325,7 +360,10 @@ class Machine(Methods):
     def _methods_callers_first(
         self, methods: Sequence[tuple[ir.FunctionDef, Class]]
     ) -> list[tuple[ir.FunctionDef, Class]]:
-        relevant = [pair for pair in methods if self._starts(pair[0].mentions)]
+        kept = any(KEEPS_SEVERAL in method.mentions for method, _ in methods)  # what is registered elsewhere matters
+        relevant = [
+            pair for pair in methods if self._starts(pair[0].mentions) or (kept and REGISTERS in pair[0].mentions)
+        ]
         names = {method.name for method, _ in relevant}
         callers = [
             pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"

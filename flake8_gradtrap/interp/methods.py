@@ -55,6 +55,9 @@ class Methods(Containers):
         if isinstance(receiver, Super):
             kind = self.class_kind(receiver.owner)
             receiver = receiver.receiver
+            if name == "__init__":
+                st.set_attr(receiver, "initialised", TRUE)
+                self.handed_over(args.all(), node, st, name)
         if (
             name in self.know.lists["iterators.of_parameters"]
             and kind in ("module", "", "instance", "ema")
@@ -149,7 +152,12 @@ class Methods(Containers):
                 ]
             operands = (receiver, *self._operands_of(args, st))
             output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
-            self.numerical(name, (args.pos[0], receiver, *args.pos[1:]) if name == "where" and args.pos else (receiver, *args.pos), node, st)
+            self.numerical(
+                name,
+                (args.pos[0], receiver, *args.pos[1:]) if name == "where" and args.pos else (receiver, *args.pos),
+                node,
+                st,
+            )
             return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
@@ -406,10 +414,15 @@ class Methods(Containers):
             "load_state_dict",
             "register_buffer",
             "add_module",
+            "register_module",
             "register_parameter",
+            "append",
+            "extend",
+            "insert",
             "no_sync",
             "named_modules",
         ):
+            self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
             self.emit(

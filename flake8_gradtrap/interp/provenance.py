@@ -13,7 +13,7 @@ from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
 
-CUTS = frozenset({"readout", "detach", "rewrap", "forced", "hard", "leaf", "grad"})
+CUTS = frozenset({"readout", "detach", "rewrap", "forced", "hard", "leaf", "grad", "first order"})
 """Operations whose result has no history, whatever goes in."""
 
 
@@ -44,7 +44,7 @@ class Provenance:
         live = self.state.conds.get(("live", value))
         if live is not None:
             return bool(live)
-        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ")):
+        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ") or _is_size(value)):
             return False
         tensor = self.state.tensor(value)
         if tensor is None:
@@ -192,6 +192,9 @@ class Provenance:
             parameter = inner_op(self.state, source) == "param"
             yield Term(op, site, tensor.how, self.history(source, guess=True), additive, parameter)
             return
+        if op == "first order":
+            yield Term(op, site, tensor.how, True, additive)
+            return
         if op in ("hard", "leaf", "grad", "data"):
             return
         if tensor.mode is False and op != "phi":
@@ -209,7 +212,7 @@ class Provenance:
                 yield Term("", site)
         elif op == "op" and self.history(value) is False:
             cuts = [term for parent in tensor.parents for term in self._terms(parent, additive, seen, depth + 1)]
-            yield from (term for term in cuts if term.cut in ("detach", "no_grad", "rewrap"))
+            yield from (term for term in cuts if term.cut in ("detach", "no_grad", "rewrap", "first order"))
         elif additive:
             yield Term("", site)
 
@@ -241,7 +244,7 @@ class Provenance:
             subtracted = tensor.op == "sub" and parent == tensor.parents[-1]
             target = subtracted and self.history(tensor.parents[0]) is not False
             for term in self._terms(parent, additive, seen, depth + 1):
-                if target and term.cut in ("detach", "no_grad"):
+                if target and term.cut in ("detach", "no_grad", "first order"):
                     continue  # what is subtracted from a live value is its target
                 if term.cut and term.addend is None and beside_live and tensor.op != "phi":
                     term = replace(term, addend=_operand(tensor, parent))
@@ -254,8 +257,12 @@ class Provenance:
             yield from self._terms(right, False, seen, depth + 1)
             return
         facts = (self._factor(left), self._factor(right))
-        for mine, other in ((left, facts[1]), (right, facts[0])):
-            yield from self._terms(mine, additive and not other, seen, depth + 1)
+        for mine, beside, other in ((left, right, facts[1]), (right, left, facts[0])):
+            for term in self._terms(mine, additive and not other, seen, depth + 1):
+                if term.cut == "first order" and additive and self.history(mine) is False:
+                    # A penalty that is all without a graph is one, whatever setting it is multiplied with.
+                    term = replace(term, additive=self.history(beside) is not True)
+                yield term
 
     def _factor(self, value: Value) -> bool:
         """Whether a factor may carry a gradient: what it is multiplied with is then a coefficient, not a term."""
@@ -301,6 +308,13 @@ class Provenance:
                     return inner
                 return inner + tuple(other for other in others if not isinstance(other, Const))
         return None
+
+
+def _is_size(value: Sym) -> bool:
+    """Whether an unknown is a tensor's shape, or a number out of it."""
+    while value.op in ("entry", "item") and value.args and isinstance(value.args[0], Sym):
+        value = value.args[0]
+    return value.op == "attr" and value.name in ("shape", "ndim", "device", "dtype")
 
 
 def _operand(tensor: Tensor, parent: Value) -> Site | None:

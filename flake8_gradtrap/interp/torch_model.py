@@ -89,9 +89,15 @@ class TorchModel(Numerics):
         ):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
-        if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
-            st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
+        if name == "builtins.setattr" and len(args.pos) == 3:
+            if isinstance(args.pos[1], Const):
+                self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
+                st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
+            elif self.part(args.pos[2], st) is not None:
+                self.handed_over(args.pos[2:], node, st, "setattr")
             return [(NONE, st)]
+        if short == "__init__" and args.pos and "makes.module" in self.know.roles(name.removesuffix(".__init__")):
+            st.set_attr(args.pos[0], "initialised", TRUE)
         if (
             name == "builtins.getattr"
             and len(args.pos) >= 2
@@ -249,6 +255,7 @@ class TorchModel(Numerics):
         for arg in args.all():
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
+        self.handed_over(args.all(), node, st, short)
         return self._make("module", name, Args() if args.more else args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -360,7 +367,10 @@ class TorchModel(Numerics):
 
     def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         outputs = args.get(0, "outputs")
-        create = args.kw.get("create_graph", FALSE)
+        create = args.kw.get("create_graph", args.get(4) or (self.unknown() if args.more else FALSE))
+        given = [arg.value for arg in node.args if arg.keyword == "create_graph"] if isinstance(node, ir.Call) else []
+        if create == FALSE and given and not isinstance(given[0], ir.Const):
+            create = self.unknown()  # a setting, which some callers turn off
         retain = args.kw.get("retain_graph", create)
         parts = () if outputs is None else self.elements(outputs, st) or (outputs,)
         for part in parts:
@@ -371,7 +381,7 @@ class TorchModel(Numerics):
             return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
         if create != FALSE:
             return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
-        return self.make_tensor("grad", tuple(parts), node, st, how="autograd.grad")
+        return self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 

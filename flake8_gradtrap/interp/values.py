@@ -149,9 +149,10 @@ class Tensor:
     `op`: "leaf" (made without history), "data" (from outside), "param", "forward", "add", "sub", "neg", "mul", "div",
     "op" (any other differentiable operation), "pass" (a view, a cast, a reduction), "scale" (by a gradient scaler),
     "phi" (one of several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad"
-    (an accumulated gradient), and the cuts "readout", "detach", "rewrap", "forced". `mode`: whether gradients were
-    recorded. `is_number`: a Python or NumPy value. `owner`: the module of a forward, the scaler of a scale. `how`: what
-    the program wrote. `saves`: it saves tensors for backward.
+    (an accumulated gradient), "first order" (what `autograd.grad` returns without a graph), and the cuts "readout",
+    "detach", "rewrap", "forced". `mode`: whether gradients were recorded. `is_number`: a Python or NumPy value.
+    `owner`: the module of a forward, the scaler of a scale. `how`: what the program wrote. `saves`: it saves tensors
+    for backward.
     """
 
     op: str
