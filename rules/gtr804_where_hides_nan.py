@@ -19,7 +19,8 @@ Make the argument safe before, and choose afterwards: `torch.where(ok, torch.log
 
 False positives: elements that cannot be exactly zero, although they are compared with it.
 
-False negatives: what comes out of a `relu` or a `clamp`, which lets no NaN through where it is flat; conditions that were computed elsewhere, functions with a border that is not at zero (`acos`, `log1p`).
+False negatives: what comes out of a `relu` or a `clamp`, which lets no NaN through where it is flat; conditions that
+were computed elsewhere; functions with a border that is not at zero (`acos`, `log1p`).
 
 There is no automatic fix: which value is safe is the program's business.
 
@@ -86,8 +87,8 @@ class WhereHidesNan(Rule):
         if event.trains:
             watch.report(
                 event.site,
-                f"the elements that are left out here make the gradient NaN: {event.operation} has no finite slope where "
-                "its argument is zero; make the argument safe before, choose afterwards",
+                f"the elements that are left out here make the gradient NaN: {event.operation} has no finite slope "
+                "where its argument is zero; make the argument safe before, choose afterwards",
                 trace=[
                     (f"{event.operation} is computed for all elements here", event.at),
                     ("and those where it is undefined are left out here", event.site),

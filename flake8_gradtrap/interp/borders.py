@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flake8_gradtrap.events import Site
 from flake8_gradtrap.interp.activations import short
@@ -17,9 +17,7 @@ _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "==": "==", "!=": "!="}
 _WORDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 _KEEPS_ZERO = frozenset({"abs", "abs_", "neg", "square", "detach"})
 """What is zero where its argument is."""
-_FLAT = frozenset(
-    {"relu", "relu_", "relu6", "threshold", "clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "where", "maximum"}
-)
+_FLAT = frozenset("relu relu_ relu6 threshold clamp clamp_ clamp_min clamp_min_ clip where maximum".split())
 """Operations that let no gradient through where they are flat, not even one that is not a number."""
 
 
@@ -47,11 +45,14 @@ class Borders:
         if not excluding:
             return None
         for border in self._borders(branch, 0):
-            base = self.base(border.argument)
-            made = self.state.tensor(base)
-            if base in excluding and not (made is not None and made.op == "op" and short(made.how) in _FLAT):
-                return border
+            inputs = tuple(part for part in border.inputs if not self._flat(part))
+            if inputs and self.base(border.argument) in excluding:
+                return replace(border, inputs=inputs)
         return None
+
+    def _flat(self, value: Value) -> bool:
+        made = self.state.tensor(self.base(value))
+        return made is not None and made.op == "op" and short(made.how) in _FLAT
 
     def base(self, value: Value) -> Value:
         """What a value is zero with: views, copies and absolute values looked through."""

@@ -152,12 +152,8 @@ class Methods(Containers):
                 ]
             operands = (receiver, *self._operands_of(args, st))
             output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
-            self.numerical(
-                name,
-                (args.pos[0], receiver, *args.pos[1:]) if name == "where" and args.pos else (receiver, *args.pos),
-                node,
-                st,
-            )
+            first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
+            self.numerical(name, [*first, receiver, *args.pos[len(first) :]], node, st)
             return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
