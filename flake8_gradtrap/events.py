@@ -309,6 +309,25 @@ class BorderHidden(Event):
     trains: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RootTaken(Event):
+    """The square root of a sum of squares, or of a variance, was taken: of what is zero where all of them are.
+
+    `trains`: whether a gradient can go through it.
+    """
+
+    how: str
+    trains: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SumBackpropagated(Event):
+    """A loss was back-propagated that is a sum over the batch, and nothing divides it. `summed`: where it is summed."""
+
+    loss: Thing
+    summed: Site
+
+
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 

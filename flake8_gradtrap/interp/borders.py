@@ -106,6 +106,26 @@ class Borders:
             for part in tensor.parents:
                 yield from self._borders(part, depth + 1)
 
+    def squares(self, value: Value, depth: int = 0) -> str:
+        """What a value that is zero where all its parts are is made of: "squares" or "a variance"; "" if it is not."""
+        tensor = self.state.tensor(value)
+        if tensor is None or depth > _DEEP or not tensor.parents:
+            return ""
+        name, first = short(tensor.how), tensor.parents[0]
+        if tensor.op == "op" and name in ("**", "pow", "square", "pow_"):
+            return "squares" if name == "square" or tensor.parents[1:] == (Const.of(2),) else ""
+        if tensor.op == "op" and name in ("var", "nanvar"):
+            return "a variance"
+        if tensor.op == "mul" and len(tensor.parents) == 2:
+            left, right = tensor.parents
+            return "squares" if left == right else self.squares(left, depth + 1) if isinstance(right, Const) else ""
+        if tensor.op == "add":
+            parts = {self.squares(part, depth + 1) for part in tensor.parents}
+            return "squares" if parts == {"squares"} else ""
+        if tensor.op == "pass" and (name in ("sum", "mean") or self.know.activations.get(name) == "views"):
+            return self.squares(first, depth + 1)
+        return ""
+
     def at(self, tensor: Tensor) -> Border | None:
         """The border of an operation, if it has one."""
         if tensor.site is None or not tensor.parents:

@@ -499,6 +499,9 @@ class Core:
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         raise NotImplementedError
 
+    def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
+        raise NotImplementedError
+
     def again(self, item: Value, st: State) -> Value:
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ from flake8_gradtrap.events import (
     ScalerUpdated,
     SchedulerStepped,
     Stepped,
+    SumBackpropagated,
     Unscaled,
     Weights,
 )
@@ -38,7 +39,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.interp.weights import Weighing
+from flake8_gradtrap.interp.weights import Weighing, summed
 
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
@@ -254,6 +255,8 @@ class Methods(Containers):
             ),
             st,
         )  # fmt: skip
+        if not weighs and self.hears(SumBackpropagated) and (place := summed(st, loss)) is not None:
+            self.emit(SumBackpropagated(self.site(node, st), self.thing(loss, shown), place), st)
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flake8_gradtrap.events import BorderHidden, LogarithmTaken, LossComputed
+from flake8_gradtrap.events import BorderHidden, LogarithmTaken, LossComputed, RootTaken
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.activations import Activations
 from flake8_gradtrap.interp.borders import Borders
@@ -20,6 +20,8 @@ class Numerics(Rewrapping):
         kind, operand = self.know.numerics.get(name), operands[0]
         if kind == "where" and len(operands) > 1 and self.hears(BorderHidden) and st.mode is not False:
             self._selection(name, operands, node, st)
+        if kind == "root" and name.startswith("sqrt"):
+            self.root_taken(f"`{name}`", operand, node, st)
         if kind in ("log", "log1p") and self.hears(LogarithmTaken):
             found = Activations(st, self.know).logarithm(operand, plus_one=kind == "log1p")
             if found is not None:
@@ -29,6 +31,12 @@ class Numerics(Rewrapping):
                     LogarithmTaken(self.site(node, st), self.thing(operand), activation, complement, guarded, trains),
                     st,
                 )
+
+    def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
+        """Tell of a root that can be one of zero."""
+        if self.hears(RootTaken) and st.mode is not False and (kind := Borders(st, self.know).squares(operand)):
+            trains = self.provenance(st).history(operand, guess=True)
+            self.emit(RootTaken(self.site(node, st), f"{how} of {kind}", trains), st)
 
     def _selection(self, name: str, operands: Sequence[Value], node: ir.Node, st: State) -> None:
         """Tell what a selection hides: of `torch.where(c, x, y)`, or `x.masked_fill(c, 0)`."""
