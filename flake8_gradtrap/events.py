@@ -167,6 +167,8 @@ class Produced(Event):
     value: Thing
     by: str
     terms: tuple[Term, ...] = ()
+    reaches: frozenset[Hashable] = frozenset()
+    """Every tensor that a backward from the value would walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +292,7 @@ class LogarithmTaken(Event):
     """
 
     operand: Thing
+    result: Thing
     activation: Activation
     complement: bool = False
     guarded: bool = False
@@ -573,12 +576,37 @@ class FunctionLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WholeClass:
+    """A class of which the constructor and all methods were run on one object, `instance`.
+
+    `made`: what its constructor made and keeps in attributes, labelled `self.name`. `bases_seen`: whether all its base
+    classes are visible; others may do anything to what it keeps.
+    """
+
+    instance: Thing
+    made: tuple[Thing, ...] = ()
+    bases_seen: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class FileEnded(Event):
-    """All of the file was run. What a rule says of something as a whole, whatever the path, is said here."""
+    """All of the file was run. What a rule says of something as a whole, whatever the path, is said here.
+
+    What a rule has not heard by now, this file does not do: the path has no memory, and a rule keeps on itself what it
+    takes to judge. `classes`: those whose methods were run by themselves. `unrun`: for each function that was not run,
+    or not to its end, the identifiers in it. Other files may still do what this one does not: a rule asks for more
+    evidence that this is the place for it.
+    """
+
+    classes: tuple[WholeClass, ...] = ()
+    unrun: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(Event):
-    """This path of the run is over; `again`: its code may run again from the top, on the same objects."""
+    """This path of the run is over; `again`: its code may run again from the top, on the same objects. `instance`: the
+    object whose method it was.
+    """
 
     again: bool = False
+    instance: Thing | None = None

@@ -34,6 +34,9 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
 
+RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
+"""What functions are called that write an object's state, or read it back, and do nothing else to it."""
+
 TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_"})
 
 # -- owners -----------------------------------------------------------------------------------------------------------

@@ -237,6 +237,20 @@ class SourceFile:
                 waiting.extend(getattr(node, block, ()))
         return found
 
+    @cached_property
+    def rebound(self) -> frozenset[str]:
+        """The attributes that are assigned anywhere but in an `__init__`."""
+        found: set[str] = set()
+        waiting: list[ast.AST] = list(self.tree.body)
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "__init__":
+                continue
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+            waiting.extend(ast.iter_child_nodes(node))
+        return frozenset(found)
+
     def mentions(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
         """Every identifier in a function of this file, its decorators aside, and its traits."""
         if node not in self._mentions:

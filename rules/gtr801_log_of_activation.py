@@ -65,7 +65,9 @@ def train(policy: nn.Module, optimizer, rollouts):
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import LogarithmTaken
+from collections.abc import Hashable
+
+from flake8_gradtrap.events import Backpropagated, LogarithmTaken, Produced
 from flake8_gradtrap.rule import Rule, Watch, on
 
 
@@ -76,11 +78,23 @@ class LogOfActivation(Rule):
     words = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "log", "log2", "log10", "backward")
     roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit")
 
+    def __init__(self) -> None:
+        self.taken_at: dict[Hashable, LogarithmTaken] = {}
+
     @on(LogarithmTaken)
     def taken(self, event: LogarithmTaken, watch: Watch) -> None:
         made = event.activation
-        if event.complement or event.guarded or not event.trains or made.kind not in ("softmax", "sigmoid"):
-            return
+        if not (event.complement or event.guarded) and event.trains and made.kind in ("softmax", "sigmoid"):
+            self.taken_at[event.result.key] = event
+
+    @on(Backpropagated, Produced)
+    def arrived(self, event: Backpropagated | Produced, watch: Watch) -> None:
+        """A logarithm that nothing goes backward through, in a search or a metric, trains nothing."""
+        for key in self.taken_at.keys() & event.reaches:
+            self.tell(self.taken_at[key], watch)
+
+    def tell(self, event: LogarithmTaken, watch: Watch) -> None:
+        made = event.activation
         what = f"the output of `{made.model}`, which ends with `{made.how}`," if made.model else f"`{made.how}`"
         use = "log_softmax" if made.kind == "softmax" else "logsigmoid"
         trace = [(f"{made.kind} is applied here", made.site)] if made.site is not None else []

@@ -68,7 +68,9 @@ def train(generator, loader, optimizer_d):
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import LogarithmTaken
+from collections.abc import Hashable
+
+from flake8_gradtrap.events import Backpropagated, LogarithmTaken, Produced
 from flake8_gradtrap.rule import Rule, Watch, on
 
 STABLE = {
@@ -98,11 +100,23 @@ class LogOfOneMinus(Rule):
     )
     roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan")
 
+    def __init__(self) -> None:
+        self.taken_at: dict[Hashable, LogarithmTaken] = {}
+
     @on(LogarithmTaken)
     def taken(self, event: LogarithmTaken, watch: Watch) -> None:
         made = event.activation
-        if not event.trains or not (event.complement or event.guarded or made.kind == "arctan"):
-            return
+        if event.trains and (event.complement or event.guarded or made.kind == "arctan"):
+            self.taken_at[event.result.key] = event
+
+    @on(Backpropagated, Produced)
+    def arrived(self, event: Backpropagated | Produced, watch: Watch) -> None:
+        """A logarithm that nothing goes backward through, in a search or a metric, trains nothing."""
+        for key in self.taken_at.keys() & event.reaches:
+            self.tell(self.taken_at[key], watch)
+
+    def tell(self, event: LogarithmTaken, watch: Watch) -> None:
+        made = event.activation
         name = f"the output of `{made.model}`" if made.model else f"`{made.how}`"
         trace = [(f"{made.kind} is applied here", made.site)] if made.site is not None else []
         trace.append(("and the logarithm is taken here", event.site))

@@ -7,8 +7,8 @@ nothing divides or weighs the sum before.
 
 ## Why it is a trap
 
-The gradient of a sum is as many times that of a mean as there are samples. The learning rate that suits a batch of 32 is
-eight times too large for a batch of 256, the last, smaller batch of an epoch makes a smaller step, and a clip of the
+The gradient of a sum is as many times that of a mean as there are samples. The learning rate that suits a batch of 32
+is eight times too large for a batch of 256, the last, smaller batch of an epoch makes a smaller step, and a clip of the
 gradients' norm, or a weight decay, means something else for every batch size. Nothing is raised.
 
 ## Known limits
@@ -77,8 +77,8 @@ class SumScalesWithBatch(Rule):
     def backward(self, event: SumBackpropagated, watch: Watch) -> None:
         watch.report(
             event.site,
-            "the gradient grows with the number of samples: the loss is a sum over the batch; use the mean, or divide by "
-            "the number of samples",
+            "the gradient grows with the number of samples: the loss is a sum over the batch; use the mean, or divide "
+            "by the number of samples",
             trace=[("the loss is summed here", event.summed), ("and back-propagated here", event.site)],
         )
 

@@ -37,7 +37,9 @@ def name(path: Path) -> str:
 @cache
 def check(path: Path, data: bytes | None = None) -> tuple[Finding, ...]:
     """The findings of a fixture, as it lies on disk or with other content."""
-    return check_source(path.read_bytes() if data is None else data, str(path), PREVIEW.get(path.parent.name, Settings())).findings
+    return check_source(
+        path.read_bytes() if data is None else data, str(path), PREVIEW.get(path.parent.name, Settings())
+    ).findings
 
 
 def places(findings: tuple[Finding, ...]) -> Found:

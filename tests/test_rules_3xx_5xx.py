@@ -229,10 +229,22 @@ class TestClipWithoutEffect:
 
     def test_in_a_function_that_runs_again(self) -> None:
         assert found("GTR302", made(1), clear(2), back(3), step(4), clip(5), AGAIN) == [5]
-        assert found("GTR302", made(1), clear(2), back(3), step(4), clip(5), END) == []
+        assert found("GTR302", made(1), clear(2), back(3), step(4), clip(5), END) == [5]
         assert found("GTR302", made(1), back(2), step(3), clip(4), AGAIN) == []
         assert found("GTR302", made(1), clip(2), back(3), step(4), clear(5), AGAIN) == [2]
         assert found("GTR302", made(1), clip(2), back(3), step(4), AGAIN) == []
+
+    def test_unknown_owners_of_several_optimizers(self) -> None:
+        two = [made(1, owners=None), made(1, OPT_B, None)]
+        first = [clear(2, owners=None), back(3, None), step(4, owners=None), clip(5, None)]
+        second = [clear(6, OPT_B, None), back(7, None), step(8, OPT_B, None)]
+        assert found("GTR302", *two, *twice(*first, *second), END) == [5]
+        assert found("GTR302", *two, *twice(*first, step(8, OPT_B, None)), END) == [], "the second step may use it"
+
+    def test_who_may_step_again_out_of_sight(self) -> None:
+        events = [made(1), back(3), step(4), clip(5)]
+        assert found("GTR302", *events, escape(6, "optimizer a", to="callback"), clear(7), END) == [5]
+        assert found("GTR302", *events, escape(6, "optimizer a", to="self.optimizer_step"), clear(7), END) == []
 
     def test_first_iteration_clips_before_anything_is_known(self) -> None:
         assert found("GTR302", made(1), *twice(clip(2), back(3), step(4), clear(5)), END) == [2]
@@ -266,7 +278,7 @@ class TestClipWithoutEffect:
             [back(3), step(4), back(5), clip(6), clear(7)],
             [back(3), step(4, closure=True), clip(5), clear(6)],
             [back(3), step(4), Clipped(Site(5), Thing("g"), "`.grad.mul_`", A, rescales=True), clear(6)],
-            [back(3), step(4), clip(5), escape(6, "optimizer a"), clear(7)],
+            [back(3), step(4), clip(5), escape(6, "optimizer a", to="second_step"), clear(7)],
             [clear(2, None, None), clip(3), back(4), step(5)],
             [clear(2), back(3, None, opaque=True), clip(4), step(5)],
         ],
@@ -291,7 +303,8 @@ class TestStepBypassesScaler:
     def test_unknown_owners(self) -> None:
         assert found("GTR305", scaled(3, None), step(4, owners=None), END) == [4]
         events = [made(1, owners=None), made(2, OPT_B, None), scaled(3, None), step(4, owners=None), END]
-        assert found("GTR305", *events) == []
+        assert found("GTR305", *events) == [4], "no loss was back-propagated unscaled"
+        assert found("GTR305", back(2, None), *events) == []
         assert found("GTR305", scaled(3, None), back(4, None), step(5, owners=None), END) == []
 
     @pytest.mark.parametrize(

@@ -281,6 +281,8 @@ class Core:
         done = self.module.protocol.get(name)
         if done:
             kind = self.know.kind_by_protocol(done)
+            if kind == "tensor" and done & {"parameters", "named_parameters"} and not done & {"backward", "item"}:
+                return by_name or "module"  # `model.requires_grad_(True)`
             if kind == "tensor" and done & {"step", "module", "save_checkpoint", "parameters", "prepare"}:
                 return by_name or "engine"
             if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flake8_gradtrap.events import ClassEnded, Cleared, Constructed, FileEnded, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.events import (
+    ClassEnded,
+    Cleared,
+    Constructed,
+    FileEnded,
+    IteratorMade,
+    RunEnded,
+    Site,
+    Thing,
+    WholeClass,
+)
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
@@ -17,7 +27,7 @@ from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
@@ -38,6 +48,9 @@ _TRAINING = frozenset(
 """Words of functions whose callers are run, too."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
+_ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+"""Base classes that do nothing of their own to what a subclass keeps."""
+_FLAGS = frozenset({type(None), bool})
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
 _ONE_SHOT_WORDS = ONE_SHOT_NAMES.union(_ONE_SHOT_TYPES)
 
@@ -64,6 +77,8 @@ class Machine(Methods):
         self.rules = rules
         self.tally = Tally()
         self.base = State()
+        self.ran: list[tuple[Class, Value, State]] = []
+        """The classes whose methods were run, the object on which they were, and its constructor's path."""
 
     def run(self) -> None:
         parts = self.module.source.toplevel
@@ -88,7 +103,7 @@ class Machine(Methods):
                 for method in self.methods(value).values():
                     self._definition_side(None, (method, value))
         if self.hears(FileEnded):
-            self.emit(FileEnded(Site(self.module.path)), self.base)
+            self.emit(self._file_ended(parts, relevant), self.base)
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
@@ -335,6 +350,9 @@ class Machine(Methods):
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
+        for start in starts:
+            self._loosen(cls, instance, start)
+        self.ran.append((cls, instance, starts[0]))
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
                 continue
@@ -344,6 +362,41 @@ class Machine(Methods):
                 )
         if self.hears(ClassEnded):
             self.emit(self.class_ended(cls, instance), self.base)
+
+    def _loosen(self, cls: Class, instance: Value, st: State) -> None:
+        """Forget the None and the flags that the constructor leaves where something else may put another value."""
+        held = st.overlay.get(instance, {})
+        placeholders = {name for name, value in held.items() if isinstance(value, Const) and value.type in _FLAGS}
+        if placeholders:
+            files = {base.module.source for base in self.lineage(cls) if isinstance(base, Class)}
+            for name in placeholders & frozenset[str]().union(*(file.rebound for file in files)):
+                st.drop_attr(instance, name)
+
+    def _file_ended(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> FileEnded:
+        """The event, with what is known of the classes that were run, and with what was not run."""
+        unrun = [part.mentions for part in parts if part.kind == "function" and not self._was_run(part)]
+        for part in parts:
+            if part.kind == "class" and part not in relevant:
+                unrun.extend(part.methods.values())
+        classes = []
+        for cls, instance, st in self.ran:
+            for method, _ in self._runnable(cls):
+                if id(method) not in self.entered and method.name != "__init__":
+                    unrun.append(method.mentions)
+            made = tuple(
+                Thing(value, f"self.{name}")
+                for name, value in st.overlay.get(instance, {}).items()
+                if isinstance(value, Ref) and value != instance
+            )
+            seen = all(
+                isinstance(base, Class) or (isinstance(base, Api) and base.name in _ROOTS) for base in self.lineage(cls)
+            )
+            classes.append(WholeClass(self.thing(instance), made, seen))
+        return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))
+
+    def _was_run(self, part: TopLevel) -> bool:
+        value = self.module.lookup(part.name)
+        return isinstance(value, Func) and value.ident in self.entered
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -382,9 +435,9 @@ class Machine(Methods):
                 # It may be called again on the same object; gradients may have been cleared in between.
                 self.emit(Cleared(Site(method), None, None), path)
                 for after in self.root(bound, path.fork()):
-                    self.emit(RunEnded(Site(method), True), after)
+                    self.emit(RunEnded(Site(method), True, self.thing(instance)), after)
         for path in paths:
-            self.emit(RunEnded(Site(method), True), path)
+            self.emit(RunEnded(Site(method), True, self.thing(instance)), path)
 
     @staticmethod
     def _keeps_iterator(instance: Value, st: State) -> bool:

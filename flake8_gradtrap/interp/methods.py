@@ -48,6 +48,10 @@ _QUIET = frozenset(
 )
 
 
+_DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
+"""Words of an optimizer's `step` that calls another one's."""
+
+
 class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         kind = self.kind(receiver, st)
@@ -107,6 +111,8 @@ class Methods(Containers):
                 self.iterated(args.pos[0], f"`{name}`", node, st, True)
             self.escape([receiver, *args.all()], node, st, name)
             return self.unknown(name)
+        if name == "__call__" and (norm := self.clip_unseen(self._called(node), args, node, st)) is not None:
+            return norm
         if name in ("manual_backward",) and args.pos:
             self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return NONE
@@ -154,7 +160,7 @@ class Methods(Containers):
             operands = (receiver, *self._operands_of(args, st))
             output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
             first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
-            self.numerical(name, [*first, receiver, *args.pos[len(first) :]], node, st)
+            self.numerical(name, output, [*first, receiver, *args.pos[len(first) :]], node, st)
             return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
@@ -324,6 +330,23 @@ class Methods(Containers):
                 return [(self.unknown(name), st)]
         return None
 
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
+        """A visible optimizer's own `step` applies the gradients, unless it leaves that to another one."""
+        record = st.record(base)
+        if not (isinstance(record, Thingy) and record.kind == "optimizer" and isinstance(step, Func)):
+            return
+        if isinstance(step.node, ir.FunctionDef) and not step.node.mentions & _DELEGATES and not args.all():
+            shown = node.func.value if isinstance(node.func, ir.Attr) else None
+            self.emit(Stepped(self.site(node, st), self.thing(base, shown), self.owners(base, st)), st)
+
+    def _wrapped_optimizer(self, value: Value, st: State) -> Value:
+        """The one optimizer that an instance of a visible class keeps; else the value itself."""
+        record = st.record(value)
+        if not (isinstance(record, Thingy) and record.kind == "instance" and record.cls is not None):
+            return value
+        held = {part for part in st.overlay.get(value, {}).values() if self.kind(part, st) == "optimizer"}
+        return held.pop() if len(held) == 1 and "step" in record.cls.defines else value
+
     def on_scaler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
         if isinstance(record, Thingy) and record.flag is False:
@@ -340,13 +363,14 @@ class Methods(Containers):
             if self.elements(args.pos[0], st) is not None:
                 return [(self.unknown("scaled"), st)]
             return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
+        stepped = self._wrapped_optimizer(args.pos[0], st) if args.pos else None
         if (
             name in ("unscale_", "step", "unscale")
-            and args.pos
-            and (name != "step" or self.kind(args.pos[0], st) in ("optimizer", ""))
+            and stepped is not None
+            and (name != "step" or self.kind(stepped, st) in ("optimizer", ""))
         ):
             shown = node.args[0].value if isinstance(node, ir.Call) and node.args else None
-            optimizer, owners = self.thing(args.pos[0], shown), self.owners(args.pos[0], st)
+            optimizer, owners = self.thing(stepped, shown), self.owners(stepped, st)
             if name == "step":
                 self.emit(Stepped(site, optimizer, owners, scaler), st)
             else:

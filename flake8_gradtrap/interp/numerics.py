@@ -15,7 +15,7 @@ from flake8_gradtrap.interp.values import Value
 
 
 class Numerics(Rewrapping):
-    def numerical(self, name: str, operands: Sequence[Value], node: ir.Node, st: State) -> None:
+    def numerical(self, name: str, result: Value, operands: Sequence[Value], node: ir.Node, st: State) -> None:
         """Tell of an operation that is undefined somewhere, if what it is given gets there."""
         kind, operand = self.know.numerics.get(name), operands[0]
         if kind == "where" and len(operands) > 1 and self.hears(BorderHidden) and st.mode is not False:
@@ -27,10 +27,8 @@ class Numerics(Rewrapping):
             if found is not None:
                 activation, complement, guarded = found
                 trains = self.provenance(st).history(operand) if st.mode is not False else False
-                self.emit(
-                    LogarithmTaken(self.site(node, st), self.thing(operand), activation, complement, guarded, trains),
-                    st,
-                )
+                site, given, made = self.site(node, st), self.thing(operand), self.thing(result)
+                self.emit(LogarithmTaken(site, given, made, activation, complement, guarded, trains), st)
 
     def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
         """Tell of a root that can be one of zero."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from flake8_gradtrap.events import (
@@ -42,6 +43,10 @@ _PURE = frozenset(
 
 _SPANS = ("T_max", "total_steps", "num_training_steps", "epochs")
 """Arguments that say over how many of its steps a scheduler runs."""
+
+
+_CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
+"""What functions are called that clip gradients, and do nothing else."""
 
 
 class TorchModel(Numerics):
@@ -108,7 +113,8 @@ class TorchModel(Numerics):
         if name == "copy.deepcopy" and args.pos:
             return [(self._copied(args.pos[0], st), st)]
         if name in _PURE:
-            return [(Sym("pure " + name, tuple(args.pos), short), st)]
+            # What is fetched under a computed name is called what the program binds it to.
+            return [(Sym("pure " + name, tuple(args.pos), "" if short == "getattr" else short), st)]
         if name == "builtins.print":
             for value in args.pos:
                 if st.tensor(value) is not None:
@@ -434,13 +440,23 @@ class TorchModel(Numerics):
         result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
         self.computed_loss(name, result, args, node, st)
         if args.pos:
-            self.numerical(short, args.pos, node, st)
+            self.numerical(short, result, args.pos, node, st)
         return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
+    def clip_unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """A function out of sight that says by its name that it clips gradients, and gets nothing to do more with."""
+        short = name.rpartition(".")[2]
+        if not _CLIPS.match(short) or not args.pos or any(self.kind(arg, st) == "scaler" for arg in args.all()):
+            return None
+        self.clip(args.pos[0], args.get(1, "max_norm", "clip_value", "value"), short, node, st)
+        return self.make_tensor("leaf", (), node, st, how="norm")
+
     def _unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         """A function that is not in the table: it may have done anything to what it was given."""
+        if (norm := self.clip_unseen(name, args, node, st)) is not None:
+            return norm
         for value in args.all():
             if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
