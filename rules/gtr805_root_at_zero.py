@@ -7,8 +7,8 @@ nothing was added to it or clamped.
 
 ## Why it is a trap
 
-At zero the slope of the square root is infinite, that of a square is zero, and their product is NaN: one row of padding,
-a pair of equal points, a constant feature, and every parameter is NaN after the step. `torch.linalg.norm`,
+At zero the slope of the square root is infinite, that of a square is zero, and their product is NaN: one row of
+padding, a pair of equal points, a constant feature, and every parameter is NaN after the step. `torch.linalg.norm`,
 `torch.cdist` and `torch.std` know the case, and give a gradient of zero (measured with torch 2.13). Use them, or add a
 small number under the root.
 
