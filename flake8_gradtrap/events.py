@@ -207,7 +207,9 @@ class Accumulated(Event):
     loop: Hashable = None
     made_by: tuple[Site, ...] = ()
     graph: frozenset[Hashable] = frozenset()
-    """The tensors that the term was computed from."""
+    """The tensors that the term was computed from; where its history is not known, those of which it is a multiple or a
+    view.
+    """
 
 
 @dataclass(frozen=True, slots=True)

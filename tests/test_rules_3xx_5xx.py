@@ -473,6 +473,8 @@ class TestRawLossSummed:
         events = [START, turn(0), walked(3, 1), summed(4, 1, True, term=mean, graph=graph), LEFT, END]
         assert found("GTR401", *events) == [4]
         events = [START, turn(0), walked(3, 1), summed(4, 1, None, term=mean, graph=graph), LEFT, END]
+        assert found("GTR401", *events) == [4]  # a multiple of it, or a view: the event names no others here
+        events = [START, turn(0), walked(3, 1), summed(4, 1, None, term=mean, graph=frozenset()), LEFT, END]
         assert found("GTR401", *events) == []
 
     def test_a_meter_is_reported_at_its_call(self) -> None:
@@ -703,6 +705,26 @@ class TestGradientsNeverCleared:
         other = [back(3), step(4), LEFT]
         assert found("GTR501", made(1), *loop, *cleared, *loop, *other, END) == []
 
+    def test_who_only_computes_a_loss_clears_nothing(self) -> None:
+        def handed(to: str, *names: str) -> Event:
+            return Escaped(Site(6), tuple(Thing(name) for name in names), to)
+
+        def silent(event: Event) -> bool:
+            return not found("GTR501", made(1), *twice(event, back(3), step(4)), END)
+
+        for to in ("loss_fn", "diffusion.training_losses", "LOSSES[kind]", "self.criterion", "criterion"):
+            assert not silent(handed(to, "model a")), to
+            assert silent(handed(to, "model a", "optimizer a")), to
+        for to in ("forward", "loss_backward", "loss_scaler", "reset_losses", "lossless", "update_loss", "prepare"):
+            assert silent(handed(to, "model a")), to
+
+    def test_what_went_backward_before_the_step_is_no_module(self) -> None:
+        alone = made(1, owners=None)
+        graph = frozenset({"output", "loss"})
+        body = [back(3, None, reaches=graph), step(4, owners=None)]
+        assert found("GTR501", alone, *twice(*body, escape(5, "output")), END) == [3]
+        assert found("GTR501", alone, *twice(*body, escape(5, "something")), END) == []
+
     def test_a_gan_pollutes_what_is_cleared_before_its_step(self) -> None:
         body = [clear(3), back(4), step(5), clear(6, OPT_B, B), back(7, BOTH), step(8, OPT_B, B)]
         assert found("GTR501", made(1), made(2, OPT_B, B), *twice(*body), END) == []
@@ -733,8 +755,16 @@ class TestGradientsClearedBeforeStep:
 
     def test_unknown_owners(self) -> None:
         assert found("GTR502", back(3, None), clear(4, owners=None), step(5, owners=None), END) == [4]
+
+    def test_unknown_owners_and_two_optimizers(self) -> None:
         two = [made(1, owners=None), made(2, OPT_B, None)]
-        assert found("GTR502", *two, back(3, None), clear(4, owners=None), step(5, owners=None), END) == []
+        cleared, stepped = clear(4, owners=None), step(6, owners=None)
+        assert found("GTR502", *two, back(3, None), cleared, stepped, END) == [4]  # it steps with nothing, anyhow
+        assert found("GTR502", *two, back(3, None), cleared, step(5, OPT_B, None), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), cleared, back(5, None), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), cleared, back(5, B), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), cleared, escape(5, "some loss"), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), clear(4, None, None), stepped, END) == []
 
     def test_under_a_condition_it_is_meant(self) -> None:
         assert found("GTR502", made(1), back(3), step(5), back(3), clear(4), step(5), END) == []

@@ -9,6 +9,7 @@ from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.statements import Statements, methods_of
 from flake8_gradtrap.interp.values import (
+    NONE,
     Api,
     Class,
     Const,
@@ -120,6 +121,8 @@ class Classes(Statements):
         written = st.attr(base, name)
         if written is not None:
             return [(written, st)]
+        if base == NONE and called and name in ("step", "zero_grad") and isinstance(node, ir.Attr):
+            return self._set_since(node.value, name, st)
         if isinstance(base, Api):
             return [(Api(self.know.canonical(f"{base.name}.{name}")), st)]
         if isinstance(base, ProjectModule):
@@ -143,6 +146,10 @@ class Classes(Statements):
         if isinstance(record, Tensor) or (not called and self.kind(base, st) == "tensor"):
             return [(self._tensor_attr(base, name, node, st, called), st)]
         if called:
+            attr = Sym("attr", (base, name), name)
+            kinds = ("lossfn", "module") if isinstance(record, Thingy) and record.kind == "instance" else ("lossfn",)
+            if isinstance(record, Thingy) and record.cls is not None and self.kind_of_unknown(attr) in kinds:
+                return [(attr, st)]  # something that it holds is called: no method of its own
             return [(Method(base, name), st)]
         if isinstance(record, Thingy) and record.kind == "optimizer" and name == "param_groups":
             return [(self.new(Listing(None, None, record.owners, True, shape="param_groups"), st), st)]
@@ -162,6 +169,19 @@ class Classes(Statements):
         elif base in self.likely and not called:
             self.likely.add(attr)
         return [(attr, st)]
+
+    def _set_since(self, node: ir.Expression, name: str, st: State) -> Results:
+        """The method of an optimizer that was None when it was last seen: code out of sight has set the attribute."""
+        if not isinstance(node, ir.Attr):
+            return [(Method(NONE, name), st)]
+        results: Results = []
+        for holder, path in self.eval(node.value, st):
+            since = Sym("attr", (holder, node.attr), node.attr)
+            known = self.kind(since, path) == "optimizer"
+            if known:
+                path.set_attr(holder, node.attr, since)
+            results.append((Method(since if known else NONE, name), path))
+        return results
 
     def parameter(self, module: Value, name: str, node: ir.Node, st: State) -> Value:
         """A parameter of a module, by name; the same one each time."""

@@ -205,6 +205,14 @@ class Expressions(Comprehensions):
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         if isinstance(left, Const) and isinstance(right, Const):
+            if (
+                op == "%"
+                and st.stamp
+                and right.value != 1
+                and isinstance(node, ir.BinOp)
+                and not isinstance(node.left, ir.Const)
+            ):
+                return Sym(op, (left, right))  # a count in a loop: any iteration may be the one that is meant
             if isinstance(left.value, _NUMBERS) and isinstance(right.value, _NUMBERS) and op in FOLD:
                 try:
                     return Const.of(FOLD[op](left.value, right.value))

@@ -27,7 +27,7 @@ from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
@@ -46,6 +46,9 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
+
+_WALKS = frozenset({"backward", "manual_backward", "autograd"})
+"""Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
 _ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
@@ -295,7 +298,7 @@ class Machine(Methods):
         """Run a function that nothing visible calls, on unknown arguments."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        st.mode = self._root_mode(func)
+        st.mode = self._root_mode(func, st)
         env = self._arguments(func, st, assumed)
         if node.is_generator:
             results = self.run_generator(func, tuple(env.items()), node, st)
@@ -303,17 +306,17 @@ class Machine(Methods):
             results = self._activate(func, env, None, st)
         return [path for _, path in results]
 
-    def _root_mode(self, func: Func) -> bool | None:
+    def _root_mode(self, func: Func, st: State) -> bool | None:
         """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in (
-            "forward",
-            "training_step",
-            "__init__",
-        ):
+        if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
-        return True if "loss" in node.name else None
+        cls = self._class_of(func.receiver, st) if func.receiver is not None else None
+        lineage = self.lineage(cls) if cls is not None else []
+        words = _WALKS | func.module.names_that_matter(_WALKS)
+        words = words.union(*(base.module.names_that_matter(_WALKS) for base in lineage if isinstance(base, Class)))
+        return None if node.mentions.isdisjoint(words) else True
 
     def _function(self, func: Func) -> None:
         for path in self.root(func, self.base.fork()):
@@ -369,8 +372,9 @@ class Machine(Methods):
         placeholders = {name for name, value in held.items() if isinstance(value, Const) and value.type in _FLAGS}
         if placeholders:
             files = {base.module.source for base in self.lineage(cls) if isinstance(base, Class)}
+            op = "member" if self.kind(instance, st) == "module" else "attr"
             for name in placeholders & frozenset[str]().union(*(file.rebound for file in files)):
-                st.drop_attr(instance, name)
+                st.set_attr(instance, name, Sym(op, (instance, name), str(name)))  # else a call of it is a method's
 
     def _file_ended(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> FileEnded:
         """The event, with what is known of the classes that were run, and with what was not run."""

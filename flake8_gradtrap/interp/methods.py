@@ -21,6 +21,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.provenance import unscaled
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -122,7 +123,8 @@ class Methods(Containers):
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
-            self.escape([receiver, *args.all()], node, st, name)
+            misjudged = name == "__call__" and st.tensor(receiver) is not None  # what is called is no tensor
+            self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
             return Sym("pure " + name, (receiver, *args.pos), name)
         if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
@@ -240,7 +242,7 @@ class Methods(Containers):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        base = self.unscaled(loss, st)
+        base = unscaled(st, loss)
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
             graph.frees.add(base)
         record = st.tensor(loss)
@@ -255,7 +257,7 @@ class Methods(Containers):
         self.emit(
             Backpropagated(
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
-                provenance.terms(loss), self.owners_of(graph, st), scaler, scaled,
+                provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
             ),
@@ -268,18 +270,6 @@ class Methods(Containers):
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
         if not nowhere and (record is None or not record.is_number):
             st.conds[("live", loss)] = True  # else backward would have raised
-
-    @staticmethod
-    def unscaled(loss: Value, st: State) -> Value:
-        """The loss behind `scaler.scale(loss)` or `loss / steps`: going backward twice through that is what raises."""
-        tensor = st.tensor(loss)
-        while tensor is not None and tensor.parents and not tensor.is_number:
-            constant = len(tensor.parents) == 2 and isinstance(tensor.parents[1], Const)
-            if tensor.op not in ("scale", "neg") and not (tensor.op in ("mul", "div") and constant):
-                break
-            loss = tensor.parents[0]
-            tensor = st.tensor(loss)
-        return loss
 
     def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
         """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""
@@ -297,7 +287,7 @@ class Methods(Containers):
             thing,
             frozenset(graph.reaches),
             retains=None,
-            terms=self.provenance(st).terms(loss),
+            terms=self.provenance(st).terms(loss, walked=True),
             opaque=True,
             scaled=None,
         )
@@ -457,7 +447,7 @@ class Methods(Containers):
         if name == "__call__":
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
-                    self.escape([arg], node, st, name)
+                    self.escape([arg], node, st, name, harmless=True)
             return [(self.output(receiver, NONE, args, node, st), st)]
         value = self.unknown(name)
         self.likely.add(value)

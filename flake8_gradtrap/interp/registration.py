@@ -229,9 +229,11 @@ class Registration(Core):
         if found:
             self.emit(Registered(self.site(node, st), found, how), st)
 
-    def escape(self, values: Iterable[Value], node: ir.Node, st: State, to: str = "") -> None:
+    def escape(
+        self, values: Iterable[Value], node: ir.Node, st: State, to: str = "", *, harmless: bool = False
+    ) -> None:
         values = list(values)
-        super().escape(values, node, st, to)
+        super().escape(values, node, st, to, harmless=harmless)
         self.handed_over(values, node, st, to)
 
     def constructed(self, cls: Class, instance: Value, st: State) -> Constructed:

@@ -73,7 +73,17 @@ class Statements(Loops):
     # -- simple statements --------------------------------------------------------------------------------------------
 
     def exec_ExprStmt(self, node: ir.ExprStmt, st: State) -> list[End]:
-        return [(path, "", None) for _, path in self.eval(node.value, st)]
+        ends: list[End] = []
+        for value, path in self.eval(node.value, st):
+            record = path.record(value)
+            if (
+                isinstance(record, Thingy)
+                and record.kind == "context"
+                and record.what in self.know.lists["context.set_grad"]
+            ):
+                path.mode = record.flag  # it acts by itself, until the function is left
+            ends.append((path, "", None))
+        return ends
 
     def exec_Pass(self, node: ir.Pass, st: State) -> list[End]:
         return [(st, "", None)]

@@ -78,7 +78,9 @@ class TorchModel(Numerics):
         if name == "builtins.float" and args.pos and isinstance(args.pos[0], Const) and args.pos[0].type is str:
             text = str(args.pos[0].value).lower().lstrip("+-")
             return [(Const.of(float("inf")) if text in ("inf", "infinity") else self.unknown("float"), st)]
-        if name == "builtins.len" and args.pos and isinstance(st.record(args.pos[0]), Iterator):
+        if name == "builtins.len" and args.pos and isinstance(it := st.record(args.pos[0]), Iterator):
+            if it.how == "`iter(…)`":
+                return [(self.unknown("len"), st)]  # that of a loader has one
             raise Dead  # an iterator has no length
         if name.startswith("numpy.") and args.pos and (t := st.tensor(args.pos[0])) is not None and t.is_number:
             return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
@@ -303,10 +305,6 @@ class TorchModel(Numerics):
             of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
             if given is not None and not isinstance(given, Const) and (flag is None or of_model):
                 flag = st.mode
-            made = self.new(Thingy("context", flag=flag, what=name), st)
-            if isinstance(node, ir.Call) and st.conds.get(("statement", id(node))):
-                st.mode = flag
-            return made
         return self.new(Thingy("context", flag=flag, what=name), st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
