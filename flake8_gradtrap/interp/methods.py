@@ -159,6 +159,8 @@ class Methods(Containers):
                 return [
                     (self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)
                 ]
+            if name == "pow" and args.pos:
+                return [(self.binary("**", receiver, args.pos[0], node, st), st)]
             operands = (receiver, *self._operands_of(args, st))
             output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
             first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`

@@ -434,6 +434,8 @@ class TorchModel(Numerics):
         if not operands or not name.rpartition(".")[2][:1].islower():
             return self.unknown(name.rpartition(".")[2])
         short = name.rpartition(".")[2]
+        if name == "torch.pow" and len(args.pos) == 2:
+            return self.binary("**", args.pos[0], args.pos[1], node, st)
         reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
         result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
         self.computed_loss(name, result, args, node, st)
