@@ -370,8 +370,15 @@ class Cleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
+    """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
+    keeps something from step to step (momentum, moments).
+    """
+
     optimizer: Thing
     owners: Owners = None
+    outlived: bool | None = None
+    stateful: bool = True
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +391,11 @@ class Stepped(Event):
     owners: Owners = None
     scaler: Thing | None = None
     closure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerMade(Event):
+    scaler: Thing
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,6 +437,10 @@ class Methods(Containers):
             "no_sync",
             "named_modules",
         ):
+            if name == "load_state_dict" and st.stamp:
+                for part in self.leaves(receiver, st) or frozenset({receiver}):
+                    if isinstance(part, Value):
+                        st.set_attr(part, "loaded", Sym("stamp", st.stamp))
             self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
