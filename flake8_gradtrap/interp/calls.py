@@ -408,6 +408,7 @@ class Calls(Classes):
         frame_key = Sym("frame", (st.frame.env,))
         mark = st.attr(frame_key, "returned at")
         site = mark.args[0] if isinstance(mark, Sym) and isinstance(mark.args[0], Site) else self.site(node, st)
+        self.left_with(func, value, st)
         values = self.tensors_in(value, st)
         if st.attr(frame_key, "backward") is not None:
             record = st.record(value)

@@ -60,7 +60,8 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
+    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
@@ -158,6 +159,8 @@ class Core:
         """How many roots were run so far."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
+        self.statement = 0
+        """The expression that is a statement by itself, by its identity."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)

@@ -27,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Ref,
     Sym,
     Tensor,
+    Thingy,
     Tup,
     Value,
 )
@@ -305,6 +306,8 @@ class Expressions(Comprehensions):
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.entry(base, node, st)
         kind = self.kind(base, st)
         if kind == "module":
             return self.submodule(base, index)

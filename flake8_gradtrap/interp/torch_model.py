@@ -127,6 +127,8 @@ class TorchModel(Numerics):
             count = args.get(1, "n")
             copies = int(count.value) if isinstance(count, Const) and isinstance(count.value, int) else 2
             return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
+        if name == "torch.save":
+            self.use_state(args.pos[:1], "save", node, st)
         if name == "torch.load":
             return [(self.unknown("loaded"), st)]
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
@@ -194,8 +196,12 @@ class TorchModel(Numerics):
 
     def _copied(self, value: Value, st: State) -> Value:
         record = st.record(value)
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.unknown("state")
         if isinstance(record, Thingy):
             return self.new(record, st)
+        if isinstance(value, Sym) and self.kind(value, st) == "module":
+            return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
 
     # -- making things ------------------------------------------------------------------------------------------------
