@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flake8_gradtrap.events import FunctionLeft, IteratorMade, Produced, Site
+from flake8_gradtrap.events import FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
@@ -408,6 +408,7 @@ class Calls(Classes):
         frame_key = Sym("frame", (st.frame.env,))
         mark = st.attr(frame_key, "returned at")
         site = mark.args[0] if isinstance(mark, Sym) and isinstance(mark.args[0], Site) else self.site(node, st)
+        self.left_with(func, value, st)
         values = self.tensors_in(value, st)
         if st.attr(frame_key, "backward") is not None:
             record = st.record(value)
@@ -425,7 +426,8 @@ class Calls(Classes):
                 terms = provenance.terms(part)
                 if by == "penalty":  # of other terms, its callers decide
                     terms = tuple(term for term in terms if term.cut == "first order")
-                self.emit(Produced(site, self.thing(part), by, terms), st)
+                reaches = provenance.graph(part).reaches if self.hears(LogarithmTaken) else ()
+                self.emit(Produced(site, self.thing(part), by, terms, frozenset(reaches)), st)
         self.emit(FunctionLeft(site, node.name, tuple(self.thing(part) for part in values)), st)
 
     def tensors_in(self, value: Value, st: State) -> list[Value]:

@@ -82,6 +82,7 @@ class Statements(Loops):
     # -- simple statements --------------------------------------------------------------------------------------------
 
     def exec_ExprStmt(self, node: ir.ExprStmt, st: State) -> list[End]:
+        self.statement = id(node.value)
         ends: list[End] = []
         for value, path in self.eval(node.value, st):
             record = path.record(value)

@@ -15,7 +15,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.rewrapping import Rewrapping
+from flake8_gradtrap.interp.numerics import Numerics
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -50,7 +50,7 @@ _CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
 """What functions are called that clip gradients, and do nothing else."""
 
 
-class TorchModel(Rewrapping):
+class TorchModel(Numerics):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
         roles = self.know.roles(name)
@@ -127,6 +127,8 @@ class TorchModel(Rewrapping):
             count = args.get(1, "n")
             copies = int(count.value) if isinstance(count, Const) and isinstance(count.value, int) else 2
             return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
+        if name == "torch.save":
+            self.use_state(args.pos[:1], "save", node, st)
         if name == "torch.load":
             return [(self.unknown("loaded"), st)]
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
@@ -206,8 +208,12 @@ class TorchModel(Rewrapping):
 
     def _copied(self, value: Value, st: State) -> Value:
         record = st.record(value)
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.unknown("state")
         if isinstance(record, Thingy):
             return self.new(record, st)
+        if isinstance(value, Sym) and self.kind(value, st) == "module":
+            return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
 
     # -- making things ------------------------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ class TorchModel(Rewrapping):
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
         self.handed_over(args.all(), node, st, short)
-        return self._make("module", name, args, node, st)
+        return self._make("module", name, Args() if args.more else args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = _reduction(args)
@@ -478,8 +484,14 @@ class TorchModel(Rewrapping):
         if not operands or not name.rpartition(".")[2][:1].islower():
             return self.unknown(name.rpartition(".")[2])
         short = name.rpartition(".")[2]
+        if name == "torch.pow" and len(args.pos) == 2:
+            return self.binary("**", args.pos[0], args.pos[1], node, st)
         reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
-        return self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
+        result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
+        self.computed_loss(name, result, args, node, st)
+        if args.pos:
+            self.numerical(short, result, args.pos, node, st)
+        return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
