@@ -12,6 +12,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, End
 from flake8_gradtrap.interp.loops import Loops
+from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import SOME, State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
@@ -73,7 +74,12 @@ class Statements(Loops):
     # -- simple statements --------------------------------------------------------------------------------------------
 
     def exec_ExprStmt(self, node: ir.ExprStmt, st: State) -> list[End]:
-        return [(path, "", None) for _, path in self.eval(node.value, st)]
+        ends: list[End] = []
+        for value, path in self.eval(node.value, st):
+            if isinstance(value, Ref):
+                self.switch_gradients(value, node.value, path)
+            ends.append((path, "", None))
+        return ends
 
     def exec_Pass(self, node: ir.Pass, st: State) -> list[End]:
         return [(st, "", None)]
@@ -219,27 +225,33 @@ class Statements(Loops):
         return after
 
     def exec_With(self, node: ir.With, st: State) -> list[End]:
-        paths: list[tuple[State, bool | None]] = [(st, st.mode)]
+        before = st.mode, IN_DOUBT in st.conds
+        paths: list[State] = [st]
         for item in node.items:
-            following: list[tuple[State, bool | None]] = []
-            for path, mode in paths:
+            following: list[State] = []
+            for path in paths:
                 for value, after in self.eval(item.value, path):
                     record = after.record(value)
                     entered = value
                     if isinstance(record, Thingy) and record.kind == "context":
-                        after.mode = record.flag
+                        if record.flag is None:
+                            after.conds[IN_DOUBT] = True
+                        else:
+                            after.mode = record.flag
                         entered = record.args[0] if record.args else self.unknown()
                     elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
                         entered = Sym("entered", (value,), getattr(value, "name", ""))
                     if item.target is not None:
-                        following.extend((there, mode) for there in self.assign(item.target, entered, after, node))
+                        following.extend(self.assign(item.target, entered, after, node))
                     else:
-                        following.append((after, mode))
+                        following.append(after)
             paths = following
         ends: list[End] = []
-        for path, mode in paths:
+        for path in paths:
             for after, signal, returned in self.exec_block(node.body, path):
-                after.mode = mode
+                after.mode = before[0]
+                if not before[1]:
+                    after.conds.pop(IN_DOUBT, None)
                 ends.append((after, signal, returned))
         return ends
 
