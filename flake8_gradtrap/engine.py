@@ -21,6 +21,7 @@ from flake8_gradtrap.finding import Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile, decode
+from flake8_gradtrap.traits import words_of
 
 if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
@@ -112,7 +113,8 @@ def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[s
     """The rules with these codes, the words that they wait for, and a pattern that finds any of them in a text."""
     rules = tuple(rule for code, rule in all_rules().items() if code in codes and any(True for _ in rule.handlers()))
     words = frozenset(word for rule in rules for word in rule.words)
-    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(words))) + r")\b") if words else None
+    spelt = sorted(frozenset[str]().union(*map(words_of, words)))
+    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, spelt)) + r")\b") if words else None
     return rules, words, pattern
 
 

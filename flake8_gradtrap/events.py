@@ -207,7 +207,9 @@ class Accumulated(Event):
     loop: Hashable = None
     made_by: tuple[Site, ...] = ()
     graph: frozenset[Hashable] = frozenset()
-    """The tensors that the term was computed from."""
+    """The tensors that the term was computed from; where its history is not known, those of which it is a multiple or a
+    view.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +312,118 @@ class ScalerUpdated(Event):
 
     scaler: Thing
     explicit: bool = False
+
+
+# -- what modules are made of -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module or Parameter that something holds.
+
+    `kind`: "module" or "parameter". `trains`: whether it has parameters, or a mode of which it must be told (None where
+    that cannot be seen). `frozen`: its parameters were visibly frozen.
+    """
+
+    thing: Thing
+    kind: str
+    trains: bool | None = None
+    frozen: bool = False
+    site: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of an instance and what it holds: a "module", a "parameter", a "tensor", a container ("list",
+    "tuple", "dict"), or "" for anything else.
+
+    `parts`: the modules and Parameters in a container (the value itself if it is one). `whole`: the container holds
+    nothing else, and nothing nested. `count`: how many elements it has, where all are known. `named`: the keys of a
+    dict are literal strings that can name a submodule.
+    """
+
+    name: str
+    value: Thing
+    kind: str
+    parts: tuple[Part, ...] = ()
+    whole: bool = False
+    count: int | None = None
+    named: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where."""
+
+    parameter: Thing
+    how: str
+    site: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeSet(Event):
+    """An attribute of a module was assigned.
+
+    `replaces`: what it held before, if that was a module or Parameter. `computed`: how a tensor was computed from a new
+    Parameter. `value`: the expression that is assigned, where it stands alone on the right; `made_here`: it makes the
+    value itself (a display, a comprehension, a call). `ready`: `super().__init__()` of the module has run.
+    `namespace`: what this file calls `torch.nn` ("" where it has no name for it).
+    """
+
+    holder: Thing
+    attribute: Attribute
+    replaces: Part | None = None
+    computed: Computed | None = None
+    value: Site | None = None
+    made_here: bool = False
+    ready: bool = False
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered(Event):
+    """Modules or Parameters became part of a module, or were handed to code that may make them one."""
+
+    parts: tuple[Part, ...]
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Constructed(Event):
+    """The constructor of a class has run on this path: what its instance holds now."""
+
+    holder: Thing
+    kind: str
+    attributes: tuple[Attribute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassEnded(Event):
+    """The constructor and all methods of a class have run, each on paths of its own.
+
+    What a rule has to say of the class as a whole is said here, or at the end of the file: it has kept on itself what
+    it saw on any path. `collecting`: the identifiers in the methods by which the class names its parameters or moves
+    them itself (`parameters`, `state_dict`, `to`, …).
+    """
+
+    holder: Thing
+    kind: str
+    collecting: frozenset[str] = frozenset()
+
+
+# -- tensors that come to nothing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDropped(Event):
+    """A method that returns a new tensor was called as a statement. `view`: it only looks at the same data otherwise.
+
+    `how`: the method.
+    """
+
+    tensor: Thing
+    how: str
+    view: bool = False
 
 
 # -- accumulation windows and schedules -------------------------------------------------------------------------------
@@ -438,7 +552,37 @@ class FunctionLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WholeClass:
+    """A class of which the constructor and all methods were run on one object, `instance`.
+
+    `made`: what its constructor made and keeps in attributes, labelled `self.name`. `bases_seen`: whether all its base
+    classes are visible; others may do anything to what it keeps.
+    """
+
+    instance: Thing
+    made: tuple[Thing, ...] = ()
+    bases_seen: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FileEnded(Event):
+    """All of the file was run. What a rule says of something as a whole, whatever the path, is said here.
+
+    What a rule has not heard by now, this file does not do: the path has no memory, and a rule keeps on itself what it
+    takes to judge. `classes`: those whose methods were run by themselves. `unrun`: for each function that was not run,
+    or not to its end, the identifiers in it. Other files may still do what this one does not: a rule asks for more
+    evidence that this is the place for it.
+    """
+
+    classes: tuple[WholeClass, ...] = ()
+    unrun: tuple[frozenset[str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded(Event):
-    """This path of the run is over; `again`: its code may run again from the top, on the same objects."""
+    """This path of the run is over; `again`: its code may run again from the top, on the same objects. `instance`: the
+    object whose method it was.
+    """
 
     again: bool = False
+    instance: Thing | None = None

@@ -34,7 +34,16 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
 
+RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
+"""What functions are called that write an object's state, or read it back, and do nothing else to it."""
+
 TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_"})
+
+LOSS_FUNCTION = re.compile(r"(^|[._])loss(es)?([._\[(]|func|fn|$)|criterion|_objective\b", re.IGNORECASE)
+"""A function that computes a loss is called so."""
+
+ACT = re.compile(r"backward|step|optim|scaler|update|apply|minimi|clear|zero|reset|closure", re.IGNORECASE)
+"""What a function is called that may do more to gradients than to be differentiated."""
 
 # -- owners -----------------------------------------------------------------------------------------------------------
 
@@ -156,6 +165,17 @@ def touches(watch: Watch, event: Escaped, owners: Owners, walked: frozenset[Hash
     return False
 
 
+def computes_loss(watch: Watch, event: Escaped) -> bool:
+    """Whether the code that got hold of things only computes a loss with them, as its name says.
+
+    An optimizer is not needed for that: who is given one may do more.
+    """
+    missing = object()
+    if any(watch.get(("optimizer", thing.key), missing) is not missing for thing in event.things):
+        return False
+    return LOSS_FUNCTION.search(event.to) is not None and ACT.search(event.to) is None
+
+
 def forget_touched(watch: Watch, event: Escaped, *tags: str) -> None:
     """Drop the entries whose owners, or scaler, were handed to code that cannot be seen."""
     keys = {thing.key for thing in event.things}
@@ -269,6 +289,23 @@ class Kept:
     escaped: bool = False
     count: int = 1
 
+    def meet(self, other: Kept) -> Kept:
+        """What two paths that are merged by force agree on: it is kept on both, whatever tensor it is on each."""
+        return replace(
+            self,
+            loops=self.loops | other.loops,
+            now=self.now | other.now,
+            graph=self.graph | other.graph,
+            earlier=self.earlier | other.earlier,
+            totals=self.totals | other.totals,
+            history=self.history and other.history,
+            walked=self.walked and other.walked,
+            retained=self.retained or other.retained,
+            read=self.read and other.read,
+            escaped=self.escaped or other.escaped,
+            count=min(self.count, other.count),
+        )
+
 
 class KeepsGraph(InLoops):
     """Base of the rules about raw tensors that are summed, stored or returned.
@@ -301,7 +338,7 @@ class KeepsGraph(InLoops):
             return
         active = dict(tagged(watch, "active"))
         now = frozenset({tensor.key})
-        graph = now | event.graph if event.had_history else now
+        graph = now | event.graph
         walks = [
             walk
             for _, walk in tagged(watch, "walk")

@@ -106,7 +106,9 @@ class Rule:
     at_definition: ClassVar[bool] = False
     """The rule speaks of a definition, whoever calls it: it is told only when the file of the definition is checked."""
     words: ClassVar[tuple[str, ...]] = ()
-    """Identifiers of which a function must mention at least one for the rule to say anything about it."""
+    """Identifiers (and traits, see `traits.py`) of which a function must mention at least one for the rule to say
+    anything about it.
+    """
     roots: ClassVar[tuple[str, ...] | None] = None
     """Identifiers that are a reason to start a run with a function (and not only to enter it when it is called).
 

@@ -21,6 +21,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
 
 from flake8_gradtrap.finding import Span
+from flake8_gradtrap.traits import traits
 
 if TYPE_CHECKING:
     from libcst import CSTNode, MetadataWrapper, Module
@@ -236,10 +237,25 @@ class SourceFile:
                 waiting.extend(getattr(node, block, ()))
         return found
 
+    @cached_property
+    def rebound(self) -> frozenset[str]:
+        """The attributes that are assigned anywhere but in an `__init__`."""
+        found: set[str] = set()
+        waiting: list[ast.AST] = list(self.tree.body)
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "__init__":
+                continue
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+            waiting.extend(ast.iter_child_nodes(node))
+        return frozenset(found)
+
     def mentions(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
-        """Every identifier in a function of this file, its decorators aside."""
+        """Every identifier in a function of this file, its decorators aside, and its traits."""
         if node not in self._mentions:
-            self._mentions[node] = identifiers(self.text_of(node.lineno, node.end_lineno or node.lineno))
+            text = self.text_of(node.lineno, node.end_lineno or node.lineno)
+            self._mentions[node] = identifiers(text) | traits((node,), text)
         return self._mentions[node]
 
     def _end(self, node: ast.stmt) -> int:
@@ -282,8 +298,9 @@ class TopLevel:
 
     @cached_property
     def mentions(self) -> frozenset[str]:
-        """Every identifier in these statements."""
-        return identifiers(self._file.text_of(self.first_line, self.last_line))
+        """Every identifier in these statements, and their traits."""
+        text = self._file.text_of(self.first_line, self.last_line)
+        return identifiers(text) | traits(self.nodes, text)
 
     @cached_property
     def touches(self) -> frozenset[str]:
@@ -319,7 +336,7 @@ class TopLevel:
 
     @cached_property
     def methods(self) -> dict[str, frozenset[str]]:
-        """For each method of a class, what it mentions."""
+        """For each method of a class, what it mentions, with its traits."""
         return {node.name: self._file.mentions(node) for node in self.functions} if self.kind == "class" else {}
 
     @cached_property

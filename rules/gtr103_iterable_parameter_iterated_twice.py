@@ -95,6 +95,8 @@ class IterableParameterIteratedTwice(Rule):
             return
         if event.ends:
             return
+        if not story.assumed and story.by is not None and story.by.it.label != event.it.label:
+            return  # one iterator for two parameters: the caller is at fault, and GTR101 says so
         inside = event.through is not None and event.site != story.by.site
         if not story.told and (story.assumed or inside):
             watch.put(event.it.key, replace(story, told=True))

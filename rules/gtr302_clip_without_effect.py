@@ -79,6 +79,7 @@ from flake8_gradtrap.events import (
     RunEnded,
     Site,
     Stepped,
+    Thing,
 )
 from flake8_gradtrap.gradients import (
     Mark,
@@ -99,6 +100,9 @@ from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
 
 LOGGING = re.compile(r"\b(log|log_dict|logger|logging|print|info|debug|add_scalar|set_postfix)\b")
 
+STEPPING = re.compile(r"(^|[._])(\w*_step|step|optimi[sz]e\w*|train\w*|fit|learn|minimize|backward|apply_grad\w*)$")
+"""What code that cannot be seen is called when it may step once more with gradients that were applied already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
@@ -111,12 +115,27 @@ class Suspect:
     scaled: bool = False
     doubtful: bool = False
     """Something was handed to code that cannot be seen, which may have gone backward."""
+    cleared: frozenset[Hashable] = frozenset()
+    """Optimizers that have cleared their gradients since, and so do not use what was clipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The step that was the last thing done to gradients."""
+
+    site: Site = field(compare=False)
+    owners: Owners
+    scaler: Thing | None
 
 
 class ClipWithoutEffect(Rule):
     """In memory, by owners: "empty" (cleared, no backward since), "applied" (stepped, no backward since), "begun" (a
     backward was seen), "used" (a step was seen), "head" (cleared before any step of this path). Suspects, by site:
-    "lost" (clipped when empty), "late" (clipped when applied), "early" (clipped before anything happened)."""
+    "lost" (clipped when empty), "late" (clipped when applied), "early" (clipped before anything happened).
+
+    Where it is not known whose gradients were clipped, "last" (the step that was the last thing done to gradients)
+    makes a "late" suspect, and a finding when all optimizers of the path have cleared theirs before they step again;
+    "first" are the optimizers that clear before any step of this path, should it be run again."""
 
     code = "GTR302"
     name = "clip-without-effect"
@@ -140,10 +159,18 @@ class ClipWithoutEffect(Rule):
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         known = event.optimizer is not None or owners is not None
+        watch.drop(("last",))
+        if event.optimizer is not None and not watch.lossy and watch.get(("stepped", event.optimizer.key)) is None:
+            watch.put(("first", event.optimizer.key), Mark(event.site))
         for key, suspect in tagged(watch, "late"):
-            if overlap(suspect.owners, owners) is not False:
+            if known and concerns(watch, suspect.owners, owners):
                 watch.drop(key)
-                if known and concerns(watch, suspect.owners, owners):
+                self.late(suspect, event.site, watch)
+            elif event.optimizer is not None and overlap(suspect.owners, owners) is None:
+                suspect = replace(suspect, cleared=suspect.cleared | {event.optimizer.key})
+                watch.put(key, suspect)
+                if not self.users(suspect, watch):
+                    watch.drop(key)
                     self.late(suspect, event.site, watch)
         settle(watch, owners, "applied")
         if not known:
@@ -152,10 +179,17 @@ class ClipWithoutEffect(Rule):
         if all(overlap(key[1], owners) is False for key, _ in tagged(watch, "used")):
             watch.put(("head", owners), Mark(event.site))
 
+    @staticmethod
+    def users(suspect: Suspect, watch: Watch) -> set[Hashable]:
+        """The optimizers that may still use what was clipped."""
+        seen = {key[1] for key, owners in tagged(watch, "optimizer") if overlap(owners, suspect.owners) is not False}
+        return seen - suspect.cleared
+
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
         owners = None if event.opaque else event.owners
         settle(watch, owners, "empty", "applied")
+        watch.drop(("last",))
         watch.put(("begun", owners), Mark(event.site))
         watch.put(("walked",), graph_of(event))
         if event.opaque:
@@ -181,6 +215,8 @@ class ClipWithoutEffect(Rule):
         elif self.covers(empty + applied, event.owners, watch):
             before = [mark for owners, mark in applied if concerns(watch, owners, event.owners)][-1]
             watch.put(("late", event.site), replace(suspect, before=before.site, scaled=before.scaler is not None))
+        elif (step := watch.get(("last",))) is not None and overlap(step.owners, event.owners) is None:
+            watch.put(("late", event.site), replace(suspect, before=step.site, scaled=step.scaler is not None))
         elif any(overlap(key[1], event.owners) is not False for key, _ in tagged(watch, "begun")):
             self.useful.add(event.site.node)
         elif not watch.lossy and not tagged(watch, "begun", "empty", "applied"):
@@ -196,7 +232,7 @@ class ClipWithoutEffect(Rule):
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         if event.closure:
-            forget(watch, "empty", "applied", "late", "lost", "early")
+            forget(watch, "empty", "applied", "late", "lost", "early", "last")
             watch.put(("begun", None), Mark(event.site))
             watch.put(("used", None), Mark(event.site))
             return
@@ -205,8 +241,10 @@ class ClipWithoutEffect(Rule):
                 watch.drop(key)
                 self.lost(suspect, event)
         for key, suspect in tagged(watch, "late"):
-            if overlap(suspect.owners, owners) is not False:  # this step uses what was clipped
-                watch.drop(key)
+            if overlap(suspect.owners, owners) is not False and event.optimizer.key not in suspect.cleared:
+                watch.drop(key)  # this step uses what was clipped
+        watch.put(("last",), Last(event.site, owners, event.scaler))
+        watch.put(("stepped", event.optimizer.key), True)
         watch.put(("applied", owners), Mark(event.site, scaler=event.scaler))
         watch.put(("used", owners), Mark(event.site))
 
@@ -215,9 +253,11 @@ class ClipWithoutEffect(Rule):
         if LOGGING.search(event.to):
             return
         forget_touched(watch, event, "empty", "applied")
-        for key, suspect in tagged(watch, "late"):
-            if touches(watch, event, suspect.owners):
-                watch.drop(key)
+        watch.drop(("last",))
+        if STEPPING.search(event.to):
+            for key, suspect in tagged(watch, "late"):
+                if touches(watch, event, suspect.owners):
+                    watch.drop(key)
         walked = watch.get(("walked",), frozenset())
         if all(thing.key in walked for thing in event.things):
             return
@@ -248,6 +288,11 @@ class ClipWithoutEffect(Rule):
         for key, suspect in tagged(watch, "lost"):
             watch.drop(key)
             self.lost(suspect, None)
+        for key, suspect in tagged(watch, "late"):
+            watch.drop(key)
+            cleared = self.head(suspect, watch)
+            if cleared is not None:
+                self.late(suspect, cleared, watch)
         if event.again:
             self.again(watch)
         for node, (suspect, step) in self.vain.items():
@@ -255,22 +300,26 @@ class ClipWithoutEffect(Rule):
                 self.tell(suspect, step, watch)
         self.vain.clear()
 
+    def head(self, suspect: Suspect, watch: Watch) -> Site | None:
+        """Where this path, should it be run again, clears what was clipped before it steps."""
+        for other, mark in tagged(watch, "head"):
+            if concerns(watch, suspect.owners, other[1]):
+                site: Site = mark.site
+                return site
+        users = self.users(suspect, watch)
+        firsts: dict[Hashable, Site] = {key[1]: mark.site for key, mark in tagged(watch, "first") if key[1] in users}
+        return next(iter(firsts.values())) if users and len(firsts) == len(users) else None
+
     def again(self, watch: Watch) -> None:
-        """The method runs again on the same objects: what its end did, its beginning meets."""
-        for tag, after in (("late", "head"), ("early", "empty")):
-            for key, suspect in tagged(watch, tag):
-                watch.drop(key)
-                if tag == "early" and all(
-                    overlap(key[1], suspect.owners) is False for key, _ in tagged(watch, "begun")
-                ):
-                    continue  # the backward is not here: it may come between two calls
-                for other, mark in tagged(watch, after):
-                    if not mark.flag and concerns(watch, suspect.owners, other[1]):
-                        if tag == "late":
-                            self.late(suspect, mark.site, watch)
-                        else:
-                            self.lost(replace(suspect, before=mark.site), None)
-                        break
+        """The method runs again on the same objects: what its end cleared, its beginning clips."""
+        for key, suspect in tagged(watch, "early"):
+            watch.drop(key)
+            if all(overlap(other[1], suspect.owners) is False for other, _ in tagged(watch, "begun")):
+                continue  # the backward is not here: it may come between two calls
+            for other, mark in tagged(watch, "empty"):
+                if not mark.flag and concerns(watch, suspect.owners, other[1]):
+                    self.lost(replace(suspect, before=mark.site), None)
+                    break
 
     def lost(self, suspect: Suspect, step: Stepped | None) -> None:
         """A clip of gradients that were cleared."""

@@ -65,6 +65,7 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 
 from flake8_gradtrap.events import (
@@ -72,6 +73,7 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Escaped,
+    FileEnded,
     OptimizerMade,
     Site,
     Stepped,
@@ -79,11 +81,13 @@ from flake8_gradtrap.events import (
     Unscaled,
 )
 from flake8_gradtrap.gradients import (
+    RESTORING,
     Mark,
     concerns,
     forget,
     forget_touched,
     graph_of,
+    lift,
     meet,
     overlap,
     quoted,
@@ -95,12 +99,23 @@ from flake8_gradtrap.rule import Rule, Watch, on
 
 class StepBypassesScaler(Rule):
     """In memory, by owners: "scaled" and "plain" gradients (a flag: other gradients may have joined since); "scales": a
-    scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet."""
+    scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet;
+    "unscaled": a backward of a loss that is not known to be scaled."""
 
     code = "GTR305"
     name = "step-bypasses-scaler"
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
     words = ("GradScaler", "scaler")
+
+    def __init__(self) -> None:
+        self.scaling: set[Hashable] = set()
+        """Scalers that scale a loss, on whatever path."""
+        self.undoing: set[Hashable] = set()
+        """Scalers that step or unscale, on whatever path."""
+        self.escaped: set[Hashable] = set()
+        """What is handed to code that cannot be seen."""
+        self.waiting: dict[Hashable, tuple[Stepped, Mark]] = {}
+        """Plain steps after a scaled backward, where it is not known that the gradients are the same, by scaler."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -114,6 +129,7 @@ class StepBypassesScaler(Rule):
         mark = Mark(event.site, graph_of(event), event.scaler)
         if event.scaler is not None or event.scaled:
             key = event.scaler.key if event.scaler is not None else None
+            self.scaling.add(key)
             settle(watch, event.owners, "plain")
             watch.put(("scaled", event.owners, key), mark)
             for waiting, (step, plain) in tagged(watch, "mirror"):
@@ -122,6 +138,7 @@ class StepBypassesScaler(Rule):
                     self.mirrored(step.scaler, step.site, plain.site, event.site, watch)
             watch.put(("scales", key), Mark(event.site))
             return
+        watch.put(("unscaled",), True)
         for other, scaled in tagged(watch, "scaled"):
             if overlap(other[1], event.owners) is not False:
                 watch.put(other, replace(scaled, flag=True))
@@ -130,6 +147,7 @@ class StepBypassesScaler(Rule):
 
     @on(Unscaled)
     def unscale(self, event: Unscaled, watch: Watch) -> None:
+        self.undoing.add(event.scaler.key)
         settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "plain")
 
     @on(Clipped)
@@ -143,20 +161,39 @@ class StepBypassesScaler(Rule):
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
+        if not RESTORING.search(event.to):
+            self.escaped |= {thing.key for thing in event.things}
         forget_touched(watch, event, "scaled", "plain")
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         if event.scaler is not None:
+            self.undoing.add(event.scaler.key)
             self.step_through(event, event.scaler, watch)
         elif not event.closure:
             for key, mark in tagged(watch, "scaled"):
                 related = overlap(key[1], owners)
-                if related or (related is None and not mark.flag and concerns(watch, key[1], owners)):
+                only = concerns(watch, key[1], owners) or not (watch.lossy or watch.get(("unscaled",)))
+                if related or (related is None and not mark.flag and only):
                     self.bypassed(event, mark, watch)
                     break
+                if related is None and not mark.flag and mark.scaler is not None:
+                    self.waiting.setdefault(mark.scaler.key, (event, mark))
         settle(watch, owners, "scaled", "plain")
+
+    @on(FileEnded)
+    def known(self, event: FileEnded, watch: Watch) -> None:
+        """A scaler that scales a loss, and that nothing in the file steps or unscales with: its gradients are applied
+        by the plain step behind it.
+        """
+        if not self.undoing <= self.scaling:
+            return  # which scalers the others are is not known
+        for key, (step, mark) in self.waiting.items():
+            name = mark.scaler.label.rpartition(".")[2] if mark.scaler is not None else ""
+            unrun = any(name in words and not words.isdisjoint({"step", "unscale_"}) for words in event.unrun)
+            if key not in self.undoing | self.escaped and not unrun:
+                self.bypassed(step, mark, watch)
 
     def step_through(self, event: Stepped, scaler: Thing, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
@@ -178,13 +215,14 @@ class StepBypassesScaler(Rule):
             if mark.scaler is not None and mark.scaler.label and event.optimizer.label
             else "`scaler.step(optimizer)`"
         )
+        place = lift(event.site, mark.site) or event.site
         watch.report(
-            event.site,
+            place,
             f"{optimizer} applies gradients that {scaler} scaled at line {watch.line(mark.site)} and nobody unscaled: "
             f"the step is too long by the loss scale, and overflows are not skipped; use {how}, then `update()`",
             trace=[
                 ("the scaled loss is back-propagated here", mark.site),
-                ("its gradients are applied here, still scaled", event.site),
+                ("its gradients are applied here, still scaled", place),
             ],
         )
 

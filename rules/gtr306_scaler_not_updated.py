@@ -79,14 +79,27 @@ from flake8_gradtrap.events import (
     Backpropagated,
     Cleared,
     Escaped,
+    FileEnded,
     OptimizerMade,
+    RunEnded,
     ScalerUpdated,
     Site,
     Stepped,
     Thing,
     Unscaled,
 )
-from flake8_gradtrap.gradients import Mark, forget, forget_touched, graph_of, meet, overlap, quoted, settle, tagged
+from flake8_gradtrap.gradients import (
+    RESTORING,
+    Mark,
+    forget,
+    forget_touched,
+    graph_of,
+    meet,
+    overlap,
+    quoted,
+    settle,
+    tagged,
+)
 from flake8_gradtrap.rule import Rule, Watch, on
 
 
@@ -101,14 +114,36 @@ class Stale:
     walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A method of an object stepped through a scaler, and ended without an update.
+
+    `backward`: where the gradients came from, if the method itself went backward. `whole`: it cleared them, too.
+    """
+
+    step: Site
+    scaler: Thing
+    optimizer: Thing
+    backward: Site | None
+    whole: bool
+
+
 class ScalerNotUpdated(Rule):
     """In memory: "stepped" (scaler, optimizer; its flag: a backward came since), and by owners "scaled" (its flag:
-    unscaled already) and "stale" gradients."""
+    unscaled already) and "stale" gradients; "fed" (a scaler whose scaled loss was back-propagated), "cleared"."""
 
     code = "GTR306"
     name = "scaler-not-updated"
     summary = "A gradient scaler steps twice without an update, or is updated before the last optimizer has stepped"
     words = ("GradScaler", "scaler")
+
+    def __init__(self) -> None:
+        self.fed: set[Hashable] = set()
+        """Scalers whose scaled loss is back-propagated, on whatever path."""
+        self.elsewhere: set[Hashable] = set()
+        """Scalers that are updated, or handed to code that cannot be seen, on whatever path; and the names of such."""
+        self.pending: dict[tuple[Hashable, Hashable], Pending] = {}
+        """Methods that step without an update, by object and scaler."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -122,6 +157,9 @@ class ScalerNotUpdated(Rule):
         for key, mark in tagged(watch, "stepped"):
             watch.put(key, replace(mark, flag=True))
         settle(watch, event.owners, "stale")
+        if event.scaler is not None:
+            self.fed.add(event.scaler.key)
+            watch.put(("fed", event.scaler.key), Mark(event.site))
         if event.scaler is not None and event.owners is not None:
             watch.put(("scaled", event.owners, event.scaler.key), Mark(event.site, graph_of(event), event.scaler))
 
@@ -141,12 +179,16 @@ class ScalerNotUpdated(Rule):
     def clear(self, event: Cleared, watch: Watch) -> None:
         if event.optimizer is None and event.owners is None:  # between two calls of a method, anything may happen
             forget(watch, "stepped")
+        else:
+            watch.put(("cleared",), True)
         settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "stale")
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
         forget_touched(watch, event, "scaled", "stale")
         keys = {thing.key for thing in event.things}
+        if not RESTORING.search(event.to):
+            self.elsewhere |= keys
         for key, _ in tagged(watch, "stepped"):
             if key[1] in keys:
                 watch.drop(key)
@@ -162,11 +204,13 @@ class ScalerNotUpdated(Rule):
             before = watch.get(key)
             if before is not None and (before.flag or before.site != event.site):
                 self.again(before.site, event, watch)
-            watch.put(key, Mark(event.site))
+            watch.put(key, Mark(event.site, scaler=event.scaler))
+            watch.put(("optimizer of", event.optimizer.key), event.optimizer)
         settle(watch, owners, "scaled", "stale")
 
     @on(ScalerUpdated)
     def update(self, event: ScalerUpdated, watch: Watch) -> None:
+        self.elsewhere |= {event.scaler.key, event.scaler.label.rpartition(".")[2]}
         for key, _ in tagged(watch, "stepped"):
             if key[1] == event.scaler.key:
                 watch.drop(key)
@@ -176,6 +220,49 @@ class ScalerNotUpdated(Rule):
                 if not event.explicit:
                     stale = Stale(event.site, mark.site, event.scaler, mark.flag, mark.walked)
                     watch.put(("stale", key[1], key[2]), stale)
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        if event.instance is None:
+            return
+        for key, mark in tagged(watch, "stepped"):
+            fed: Mark | None = watch.get(("fed", key[1]))
+            pending = Pending(
+                mark.site,
+                mark.scaler,
+                watch.get(("optimizer of", key[2])),
+                fed.site if fed is not None else None,
+                fed is not None and watch.get(("cleared",), False),
+            )
+            known = self.pending.get((event.instance.key, key[1]))
+            if known is None or pending.whole > known.whole:
+                self.pending[event.instance.key, key[1]] = pending
+
+    @on(FileEnded)
+    def known(self, event: FileEnded, watch: Watch) -> None:
+        """Judge the steps of objects whose class is known as a whole: does anything ever update the scaler?"""
+        classes = {whole.instance.key: whole for whole in event.classes}
+        for (instance, scaler), pending in self.pending.items():
+            name = pending.scaler.label.rpartition(".")[2]
+            whole = classes.get(instance)
+            if whole is None or scaler in self.elsewhere or name in self.elsewhere:
+                continue
+            own = whole.bases_seen and scaler in self.fed and any(thing.key == scaler for thing in whole.made)
+            if (own or pending.whole) and not any({"update", name} <= words for words in event.unrun):
+                self.never(pending, watch)
+
+    def never(self, pending: Pending, watch: Watch) -> None:
+        scaler, optimizer = quoted(pending.scaler, "this scaler"), quoted(pending.optimizer, "the optimizer")
+        call = f"`{pending.scaler.label}.update()`" if pending.scaler.label else "`scaler.update()`"
+        watch.report(
+            pending.step,
+            f"{scaler} steps {optimizer}, and nothing ever updates it: the second step raises `RuntimeError`; call "
+            f"{call} after the step",
+            trace=[
+                *([("the scaled loss is back-propagated here", pending.backward)] if pending.backward else []),
+                ("the scaler steps here, and no update follows, here or elsewhere", pending.step),
+            ],
+        )
 
     def again(self, before: Site, event: Stepped, watch: Watch) -> None:
         scaler, optimizer = quoted(event.scaler, "this scaler"), quoted(event.optimizer, "the optimizer")

@@ -75,8 +75,10 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     InLoops,
+    Mark,
     alone,
     common,
+    computes_loss,
     forget,
     graph_of,
     meet,
@@ -117,7 +119,8 @@ class Clearing:
 
 
 class GradientsNeverCleared(InLoops):
-    """In memory, by optimizer: "applied" gradients, and "clearing".
+    """In memory, by optimizer: "applied" gradients, and "clearing"; "walk": what was back-propagated for the next
+    step (with the flag: for the last one).
 
     A finding waits until the run ends: where another path clears the gradients between two steps, a condition decides,
     and the path without may not exist (`if i % k == 0: zero_grad()` and `if (i + 1) % k == 0: step()`).
@@ -162,6 +165,9 @@ class GradientsNeverCleared(InLoops):
         if event.opaque:
             forget(watch, "applied")
             return
+        earlier: Mark | None = watch.get(("walk",))
+        graph = graph_of(event) if earlier is None or earlier.flag else earlier.walked | graph_of(event)
+        watch.put(("walk",), Mark(event.site, graph))
         for key, applied in tagged(watch, "applied"):
             related = overlap(applied.owners, event.owners)
             if related is False:
@@ -175,7 +181,7 @@ class GradientsNeverCleared(InLoops):
                     again=event.site if first else applied.again,
                     certain=applied.certain or related is True,
                     settled=True,
-                    walked=applied.walked | graph_of(event),
+                    walked=applied.walked | graph,
                 ),
             )
 
@@ -194,6 +200,8 @@ class GradientsNeverCleared(InLoops):
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
+        if computes_loss(watch, event):
+            return
         keys = {thing.key for thing in event.things}
         for key, applied in tagged(watch, "applied"):
             if key[1] in keys or touches(watch, event, applied.owners, applied.walked):
@@ -220,7 +228,19 @@ class GradientsNeverCleared(InLoops):
             and not (watch.lossy and self.may_be_cleared(applied, event, owners))
         ):
             self.waiting.setdefault(event.site.node, (applied, applied.again, event))
-        watch.put(key, Applied(owners, event.site, steps | {event.site.node}, loops=self.running(watch)))
+        walk: Mark | None = watch.get(("walk",))
+        if walk is not None:
+            watch.put(("walk",), replace(walk, flag=True))
+        watch.put(
+            key,
+            Applied(
+                owners,
+                event.site,
+                steps | {event.site.node},
+                loops=self.running(watch),
+                walked=walk.walked if walk is not None else frozenset(),
+            ),
+        )
 
     def may_be_cleared(self, applied: Applied, event: Stepped, owners: Owners) -> bool:
         """Whether anything in the loops of a step clears its gradients: the path that does may have been forgotten."""

@@ -100,6 +100,10 @@ class Wiped:
     optimizer: Hashable
     walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
     scaler: Thing | None = None
+    certain: bool = True
+    """Whether the gradients of that backward were the ones that were cleared. If not, it may have filled others; that
+    the optimizer then steps with none is as wrong, unless anything goes backward in between.
+    """
 
 
 class GradientsClearedBeforeStep(InLoops):
@@ -130,6 +134,9 @@ class GradientsClearedBeforeStep(InLoops):
             forget(watch, "filled", "wiped")
             return
         settle(watch, event.owners, "wiped")
+        for key, wiped in tagged(watch, "wiped"):
+            if not wiped.certain:
+                watch.drop(key)
         watch.put(("filled", event.owners), Mark(event.site, graph_of(event), loops=self.running(watch)))
 
     @on(LoopStarted)
@@ -145,8 +152,9 @@ class GradientsClearedBeforeStep(InLoops):
         optimizer = event.optimizer.key if event.optimizer is not None else None
         known = owners is not None or optimizer is not None
         for key, mark in tagged(watch, "filled"):
-            if known and concerns(watch, key[1], owners):
-                wiped = Wiped(event.site, mark.site, optimizer, mark.walked)
+            certain = known and concerns(watch, key[1], owners)
+            if certain or (optimizer is not None and overlap(key[1], owners) is None):
+                wiped = Wiped(event.site, mark.site, optimizer, mark.walked, certain=certain)
                 watch.put(("wiped", common(key[1], owners), event.site), wiped)
         settle(watch, owners, "filled")
 
@@ -169,7 +177,7 @@ class GradientsClearedBeforeStep(InLoops):
         self.used |= {(mark.site.node, event.site.node) for mark in used}
         for key, wiped in tagged(watch, "wiped"):
             theirs = wiped.optimizer == event.optimizer.key
-            if not theirs and not concerns(watch, key[1], owners):
+            if not theirs and not (wiped.certain and concerns(watch, key[1], owners)):
                 continue
             watch.drop(key)
             if not used and not event.closure:

@@ -1433,7 +1433,7 @@ def test_no_trap_is_told_twice(project: Path) -> None:
 
 def test_a_call_of_a_helper_in_a_loop_is_one_finding(project: Path) -> None:
     step = "        optimizer.step()\n"
-    text = MAIN.replace(step, f"{step}    clip(model.parameters(), 2.0)  # GTR101\n")
+    text = MAIN.replace(step, f"        clip(model.parameters(), 2.0)  # GTR101\n{step}")
     (project / "train.py").write_text(text)
     assert places(check(project / "train.py")) == marks(text)
     assert len(check(project / "train.py")) == len(marks(text))

@@ -229,10 +229,22 @@ class TestClipWithoutEffect:
 
     def test_in_a_function_that_runs_again(self) -> None:
         assert found("GTR302", made(1), clear(2), back(3), step(4), clip(5), AGAIN) == [5]
-        assert found("GTR302", made(1), clear(2), back(3), step(4), clip(5), END) == []
+        assert found("GTR302", made(1), clear(2), back(3), step(4), clip(5), END) == [5]
         assert found("GTR302", made(1), back(2), step(3), clip(4), AGAIN) == []
         assert found("GTR302", made(1), clip(2), back(3), step(4), clear(5), AGAIN) == [2]
         assert found("GTR302", made(1), clip(2), back(3), step(4), AGAIN) == []
+
+    def test_unknown_owners_of_several_optimizers(self) -> None:
+        two = [made(1, owners=None), made(1, OPT_B, None)]
+        first = [clear(2, owners=None), back(3, None), step(4, owners=None), clip(5, None)]
+        second = [clear(6, OPT_B, None), back(7, None), step(8, OPT_B, None)]
+        assert found("GTR302", *two, *twice(*first, *second), END) == [5]
+        assert found("GTR302", *two, *twice(*first, step(8, OPT_B, None)), END) == [], "the second step may use it"
+
+    def test_who_may_step_again_out_of_sight(self) -> None:
+        events = [made(1), back(3), step(4), clip(5)]
+        assert found("GTR302", *events, escape(6, "optimizer a", to="callback"), clear(7), END) == [5]
+        assert found("GTR302", *events, escape(6, "optimizer a", to="self.optimizer_step"), clear(7), END) == []
 
     def test_first_iteration_clips_before_anything_is_known(self) -> None:
         assert found("GTR302", made(1), *twice(clip(2), back(3), step(4), clear(5)), END) == [2]
@@ -266,7 +278,7 @@ class TestClipWithoutEffect:
             [back(3), step(4), back(5), clip(6), clear(7)],
             [back(3), step(4, closure=True), clip(5), clear(6)],
             [back(3), step(4), Clipped(Site(5), Thing("g"), "`.grad.mul_`", A, rescales=True), clear(6)],
-            [back(3), step(4), clip(5), escape(6, "optimizer a"), clear(7)],
+            [back(3), step(4), clip(5), escape(6, "optimizer a", to="second_step"), clear(7)],
             [clear(2, None, None), clip(3), back(4), step(5)],
             [clear(2), back(3, None, opaque=True), clip(4), step(5)],
         ],
@@ -291,7 +303,8 @@ class TestStepBypassesScaler:
     def test_unknown_owners(self) -> None:
         assert found("GTR305", scaled(3, None), step(4, owners=None), END) == [4]
         events = [made(1, owners=None), made(2, OPT_B, None), scaled(3, None), step(4, owners=None), END]
-        assert found("GTR305", *events) == []
+        assert found("GTR305", *events) == [4], "no loss was back-propagated unscaled"
+        assert found("GTR305", back(2, None), *events) == []
         assert found("GTR305", scaled(3, None), back(4, None), step(5, owners=None), END) == []
 
     @pytest.mark.parametrize(
@@ -460,6 +473,8 @@ class TestRawLossSummed:
         events = [START, turn(0), walked(3, 1), summed(4, 1, True, term=mean, graph=graph), LEFT, END]
         assert found("GTR401", *events) == [4]
         events = [START, turn(0), walked(3, 1), summed(4, 1, None, term=mean, graph=graph), LEFT, END]
+        assert found("GTR401", *events) == [4]  # a multiple of it, or a view: the event names no others here
+        events = [START, turn(0), walked(3, 1), summed(4, 1, None, term=mean, graph=frozenset()), LEFT, END]
         assert found("GTR401", *events) == []
 
     def test_a_meter_is_reported_at_its_call(self) -> None:
@@ -690,6 +705,26 @@ class TestGradientsNeverCleared:
         other = [back(3), step(4), LEFT]
         assert found("GTR501", made(1), *loop, *cleared, *loop, *other, END) == []
 
+    def test_who_only_computes_a_loss_clears_nothing(self) -> None:
+        def handed(to: str, *names: str) -> Event:
+            return Escaped(Site(6), tuple(Thing(name) for name in names), to)
+
+        def silent(event: Event) -> bool:
+            return not found("GTR501", made(1), *twice(event, back(3), step(4)), END)
+
+        for to in ("loss_fn", "diffusion.training_losses", "LOSSES[kind]", "self.criterion", "criterion"):
+            assert not silent(handed(to, "model a")), to
+            assert silent(handed(to, "model a", "optimizer a")), to
+        for to in ("forward", "loss_backward", "loss_scaler", "reset_losses", "lossless", "update_loss", "prepare"):
+            assert silent(handed(to, "model a")), to
+
+    def test_what_went_backward_before_the_step_is_no_module(self) -> None:
+        alone = made(1, owners=None)
+        graph = frozenset({"output", "loss"})
+        body = [back(3, None, reaches=graph), step(4, owners=None)]
+        assert found("GTR501", alone, *twice(*body, escape(5, "output")), END) == [3]
+        assert found("GTR501", alone, *twice(*body, escape(5, "something")), END) == []
+
     def test_a_gan_pollutes_what_is_cleared_before_its_step(self) -> None:
         body = [clear(3), back(4), step(5), clear(6, OPT_B, B), back(7, BOTH), step(8, OPT_B, B)]
         assert found("GTR501", made(1), made(2, OPT_B, B), *twice(*body), END) == []
@@ -720,8 +755,16 @@ class TestGradientsClearedBeforeStep:
 
     def test_unknown_owners(self) -> None:
         assert found("GTR502", back(3, None), clear(4, owners=None), step(5, owners=None), END) == [4]
+
+    def test_unknown_owners_and_two_optimizers(self) -> None:
         two = [made(1, owners=None), made(2, OPT_B, None)]
-        assert found("GTR502", *two, back(3, None), clear(4, owners=None), step(5, owners=None), END) == []
+        cleared, stepped = clear(4, owners=None), step(6, owners=None)
+        assert found("GTR502", *two, back(3, None), cleared, stepped, END) == [4]  # it steps with nothing, anyhow
+        assert found("GTR502", *two, back(3, None), cleared, step(5, OPT_B, None), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), cleared, back(5, None), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), cleared, back(5, B), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), cleared, escape(5, "some loss"), stepped, END) == []
+        assert found("GTR502", *two, back(3, None), clear(4, None, None), stepped, END) == []
 
     def test_under_a_condition_it_is_meant(self) -> None:
         assert found("GTR502", made(1), back(3), step(5), back(3), clear(4), step(5), END) == []

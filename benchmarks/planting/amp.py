@@ -56,12 +56,29 @@ def unscale_removed(source: Source) -> Iterator[Site]:
                 yield Site(("GTR301",), inner.lineno, scope, (source.remove(stmt),))
 
 
+def switched_off(source: Source, stmt: ast.stmt) -> bool:
+    """True where a statement stands under `if name…` and the module binds that name once, to None, False or 0."""
+    if not isinstance(stmt, ast.If):
+        return False
+    test = stmt.test.left if isinstance(stmt.test, ast.Compare) else stmt.test
+    bound = [
+        node.value
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Assign) and any(dotted(target) == dotted(test) for target in node.targets)
+    ]
+    name = isinstance(test, ast.Name) and not any(
+        isinstance(node, ast.arg) and node.arg == test.id for node in ast.walk(source.tree)
+    )
+    return name and len(bound) == 1 and isinstance(bound[0], ast.Constant) and not bound[0].value
+
+
 @kind("clip-step-swapped")
 def clip_step_swapped(source: Source) -> Iterator[Site]:
     """The optimizer has taken the gradients unclipped when the clip runs, and they are cleared before they are used
     again.
 
     The file must clear gradients somewhere: if it never did, the clip after the step would bound those of the next one.
+    A clip that never runs, because the file switches it off (`if limit is not None` with `limit = None`), is none.
     """
     if "zero_grad" not in source.text or source.engine:
         return
@@ -71,7 +88,7 @@ def clip_step_swapped(source: Source) -> Iterator[Site]:
             what = step_statement(source, step)
             if call is None or what is None or what[1] in source.disabled_scalers:
                 continue
-            if not (source.owns_lines(clip) and source.owns_lines(step)):
+            if not (source.owns_lines(clip) and source.owns_lines(step)) or switched_off(source, clip):
                 continue
             codes = ("GTR302", "GTR301") if what[1] else ("GTR302",)
             clip_text, step_text = source.segment(clip), source.segment(step)

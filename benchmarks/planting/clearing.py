@@ -7,19 +7,31 @@ import re
 from collections.abc import Iterator
 
 from planting.kinds import kind
-from planting.source import LOOPS, Site, Source, dotted, last_name
+from planting.source import LOOPS, FunctionNode, Site, Source, dotted, last_name
 from planting.training import SCALARS, as_backward, backwards, is_optimizer, step_statement, stepped, zero_grad
 
 CLEARS = re.compile(r"zero_grad|\.grad = None|grad\.zero_|\.grad\.data\.zero_|clear_grad|reset_grad|_foreach_zero_")
+
+
+def helpers(source: Source, region: ast.AST, function: FunctionNode | None) -> list[FunctionNode]:
+    """The functions of the file that a region calls, by name, and those that these call in their turn."""
+    found: list[FunctionNode] = []
+    work = [region]
+    while work:
+        called = {last_name(n.func) for n in ast.walk(work.pop()) if isinstance(n, ast.Call)} - {"zero_grad"}
+        more = [f for f in source.functions if f.name in called and f is not function and f not in found]
+        found += more
+        work += more
+    return found
 
 
 @kind("zero-grad-removed")
 def zero_grad_removed(source: Source) -> Iterator[Site]:
     """Each step then applies the gradients of all steps before it again.
 
-    One loop contains the clearing, a backward and the step of one optimizer, and nothing else that clears, not in a
-    function of the file that it calls either; the optimizer is not made anew in the loop. A function without a loop
-    of its own counts where the file itself calls it in a loop, and clears nowhere else.
+    One loop contains the clearing, a backward and the step of one optimizer, and nothing else that clears, not in the
+    functions of the file that it calls, however deep, either; the optimizer is not made anew in the loop. A function
+    without a loop of its own counts where the file itself calls it in a loop, and clears nowhere else.
     """
     for stmt in ast.walk(source.tree):
         call = zero_grad(stmt)
@@ -46,9 +58,7 @@ def zero_grad_removed(source: Source) -> Iterator[Site]:
             everywhere = list(ast.walk(region))
             if sum(isinstance(n, ast.Call) and last_name(n.func) == "zero_grad" for n in everywhere) != 1:
                 continue
-            called = {last_name(n.func) for n in everywhere if isinstance(n, ast.Call)}
-            helpers = [f for f in source.functions if f.name in called and f is not function and f.name != "zero_grad"]
-            if any(CLEARS.search(ast.unparse(helper)) for helper in helpers):
+            if any(CLEARS.search(ast.unparse(helper)) for helper in helpers(source, region, function)):
                 continue
             if len(CLEARS.findall(ast.unparse(region))) > 1:
                 continue

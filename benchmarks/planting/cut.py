@@ -141,6 +141,8 @@ def plain_losses(source: Source) -> Iterator[tuple[Backward, str]]:
             continue  # what apex gives to a `with` is its own scaled loss; a loss of unknown origin may be no tensor
         if any(v is not None and (cut(v) or "requires_grad" in ast.unparse(v)) for _, v in bound):
             continue
+        if any(isinstance(v, ast.Constant) for _, v in bound if v is not None) and len(bound) == 1:
+            continue  # `loss = ...`: an exercise, whose loss is still to be written
         yield backward, name
 
 

@@ -117,7 +117,9 @@ def list_dropped(source: Source) -> Iterator[Site]:
             continue
         name = dotted(target)
         same = [
-            node for node in ast.walk(region) if isinstance(node, (ast.Name, ast.Attribute)) and dotted(node) == name
+            node
+            for node in ast.walk(region)
+            if isinstance(node, (ast.Name, ast.Attribute)) and dotted(node) == name and not _is_argument(source, node)
         ]
         if sum(isinstance(node.ctx, (ast.Store, ast.Del)) for node in same) != 1:
             continue
@@ -184,6 +186,16 @@ def iterator_shared(source: Source) -> Iterator[Site]:
             )
             yield Site(("GTR101",), built.lineno, scope, edits)
             break
+
+
+def _is_argument(source: Source, node: ast.AST) -> bool:
+    """True where a name is that of an argument of the inner function in which it stands: another thing altogether."""
+    function = source.function(node)
+    return (
+        function is not None
+        and isinstance(node, ast.Name)
+        and node.id in {arg.arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)}
+    )
 
 
 def _is_parameters(node: ast.expr) -> bool:

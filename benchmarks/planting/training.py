@@ -54,7 +54,10 @@ def as_backward(source: Source, call: ast.Call) -> Backward | None:
         # The name must be one that this function gave a value, as a tensor would be given: `self.backward()`,
         # `super().backward()` and an engine's or agent's own method are not torch's.
         name = dotted(receiver)
-        if NOT_A_LOSS.search(name.rsplit(".", 1)[-1]) or not bindings(source, source.scope(call), name):
+        values = [value for _, value in bindings(source, source.scope(call), name)]
+        if NOT_A_LOSS.search(name.rsplit(".", 1)[-1]) or not values:
+            return None
+        if all(isinstance(value, ast.Constant) for value in values):  # `loss = ...` is still to be written
             return None
     elif not isinstance(receiver, ast.BinOp):
         return None

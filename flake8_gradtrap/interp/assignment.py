@@ -16,6 +16,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import End
 from flake8_gradtrap.interp.expressions import Expressions
+from flake8_gradtrap.interp.provenance import is_loss
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     NONE,
@@ -54,7 +55,8 @@ class Assignment(Expressions):
         for old, path in self.eval(node.target, st):
             for value, after in self.eval(node.value, path):
                 record = after.record(old)
-                if isinstance(record, Listing) and node.op == "+":
+                modules = isinstance(record, Thingy) and record.kind == "module"  # a `ModuleList`
+                if (modules or isinstance(record, Listing)) and node.op == "+":
                     for _, there in self.call_method(old, "extend", self.args(value), node, after):
                         ends.append((there, "", None))
                     continue
@@ -67,7 +69,10 @@ class Assignment(Expressions):
                 if isinstance(record, Tensor) and record.op == "param":
                     ends.append((after, "", None))  # a leaf that is updated in place (under no_grad) is still that leaf
                     continue
-                new = self.binary(node.op, old, value, node, after)
+                if node.op == "+" and after.stamp and _countable(old) and _countable(value):
+                    new: Value = Sym("counted", (id(node), after.stamp), "count")  # whatever it is compared with
+                else:
+                    new = self.binary(node.op, old, value, node, after)
                 ends.extend((there, "", None) for there in self.assign(node.target, new, after, node))
         return ends
 
@@ -166,6 +171,7 @@ class Assignment(Expressions):
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
+        self.attribute_set(base, name, value, st, node, target)
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))
@@ -180,7 +186,9 @@ class Assignment(Expressions):
             return
         if tensor.op in ("leaf", "data") or not self.computed(value, st):
             if isinstance(value, Ref) and history is False:
-                st.replace(value, replace(tensor, op="param", parents=(), mode=True, saves=False))
+                taken = tensor.op in ("detach", "readout", "rewrap")
+                leaf = replace(tensor, op="param", parents=(), mode=True, saves=False, taken=taken)
+                st.replace(value, replace(leaf, site=self.site(node, st), how=how) if taken else leaf)
             return
         if history is True:
             return
@@ -196,7 +204,7 @@ class Assignment(Expressions):
         for part in provenance.ancestors(value):
             tensor = st.tensor(part)
             if tensor is not None and (
-                tensor.op in ("forward", "call", "param") or (tensor.op == "op" and _is_loss(tensor.how))
+                tensor.op in ("forward", "call", "param") or (tensor.op == "op" and is_loss(tensor.how))
             ):
                 return True
             if part in self.likely:
@@ -210,10 +218,9 @@ class Assignment(Expressions):
         record = st.record(base)
         if isinstance(record, Tensor) and isinstance(base, Ref):
             # Written in place: the tensor has now the history of what was written, too.
+            self._watch_total(base, value, Thing(base, self.label(target)), st, node)
             before = self.new(record, st)
-            st.replace(
-                base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=record.stamp)
-            )
+            st.replace(base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=st.stamp))
             return
         if isinstance(record, Mapping) and isinstance(base, Ref):
             if old is None:
@@ -273,6 +280,11 @@ class Assignment(Expressions):
         if before is None or after is None:
             return
         loop = self._carried_loop(before.stamp, st)
+        while loop is None and before.op == "add":  # extended for the second time in this iteration
+            before = st.tensor(before.parents[0])
+            if before is None:
+                return
+            loop = self._carried_loop(before.stamp, st)
         if loop is None:
             return
         provenance = self.provenance(st)
@@ -283,7 +295,7 @@ class Assignment(Expressions):
             self.emit(
                 Accumulated(
                     self.site(site_node, st), Thing(term, self.label(site_node)), total, Thing(old, total.label),
-                    provenance.history(term), loop, self.made_by(term, st), frozenset(provenance.graph(term).reaches),
+                    provenance.history(term), loop, self.made_by(term, st), self._behind(term, st),
                 ),
                 st,
             )  # fmt: skip
@@ -330,6 +342,25 @@ class Assignment(Expressions):
         tensor = st.tensor(value)
         return tensor.parents if tensor is not None and tensor.op in ("mul", "div", "pass") else ()
 
+    def _behind(self, value: Value, st: State) -> frozenset[Any]:
+        """The tensors that a value was computed from; where its history is not known, those that it is a multiple or a
+        view of.
+        """
+        provenance = self.provenance(st)
+        if provenance.history(value):
+            return frozenset(provenance.graph(value).reaches)
+        found: list[Value] = [value]
+        for part in found:
+            tensor = st.tensor(part)
+            if tensor is None or tensor.is_number or len(found) > 12:
+                continue
+            if tensor.how in ("unpacked", "element", "[key]"):
+                continue  # one of several results, of which each may have been computed by itself
+            if tensor.op in ("neg", "pass", "mul", "div") and tensor.mode is not False:
+                tensors = [parent for parent in tensor.parents if st.tensor(parent) is not None]
+                found.extend(tensors if len(tensors) == 1 else ())
+        return frozenset(found)
+
     def _store(self, base: Value, value: Value, st: State, node: ir.Node, label: str) -> None:
         if self.is_tensor(value, st):
             self.stored(base, value, st, node.value if isinstance(node, ir.Assign) else node, "setitem", label)
@@ -359,11 +390,11 @@ class Assignment(Expressions):
                 loop,
                 bounded,
                 self.made_by(value, st),
-                frozenset(provenance.graph(value).reaches),
+                self._behind(value, st),
             ),
             st,
         )
 
 
-def _is_loss(name: str) -> bool:
-    return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
+def _countable(value: Value) -> bool:
+    return isinstance(value, Const) and value.type in (int, float)

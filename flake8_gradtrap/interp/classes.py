@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from flake8_gradtrap.events import Constructed
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.statements import Statements, methods_of
 from flake8_gradtrap.interp.values import (
+    NONE,
     Api,
     Class,
     Const,
@@ -54,6 +56,12 @@ class Classes(Statements):
             self._bases[cls.ident] = []
             self._bases[cls.ident] = [self.static(base, cls) for base in cls.bases]
         return self._bases[cls.ident]
+
+    def bind_bases(self, cls: Class, st: State) -> None:
+        """Find the bases of a class inside of a function by the names that the function has bound."""
+        names = [base for base in cls.bases if isinstance(base, ir.Name | ir.Attr)]
+        if st.frame.func is not None and len(names) == len(cls.bases):
+            self._bases[cls.ident] = [self.eval(base, st)[0][0] for base in names]
 
     def static(self, node: ir.Expression, cls: Class) -> Value:
         """The value of a dotted name at module level, without running anything."""
@@ -113,6 +121,8 @@ class Classes(Statements):
         written = st.attr(base, name)
         if written is not None:
             return [(written, st)]
+        if base == NONE and called and name in ("step", "zero_grad") and isinstance(node, ir.Attr):
+            return self._set_since(node.value, name, st)
         if isinstance(base, Api):
             return [(Api(self.know.canonical(f"{base.name}.{name}")), st)]
         if isinstance(base, ProjectModule):
@@ -136,6 +146,10 @@ class Classes(Statements):
         if isinstance(record, Tensor) or (not called and self.kind(base, st) == "tensor"):
             return [(self._tensor_attr(base, name, node, st, called), st)]
         if called:
+            attr = Sym("attr", (base, name), name)
+            kinds = ("lossfn", "module") if isinstance(record, Thingy) and record.kind == "instance" else ("lossfn",)
+            if isinstance(record, Thingy) and record.cls is not None and self.kind_of_unknown(attr) in kinds:
+                return [(attr, st)]  # something that it holds is called: no method of its own
             return [(Method(base, name), st)]
         if isinstance(record, Thingy) and record.kind == "optimizer" and name == "param_groups":
             return [(self.new(Listing(None, None, record.owners, True, shape="param_groups"), st), st)]
@@ -157,6 +171,19 @@ class Classes(Statements):
         elif base in self.likely and not called:
             self.likely.add(attr)
         return [(attr, st)]
+
+    def _set_since(self, node: ir.Expression, name: str, st: State) -> Results:
+        """The method of an optimizer that was None when it was last seen: code out of sight has set the attribute."""
+        if not isinstance(node, ir.Attr):
+            return [(Method(NONE, name), st)]
+        results: Results = []
+        for holder, path in self.eval(node.value, st):
+            since = Sym("attr", (holder, node.attr), node.attr)
+            known = self.kind(since, path) == "optimizer"
+            if known:
+                path.set_attr(holder, node.attr, since)
+            results.append((Method(since if known else NONE, name), path))
+        return results
 
     def parameter(self, module: Value, name: str, node: ir.Node, st: State) -> Value:
         """A parameter of a module, by name; the same one each time."""
@@ -232,6 +259,8 @@ class Classes(Statements):
             and self.class_kind(frame.func.owner) == "module"
             for frame in st.frames
         )
+        if kind in ("module", "lossfn"):
+            self.handed_over(args.all(), node, st, cls.name)
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
         found = self.find_method(cls, "__init__")
@@ -239,7 +268,12 @@ class Classes(Statements):
             self._dataclass_fields(cls, instance, args, st)
             return [(instance, st)]
         bound = self.bind_method(*found, instance, st)
-        return [(instance, path) for _, path in self.call_value(bound, args, node, st)]
+        results: Results = [(instance, path) for _, path in self.call_value(bound, args, node, st)]
+        if cls.closure and self.hears(Constructed):  # a class inside of a function is no root
+            for _, path in results:
+                self.emit(self.constructed(cls, instance, path), path)
+            self.emit(self.class_ended(cls, instance), st)
+        return results
 
     def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
         names = [

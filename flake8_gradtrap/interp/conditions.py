@@ -103,7 +103,8 @@ class Conditions(Windows, Modes):
             return None
         if value.op == "index" or (value.op == "%" and isinstance(value.args[0], Sym) and value.args[0].op == "index"):
             return True
-        if value.op == "+" and isinstance(value.args[0], Sym) and value.args[0].op == "index":
+        base = value.args[0] if value.op == "+" else value
+        if isinstance(base, Sym) and (base.op == "counted" or (base.op == "index" and value.op == "+")):
             return False
         return None
 

@@ -63,6 +63,12 @@ KEEPS = re.compile(
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
+AVERAGES = re.compile(r"(^|[._])(ema|swa|moving_averages?)([._]|$)", re.IGNORECASE)
+"""What keeps a running average of parameters is called so: it reads parameters, and leaves gradients alone."""
+
+_NO_LOSS = frozenset({"forward", "pass", "leaf", "data", "hard", "detach"})
+"""Operations of which a loss is hardly the result."""
+
 HARMLESS = (
     "builtins.",
     "os.",
@@ -281,6 +287,8 @@ class Core:
         done = self.module.protocol.get(name)
         if done:
             kind = self.know.kind_by_protocol(done)
+            if kind == "tensor" and done & {"parameters", "named_parameters"} and not done & {"backward", "item"}:
+                return by_name or "module"  # `model.requires_grad_(True)`
             if kind == "tensor" and done & {"step", "module", "save_checkpoint", "parameters", "prepare"}:
                 return by_name or "engine"
             if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
@@ -360,7 +368,7 @@ class Core:
                 if isinstance(inner, Thingy) and inner.kind == "module":
                     found |= self.leaves(part, st, depth + 1) or frozenset()
                 elif isinstance(inner, Tensor) and inner.op == "param":
-                    found.add(part)
+                    found.add(module if inner.owner == module else part)  # read out of it: known only by its name
         return frozenset(found) if found else frozenset({module})
 
     def frozen(self, module: Value, st: State) -> bool:
@@ -432,9 +440,11 @@ class Core:
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
 
-    def escape(self, values: Iterable[Value], node: ir.Node, st: State, to: str = "") -> None:
-        """Tell that things were handed to code that cannot be seen."""
-        if KEEPS.search(to.rpartition(".")[2]):
+    def escape(
+        self, values: Iterable[Value], node: ir.Node, st: State, to: str = "", *, harmless: bool = False
+    ) -> None:
+        """Tell that things were handed to code that cannot be seen. `harmless`: which leaves gradients alone."""
+        if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
         things = []
         for value in values:
@@ -443,10 +453,17 @@ class Core:
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
-                    harmless = tensor is not None and tensor.op in ("forward", "pass", "leaf", "data", "hard", "detach")
-                    things.append(Thing(part, getattr(part, "name", ""), harmless))
+                    things.append(Thing(part, getattr(part, "name", ""), harmless or self._harmless(part, st)))
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
+
+    def _harmless(self, value: Value, st: State) -> bool:
+        """Whether who gets a value gets hold of no module, no optimizer and no loss. Elements that are known are
+        told by themselves."""
+        record = st.record(value)
+        if isinstance(record, Listing):
+            return record.items is not None or (record.item is not None and self._harmless(record.item, st))
+        return isinstance(record, Tensor) and record.op in _NO_LOSS
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount

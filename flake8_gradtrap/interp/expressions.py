@@ -205,6 +205,14 @@ class Expressions(Comprehensions):
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         if isinstance(left, Const) and isinstance(right, Const):
+            if (
+                op == "%"
+                and st.stamp
+                and right.value != 1
+                and isinstance(node, ir.BinOp)
+                and not isinstance(node.left, ir.Const)
+            ):
+                return Sym(op, (left, right))  # a count in a loop: any iteration may be the one that is meant
             if isinstance(left.value, _NUMBERS) and isinstance(right.value, _NUMBERS) and op in FOLD:
                 try:
                     return Const.of(FOLD[op](left.value, right.value))
@@ -293,7 +301,8 @@ class Expressions(Comprehensions):
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
-        if self.kind(base, st) == "module":
+        kind = self.kind(base, st)
+        if kind == "module":
             return self.submodule(base, index)
         name = (
             index.value
@@ -301,6 +310,8 @@ class Expressions(Comprehensions):
             else self.label(node.value).rpartition(".")[2]
         )
         entry = Sym("entry", (base, index), name)
+        if kind in ("optimizer", "scaler", "scheduler"):
+            self.kinds[entry] = kind  # `optimizer["generator"]`
         if base in self.data:
             self.data.add(entry)
         elif base in self.likely:
@@ -328,8 +339,13 @@ class Expressions(Comprehensions):
             if isinstance(value, Method):
                 results.extend(self.call_method(value.receiver, value.name, args, node, path))
             else:
+                if name == "step":
+                    self.own_step(base, value, args, node, path)
                 results.extend(self.call_value(value, args, node, path))
         return results
+
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
+        raise NotImplementedError
 
     def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:
         raise NotImplementedError

@@ -233,9 +233,8 @@ class Iteration(Calls):
         values = args.pos[:1] if name in self.know.lists["iterators.consumers"] else args.pos
         results: Results = []
         if not values:
-            return [
-                (self.new(Listing((), None, stamp=st.stamp, shape="deque" if short == "deque" else "list"), st), st)
-            ]
+            shape = short if short in ("deque", "ModuleList", "ParameterList") else "list"
+            return [(self.new(Listing((), None, stamp=st.stamp, shape=shape), st), st)]
         source = values[0]
         for item, path in self.iterate(source, f"`{short}`", node, st):
             results.append((self._collected(name, short, source, item, args, node, path), path))
@@ -266,12 +265,19 @@ class Iteration(Calls):
             return self.new(listing, st)
         if short in ("dict", "OrderedDict"):
             inner = st.record(source)
-            entries = inner.items if isinstance(inner, Mapping) else ()
+            pairs = items if items is not None else (item,)
+            entries = (
+                inner.items
+                if isinstance(inner, Mapping)
+                else tuple(
+                    (pair.items[0], pair.items[1]) for pair in pairs if isinstance(pair, Tup) and len(pair.items) == 2
+                )
+            )
             return self.new(Mapping(entries, False, st.stamp), st)
         if short in ("ModuleList", "ParameterList"):
-            return self.new(
-                Thingy("module", None, frozenset(owners) if owners else None, name, site=self.site(node, st)), st
-            )
+            self.handed_over((source,), node, st, short)
+            held = frozenset(owners) if owners else None
+            return self.new(Thingy("module", None, held, name, None, (source,), self.site(node, st)), st)
         if short in ("sum", "stack", "cat", "hstack", "vstack", "max", "min", "fsum"):
             parts = items if items is not None else (item,)
             parts = tuple(part for part in parts if self.provenant(part, st) or st.tensor(part) is not None)

@@ -19,7 +19,7 @@ class Knowledge:
         self.lists: dict[str, frozenset[str]] = {}
         exact: dict[str, list[str]] = {}
         patterns: list[tuple[re.Pattern[str], str]] = []
-        for section in ("makes", "same", "context", "iterators", "gradients", "tensors"):
+        for section in ("makes", "same", "context", "iterators", "gradients", "tensors", "modules"):
             for key, names in data[section].items():
                 label = f"{section}.{key}"
                 self.lists[label] = frozenset(names)
@@ -33,6 +33,7 @@ class Knowledge:
         self.methods: dict[str, frozenset[str]] = {
             key: frozenset(names) for key, names in data["tensor_methods"].items()
         }
+        self.dropped: dict[str, frozenset[str]] = {key: frozenset(names) for key, names in data["dropped"].items()}
         self.method_role: dict[str, str] = {
             name: key for key, names in data["tensor_methods"].items() for name in names
         }

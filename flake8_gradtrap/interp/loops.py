@@ -23,9 +23,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.interp.windows import counted_and_reset, is_length
-
-"""Unknowns that are called what the program binds them to."""
+from flake8_gradtrap.interp.windows import counted_and_reset
 
 
 class Loops(Assignment):
@@ -188,8 +186,7 @@ class Loops(Assignment):
             return new_item
         return item
 
-    @staticmethod
-    def _was_last(st: State, before: dict[Any, Any]) -> bool:
+    def _was_last(self, st: State, before: dict[Any, Any]) -> bool:
         """Whether this path assumed that the iteration that ends is the last one.
 
         It did with `i + 1 == len(loader)`, and where `i + 1 < n` was false: a loop goes on only while there is more.
@@ -198,12 +195,20 @@ class Loops(Assignment):
             if test in before or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
             symbol = test[1]
-            if symbol.op == "==" and fact is True and any(isinstance(a, Value) and is_length(a) for a in symbol.args):
+            if symbol.op == "==" and fact is True and any(self._is_length(arg, st) for arg in symbol.args):
                 return True
             counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
             if counted and (symbol.op, fact) in (("<", False), ("==", True)):
                 return True
         return False
+
+    def _is_length(self, value: Any, st: State) -> bool:
+        """Whether a value is `len(loader)`, or less by some: the length of a batch says nothing of the loop."""
+        if isinstance(value, Sym) and value.op == "-":
+            return self._is_length(value.args[0], st)
+        if not isinstance(value, Sym) or value.op != "pure builtins.len":
+            return False
+        return not any(part in self.data or st.tensor(part) is not None for part in value.args)  # type: ignore[arg-type]
 
 
 def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:

@@ -11,6 +11,7 @@ import libcst as cst
 
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.source import SourceError, deep, identifiers
+from flake8_gradtrap.traits import traits
 
 if TYPE_CHECKING:
     from flake8_gradtrap.source import Slice
@@ -309,7 +310,7 @@ class _Lower:
             None if node.returns is None else _source(node.returns.annotation),
             node.asynchronous is not None,
             "yield" in text and _yields(inner),
-            identifiers(text),
+            identifiers(text) | traits((twin,), text),
             lower_body,
             cst=node,
             unit=unit,

@@ -6,18 +6,31 @@ import ast
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from flake8_gradtrap.events import Cleared, IteratorMade, RunEnded, Site, Thing
+from flake8_gradtrap.events import (
+    ClassEnded,
+    Cleared,
+    Constructed,
+    FileEnded,
+    IteratorMade,
+    RunEnded,
+    Site,
+    Thing,
+    WholeClass,
+)
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Class, Func, Iterator, Listing, Mapping, Ref, Thingy, Value
+from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
+from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
 
 ROOT_BUDGET = 24_000
 """So many steps (expressions and statements evaluated) a root may take: about half a second."""
@@ -33,8 +46,14 @@ _TRAINING = frozenset(
     "optimizer no_grad".split()
 )
 """Words of functions whose callers are run, too."""
+
+_WALKS = frozenset({"backward", "manual_backward", "autograd"})
+"""Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
+_ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+"""Base classes that do nothing of their own to what a subclass keeps."""
+_FLAGS = frozenset({type(None), bool})
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
 _ONE_SHOT_WORDS = ONE_SHOT_NAMES.union(_ONE_SHOT_TYPES)
 
@@ -61,6 +80,8 @@ class Machine(Methods):
         self.rules = rules
         self.tally = Tally()
         self.base = State()
+        self.ran: list[tuple[Class, Value, State]] = []
+        """The classes whose methods were run, the object on which they were, and its constructor's path."""
 
     def run(self) -> None:
         parts = self.module.source.toplevel
@@ -84,6 +105,8 @@ class Machine(Methods):
             elif isinstance(value, Class):
                 for method in self.methods(value).values():
                     self._definition_side(None, (method, value))
+        if self.hears(FileEnded):
+            self.emit(self._file_ended(parts, relevant), self.base)
 
     # -- what matters -------------------------------------------------------------------------------------------------
 
@@ -126,10 +149,30 @@ class Machine(Methods):
             read = read.union(*(part.mentions for part in more))
         return [part for part in codes if part in needed]
 
+    @cached_property
+    def _keeping(self) -> frozenset[str]:
+        """The classes of the file that put new objects on an attribute in a plain container, if a rule asks."""
+        if KEEPS_SEVERAL not in self.root_words:
+            return frozenset()
+        parts = self.module.source.toplevel
+        return frozenset(part.name for part in parts if part.kind == "class" and KEEPS_SEVERAL in part.mentions)
+
+    def _registers_for_base(self, name: str, mentions: frozenset[str]) -> bool:
+        """Whether a class registers something and mentions another one that keeps something: perhaps it is its base."""
+        return REGISTERS in mentions and not mentions.isdisjoint(self._keeping - {name})
+
     def _starts_in(self, part: TopLevel) -> bool:
+        if part.kind != "class":
+            return self._starts(part.mentions - OF_CLASSES)
+        if self._registers_for_base(part.name, part.mentions):
+            return True
         if not self._starts(part.mentions):
             return False
-        return part.kind != "class" or any(self._starts(mentions) for mentions in part.methods.values())
+        if any(self._starts(mentions - OF_CLASSES) for mentions in part.methods.values()):
+            return True
+        cls = self.module.lookup(part.name)
+        of_module = isinstance(cls, Class) and self.class_kind(cls) in MODULES
+        return of_module and any(self._starts(mentions) for mentions in part.methods.values())
 
     def _starts(self, mentions: frozenset[str]) -> bool:
         """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
@@ -255,7 +298,7 @@ class Machine(Methods):
         """Run a function that nothing visible calls, on unknown arguments."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        st.mode = self._root_mode(func)
+        st.mode = self._root_mode(func, st)
         env = self._arguments(func, st, assumed)
         if node.is_generator:
             results = self.run_generator(func, tuple(env.items()), node, st)
@@ -263,17 +306,17 @@ class Machine(Methods):
             results = self._activate(func, env, None, st)
         return [path for _, path in results]
 
-    def _root_mode(self, func: Func) -> bool | None:
+    def _root_mode(self, func: Func, st: State) -> bool | None:
         """Gradients are on where a function trains or promises a gradient; elsewhere its callers decide."""
         node = func.node
         assert isinstance(node, ir.FunctionDef)
-        if node.mentions & {"backward", "manual_backward", "autograd"} or node.name in (
-            "forward",
-            "training_step",
-            "__init__",
-        ):
+        if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
-        return True if "loss" in node.name else None
+        cls = self._class_of(func.receiver, st) if func.receiver is not None else None
+        lineage = self.lineage(cls) if cls is not None else []
+        words = _WALKS | func.module.names_that_matter(_WALKS)
+        words = words.union(*(base.module.names_that_matter(_WALKS) for base in lineage if isinstance(base, Class)))
+        return None if node.mentions.isdisjoint(words) else True
 
     def _function(self, func: Func) -> None:
         for path in self.root(func, self.base.fork()):
@@ -284,7 +327,10 @@ class Machine(Methods):
         if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
             return  # what they do to gradients is their business
         methods = self._runnable(cls)
-        if not any(self._starts(method.mentions) for method, _ in methods):
+        without = frozenset() if kind in MODULES else OF_CLASSES
+        bases = frozenset(base.name for base in self.lineage(cls)[1:] if isinstance(base, Class))
+        registers = any(self._registers_for_base(cls.name, method.mentions | bases) for method, _ in methods)
+        if not registers and not any(self._starts(method.mentions - without) for method, _ in methods):
             return
         starts: list[State] = []
         instance: Value = Ref(0)
@@ -299,11 +345,17 @@ class Machine(Methods):
                 bound = self.bind_method(*found, instance, st)
                 if isinstance(bound, Func):
                     starts = self.root(bound, st.fork())[:2] or [st]
+            if self.hears(Constructed):
+                for start in starts:
+                    self.emit(self.constructed(cls, instance, start), start)
 
         if not self._guarded(construct) or not starts:
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
+        for start in starts:
+            self._loosen(cls, instance, start)
+        self.ran.append((cls, instance, starts[0]))
         for method, owner in self._methods_callers_first(methods):
             if id(method) in self.entered or method.name == "__init__":
                 continue
@@ -311,6 +363,44 @@ class Machine(Methods):
                 self._guarded(
                     lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
                 )
+        if self.hears(ClassEnded):
+            self.emit(self.class_ended(cls, instance), self.base)
+
+    def _loosen(self, cls: Class, instance: Value, st: State) -> None:
+        """Forget the None and the flags that the constructor leaves where something else may put another value."""
+        held = st.overlay.get(instance, {})
+        placeholders = {name for name, value in held.items() if isinstance(value, Const) and value.type in _FLAGS}
+        if placeholders:
+            files = {base.module.source for base in self.lineage(cls) if isinstance(base, Class)}
+            op = "member" if self.kind(instance, st) == "module" else "attr"
+            for name in placeholders & frozenset[str]().union(*(file.rebound for file in files)):
+                st.set_attr(instance, name, Sym(op, (instance, name), str(name)))  # else a call of it is a method's
+
+    def _file_ended(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> FileEnded:
+        """The event, with what is known of the classes that were run, and with what was not run."""
+        unrun = [part.mentions for part in parts if part.kind == "function" and not self._was_run(part)]
+        for part in parts:
+            if part.kind == "class" and part not in relevant:
+                unrun.extend(part.methods.values())
+        classes = []
+        for cls, instance, st in self.ran:
+            for method, _ in self._runnable(cls):
+                if id(method) not in self.entered and method.name != "__init__":
+                    unrun.append(method.mentions)
+            made = tuple(
+                Thing(value, f"self.{name}")
+                for name, value in st.overlay.get(instance, {}).items()
+                if isinstance(value, Ref) and value != instance
+            )
+            seen = all(
+                isinstance(base, Class) or (isinstance(base, Api) and base.name in _ROOTS) for base in self.lineage(cls)
+            )
+            classes.append(WholeClass(self.thing(instance), made, seen))
+        return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))
+
+    def _was_run(self, part: TopLevel) -> bool:
+        value = self.module.lookup(part.name)
+        return isinstance(value, Func) and value.ident in self.entered
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
         """The methods of a class, and those that it inherits from other files."""
@@ -327,7 +417,10 @@ class Machine(Methods):
     def _methods_callers_first(
         self, methods: Sequence[tuple[ir.FunctionDef, Class]]
     ) -> list[tuple[ir.FunctionDef, Class]]:
-        relevant = [pair for pair in methods if self._starts(pair[0].mentions)]
+        kept = any(KEEPS_SEVERAL in method.mentions for method, _ in methods)  # what is registered elsewhere matters
+        relevant = [
+            pair for pair in methods if self._starts(pair[0].mentions) or (kept and REGISTERS in pair[0].mentions)
+        ]
         names = {method.name for method, _ in relevant}
         callers = [
             pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"
@@ -346,9 +439,9 @@ class Machine(Methods):
                 # It may be called again on the same object; gradients may have been cleared in between.
                 self.emit(Cleared(Site(method), None, None), path)
                 for after in self.root(bound, path.fork()):
-                    self.emit(RunEnded(Site(method), True), after)
+                    self.emit(RunEnded(Site(method), True, self.thing(instance)), after)
         for path in paths:
-            self.emit(RunEnded(Site(method), True), path)
+            self.emit(RunEnded(Site(method), True, self.thing(instance)), path)
 
     @staticmethod
     def _keeps_iterator(instance: Value, st: State) -> bool:

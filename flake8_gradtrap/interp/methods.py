@@ -20,6 +20,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.provenance import unscaled
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -47,6 +48,10 @@ _QUIET = frozenset(
 )
 
 
+_DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
+"""Words of an optimizer's `step` that calls another one's."""
+
+
 class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         kind = self.kind(receiver, st)
@@ -55,6 +60,9 @@ class Methods(Containers):
         if isinstance(receiver, Super):
             kind = self.class_kind(receiver.owner)
             receiver = receiver.receiver
+            if name == "__init__":
+                st.set_attr(receiver, "initialised", TRUE)
+                self.handed_over(args.all(), node, st, name)
         if (
             name in self.know.lists["iterators.of_parameters"]
             and kind in ("module", "", "instance", "ema")
@@ -103,6 +111,8 @@ class Methods(Containers):
                 self.iterated(args.pos[0], f"`{name}`", node, st, True)
             self.escape([receiver, *args.all()], node, st, name)
             return self.unknown(name)
+        if name == "__call__" and (norm := self.clip_unseen(self._called(node), args, node, st)) is not None:
+            return norm
         if name in ("manual_backward",) and args.pos:
             self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return NONE
@@ -110,7 +120,8 @@ class Methods(Containers):
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
-            self.escape([receiver, *args.all()], node, st, name)
+            misjudged = name == "__call__" and st.tensor(receiver) is not None  # what is called is no tensor
+            self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
             return Sym("pure " + name, (receiver, *args.pos), name)
         if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
@@ -232,7 +243,7 @@ class Methods(Containers):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        base = self.unscaled(loss, st)
+        base = unscaled(st, loss)
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
             graph.frees.add(base)
         record = st.tensor(loss)
@@ -247,7 +258,7 @@ class Methods(Containers):
         self.emit(
             Backpropagated(
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
-                provenance.terms(loss), self.owners_of(graph, st), scaler, scaled,
+                provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
                 recorded=record.mode if record is not None else None,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
@@ -259,18 +270,6 @@ class Methods(Containers):
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
         if not nowhere and (record is None or not record.is_number):
             st.conds[("live", loss)] = True  # else backward would have raised
-
-    @staticmethod
-    def unscaled(loss: Value, st: State) -> Value:
-        """The loss behind `scaler.scale(loss)` or `loss / steps`: going backward twice through that is what raises."""
-        tensor = st.tensor(loss)
-        while tensor is not None and tensor.parents and not tensor.is_number:
-            constant = len(tensor.parents) == 2 and isinstance(tensor.parents[1], Const)
-            if tensor.op not in ("scale", "neg") and not (tensor.op in ("mul", "div") and constant):
-                break
-            loss = tensor.parents[0]
-            tensor = st.tensor(loss)
-        return loss
 
     def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
         """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""
@@ -288,7 +287,7 @@ class Methods(Containers):
             thing,
             frozenset(graph.reaches),
             retains=None,
-            terms=self.provenance(st).terms(loss),
+            terms=self.provenance(st).terms(loss, walked=True),
             opaque=True,
             scaled=None,
         )
@@ -321,6 +320,23 @@ class Methods(Containers):
                 return [(self.unknown(name), st)]
         return None
 
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
+        """A visible optimizer's own `step` applies the gradients, unless it leaves that to another one."""
+        record = st.record(base)
+        if not (isinstance(record, Thingy) and record.kind == "optimizer" and isinstance(step, Func)):
+            return
+        if isinstance(step.node, ir.FunctionDef) and not step.node.mentions & _DELEGATES and not args.all():
+            shown = node.func.value if isinstance(node.func, ir.Attr) else None
+            self.emit(Stepped(self.site(node, st), self.thing(base, shown), self.owners(base, st)), st)
+
+    def _wrapped_optimizer(self, value: Value, st: State) -> Value:
+        """The one optimizer that an instance of a visible class keeps; else the value itself."""
+        record = st.record(value)
+        if not (isinstance(record, Thingy) and record.kind == "instance" and record.cls is not None):
+            return value
+        held = {part for part in st.overlay.get(value, {}).values() if self.kind(part, st) == "optimizer"}
+        return held.pop() if len(held) == 1 and "step" in record.cls.defines else value
+
     def on_scaler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
         if isinstance(record, Thingy) and record.flag is False:
@@ -337,13 +353,14 @@ class Methods(Containers):
             if self.elements(args.pos[0], st) is not None:
                 return [(self.unknown("scaled"), st)]
             return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
+        stepped = self._wrapped_optimizer(args.pos[0], st) if args.pos else None
         if (
             name in ("unscale_", "step", "unscale")
-            and args.pos
-            and (name != "step" or self.kind(args.pos[0], st) in ("optimizer", ""))
+            and stepped is not None
+            and (name != "step" or self.kind(stepped, st) in ("optimizer", ""))
         ):
             shown = node.args[0].value if isinstance(node, ir.Call) and node.args else None
-            optimizer, owners = self.thing(args.pos[0], shown), self.owners(args.pos[0], st)
+            optimizer, owners = self.thing(stepped, shown), self.owners(stepped, st)
             if name == "step":
                 self.emit(Stepped(site, optimizer, owners, scaler), st)
             else:
@@ -410,10 +427,15 @@ class Methods(Containers):
             "load_state_dict",
             "register_buffer",
             "add_module",
+            "register_module",
             "register_parameter",
+            "append",
+            "extend",
+            "insert",
             "no_sync",
             "named_modules",
         ):
+            self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
             self.emit(
@@ -425,7 +447,7 @@ class Methods(Containers):
         if name == "__call__":
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
-                    self.escape([arg], node, st, name)
+                    self.escape([arg], node, st, name, harmless=True)
             output = self.output(receiver, NONE, args, node, st)
             self.forwarded(receiver, output, node, st)
             return [(output, st)]

@@ -106,6 +106,8 @@ class Provenance:
             if self.history(current) is False and tensor.op != "forced":
                 continue
             graph.reaches.add(current)
+            if tensor.op == "forced":
+                continue  # a leaf: what it was made of is behind a cut
             whole = self._whole(tensor)
             if whole is not None:
                 parted.add(whole)
@@ -129,7 +131,8 @@ class Provenance:
                 graph.unknown = True
                 unseen.update(tensor.parents)
                 graph.incomplete = graph.incomplete or current in self.likely
-            stack.extend((part, inside) for part in tensor.parents)
+            if not tensor.taken:
+                stack.extend((part, inside) for part in tensor.parents)
         return graph
 
     def _whole(self, tensor: Tensor) -> Value | None:
@@ -151,15 +154,24 @@ class Provenance:
 
     # -- the parts of a loss ------------------------------------------------------------------------------------------
 
-    def terms(self, loss: Value) -> tuple[Term, ...]:
-        """The parts of a loss: each cut with its place, and whether it is added or multiplied."""
+    def terms(self, loss: Value, walked: bool = False) -> tuple[Term, ...]:
+        """The parts of a loss: each cut with its place, and whether it is added or multiplied.
+
+        `walked`: it is back-propagated. If nothing of it is alive, then what was cut was meant to be, whatever it was.
+        """
+        leaf = self.state.tensor(unscaled(self.state, loss))
+        while leaf is not None and leaf.op == "div":
+            leaf = self.state.tensor(unscaled(self.state, leaf.parents[0]))
+        if walked and leaf is not None and leaf.op == "param" and leaf.taken and leaf.site is not None:
+            return (Term("forced", leaf.site, leaf.how, True, whole=True),)
         found = list(self._terms(loss, additive=True, seen=set(), depth=0))
         live = [term for term in found if not term.cut and term.additive]
         parts: dict[tuple[str, Hashable], Term] = {}
         for term in found:
             if term.cut:
                 whole = term.additive and not live and self.history(loss) is not True
-                parts.setdefault((term.cut, term.site.node), replace(term, whole=whole))
+                had = True if whole and walked and term.had_history is None else term.had_history
+                parts.setdefault((term.cut, term.site.node), replace(term, whole=whole, had_history=had))
         for value in self.ancestors(loss):
             tensor = self.state.tensor(value)
             if tensor is None or tensor.op != "readout" or tensor.site is None or not tensor.parents:
@@ -190,7 +202,10 @@ class Provenance:
             if op in ("readout", "rewrap"):
                 source = unread(self.state, source)
             parameter = inner_op(self.state, source) == "param"
-            yield Term(op, site, tensor.how, self.history(source, guess=True), additive, parameter)
+            had = self.history(source, guess=True)
+            if had is None and op == "readout" and self._presumed(source, 0):
+                had = True
+            yield Term(op, site, tensor.how, had, additive, parameter)
             return
         if op == "first order":
             yield Term(op, site, tensor.how, True, additive)
@@ -212,11 +227,29 @@ class Provenance:
                 yield Term("", site)
         elif op == "op" and self.history(value) is False:
             cuts = [term for parent in tensor.parents for term in self._terms(parent, additive, seen, depth + 1)]
-            yield from (term for term in cuts if term.cut in ("detach", "no_grad", "rewrap", "first order"))
+            for term in cuts:
+                if term.cut in ("detach", "no_grad", "rewrap", "first order"):
+                    # Where it is not known: what it is computed with may be trained, too.
+                    yield replace(term, had_history=bool(term.had_history))
         elif additive:
             yield Term("", site)
 
     _site: Site | None = None
+
+    def _presumed(self, value: Value, depth: int) -> bool:
+        """Whether a value, of which it is not known if it has history, is a loss: a loss function made it, of more
+        than data, or it is called so.
+        """
+        if isinstance(value, Sym):
+            return value.op not in ("global", "joined") and "loss" in value.name.lower() and value not in self.data
+        tensor = self.state.tensor(value)
+        if tensor is None or tensor.mode is not True or self.history(value) is not None or depth > 12:
+            return False
+        if tensor.op in ("op", "call") and is_loss(tensor.how):
+            return True
+        if tensor.op in ("add", "sub", "mul", "div", "neg", "pass", "phi"):
+            return any(self._presumed(parent, depth + 1) for parent in tensor.parents)
+        return False
 
     def _trainable(self, value: Value) -> bool:
         """Whether a value would have history, had its operations been recorded."""
@@ -272,6 +305,7 @@ class Provenance:
             return (
                 value in self.likely
                 or value.op in ("call", "item", "entry", "member")
+                or "loss" in value.name.lower()
                 or bool(self.state.conds.get(("live", value)))
             )
         return self.history(value) is not False
@@ -310,6 +344,11 @@ class Provenance:
         return None
 
 
+def is_loss(name: str) -> bool:
+    """Whether a function is a loss by its name."""
+    return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
+
+
 def _is_size(value: Sym) -> bool:
     """Whether an unknown is a tensor's shape, or a number out of it."""
     while value.op in ("entry", "item") and value.args and isinstance(value.args[0], Sym):
@@ -338,6 +377,18 @@ def inner_op(state: State, value: Value) -> str:
         value = tensor.parents[0]
         tensor = state.tensor(value)
     return tensor.op if tensor is not None else ""
+
+
+def unscaled(state: State, loss: Value) -> Value:
+    """The loss behind `scaler.scale(loss)` or `loss / steps`: going backward twice through that is what raises."""
+    tensor = state.tensor(loss)
+    while tensor is not None and tensor.parents and not tensor.is_number:
+        constant = len(tensor.parents) == 2 and isinstance(tensor.parents[1], Const)
+        if tensor.op not in ("scale", "neg") and not (tensor.op in ("mul", "div") and constant):
+            break
+        loss = tensor.parents[0]
+        tensor = state.tensor(loss)
+    return loss
 
 
 def unread(state: State, value: Value) -> Value:

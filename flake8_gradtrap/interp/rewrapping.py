@@ -61,7 +61,7 @@ class Rewrapping(Iteration):
                     st,
                 )
                 return value
-            return self.make_tensor("param", inner, node, st, how=short)
+            return self.make_tensor("param", inner, node, st, how=f"{name}(…, requires_grad=True)", taken=True)
         arrays = name == "torch.from_numpy" or any(self._is_array(part, st) for part in operands)
         numbers = all((t := st.tensor(part)) is not None and t.is_number for part in operands) and not arrays
         if numbers:
@@ -125,4 +125,6 @@ class Rewrapping(Iteration):
             thing = Thing(value, self.label(self._shown(node)))
             self.emit(GradientForced(self.site(node, st), thing, "Variable(…, requires_grad=True)", False), st)
             return value
-        return self.make_tensor("param", (), node, st, how="Variable")
+        record = st.tensor(source)
+        taken = record is not None and record.op in ("detach", "readout", "rewrap")
+        return self.make_tensor("param", (), node, st, how="Variable(…, requires_grad=True)", taken=taken)

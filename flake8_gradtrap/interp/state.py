@@ -184,6 +184,10 @@ def _plain(value: Value) -> bool:
     )
 
 
+def _number(value: Value) -> bool:
+    return isinstance(value, Const) and value.type in (int, float)
+
+
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
 """Kinds of things of which one is as good as another, when paths are merged by force."""
 
@@ -191,6 +195,18 @@ _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
 def _apart(a: State, b: State) -> int:
     """For how many rules two paths differ in what is remembered."""
     return sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
+
+
+def _common(mine: dict[Hashable, Any], theirs: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    """What a rule remembers on both of two paths: equal values, and what unequal ones that can `meet` agree on."""
+    found: dict[Hashable, Any] = {}
+    for key, value in mine.items():
+        other = theirs.get(key, _MISSING)
+        if other == value:
+            found[key] = value
+        elif type(other) is type(value) and hasattr(value, "meet"):
+            found[key] = value.meet(other)
+    return found
 
 
 class Merger:
@@ -286,10 +302,7 @@ class Merger:
                 merged.set_attr(key, name, value)
         merged.conds = {key: value for key, value in a.conds.items() if b.conds.get(key, _MISSING) == value}
         if a.mem != b.mem:
-            merged.mem = {
-                code: {key: value for key, value in inner.items() if b.mem.get(code, {}).get(key, _MISSING) == value}
-                for code, inner in a.mem.items()
-            }
+            merged.mem = {code: _common(inner, b.mem.get(code, {})) for code, inner in a.mem.items()}
         merged.lossy = a.lossy or b.lossy or force
         if a.mode is not b.mode:
             merged.mode = None
@@ -317,16 +330,18 @@ class Merger:
 
     def _join(self, merged: State, a: State, b: State, name: Hashable, x: Value, y: Value) -> Value:
         one, two = a.tensor(x), b.tensor(y)
-        if one is not None and two is not None:
+        known = one or two
+        if known is not None and (one is not None or _number(x)) and (two is not None or _number(y)):
+            # A total starts as a number: beside the tensor that it becomes, it is one that adds nothing.
             oid = self.fresh()
             merged.heap[oid] = Tensor(
                 "phi",
                 (x, y),
-                one.site,
-                one.mode,
-                one.is_number and two.is_number,
-                how=one.how,
-                stamp=max(one.stamp, two.stamp),
+                known.site,
+                known.mode,
+                all(part is None or part.is_number for part in (one, two)),
+                how=known.how,
+                stamp=max(part.stamp for part in (one, two) if part is not None),
             )
             return Ref(oid)
         mine, theirs = a.record(x), b.record(y)

@@ -165,11 +165,15 @@ class Statements(Loops):
         frame = st.frame
         bases = tuple(base.value for base in node.bases if base.keyword is None and not base.star)
         names = frozenset(methods_of(node.body))
-        st.envs[frame.env][node.name] = Class(
-            node.name, id(node), self.current_module(st), bases, names, lambda: node.body, (frame.env, *frame.closure)
-        )
+        module = self.current_module(st)
+        cls = Class(node.name, id(node), module, bases, names, lambda: node.body, (frame.env, *frame.closure))
+        self.bind_bases(cls, st)
+        st.envs[frame.env][node.name] = cls
         self.captured(st)
         return [(st, "", None)]
+
+    def bind_bases(self, cls: Class, st: State) -> None:
+        raise NotImplementedError
 
     # -- assignment ---------------------------------------------------------------------------------------------------
 

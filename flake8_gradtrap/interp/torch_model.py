@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from flake8_gradtrap.events import (
@@ -44,6 +45,10 @@ _SPANS = ("T_max", "total_steps", "num_training_steps", "epochs")
 """Arguments that say over how many of its steps a scheduler runs."""
 
 
+_CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
+"""What functions are called that clip gradients, and do nothing else."""
+
+
 class TorchModel(Rewrapping):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
@@ -73,7 +78,9 @@ class TorchModel(Rewrapping):
         if name == "builtins.float" and args.pos and isinstance(args.pos[0], Const) and args.pos[0].type is str:
             text = str(args.pos[0].value).lower().lstrip("+-")
             return [(Const.of(float("inf")) if text in ("inf", "infinity") else self.unknown("float"), st)]
-        if name == "builtins.len" and args.pos and isinstance(st.record(args.pos[0]), Iterator):
+        if name == "builtins.len" and args.pos and isinstance(it := st.record(args.pos[0]), Iterator):
+            if it.how == "`iter(…)`":
+                return [(self.unknown("len"), st)]  # that of a loader has one
             raise Dead  # an iterator has no length
         if name.startswith("numpy.") and args.pos and (t := st.tensor(args.pos[0])) is not None and t.is_number:
             return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
@@ -89,9 +96,15 @@ class TorchModel(Rewrapping):
         ):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
-        if name == "builtins.setattr" and len(args.pos) == 3 and isinstance(args.pos[1], Const):
-            st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
+        if name == "builtins.setattr" and len(args.pos) == 3:
+            if isinstance(args.pos[1], Const):
+                self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
+                st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
+            elif self.part(args.pos[2], st) is not None:
+                self.handed_over(args.pos[2:], node, st, "setattr")
             return [(NONE, st)]
+        if short == "__init__" and args.pos and "makes.module" in self.know.roles(name.removesuffix(".__init__")):
+            st.set_attr(args.pos[0], "initialised", TRUE)
         if (
             name == "builtins.getattr"
             and len(args.pos) >= 2
@@ -102,7 +115,8 @@ class TorchModel(Rewrapping):
         if name == "copy.deepcopy" and args.pos:
             return [(self._copied(args.pos[0], st), st)]
         if name in _PURE:
-            return [(Sym("pure " + name, tuple(args.pos), short), st)]
+            # What is fetched under a computed name is called what the program binds it to.
+            return [(Sym("pure " + name, tuple(args.pos), "" if short == "getattr" else short), st)]
         if name == "builtins.print":
             for value in args.pos:
                 if st.tensor(value) is not None:
@@ -258,6 +272,7 @@ class TorchModel(Rewrapping):
         for arg in args.all():
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
+        self.handed_over(args.all(), node, st, short)
         return self._make("module", name, args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -433,8 +448,18 @@ class TorchModel(Rewrapping):
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
+    def clip_unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """A function out of sight that says by its name that it clips gradients, and gets nothing to do more with."""
+        short = name.rpartition(".")[2]
+        if not _CLIPS.match(short) or not args.pos or any(self.kind(arg, st) == "scaler" for arg in args.all()):
+            return None
+        self.clip(args.pos[0], args.get(1, "max_norm", "clip_value", "value"), short, node, st)
+        return self.make_tensor("leaf", (), node, st, how="norm")
+
     def _unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         """A function that is not in the table: it may have done anything to what it was given."""
+        if (norm := self.clip_unseen(name, args, node, st)) is not None:
+            return norm
         for value in args.all():
             if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)

@@ -151,6 +151,7 @@ class Tensor:
     "phi" (one of several), "call" (unknown code was given `parents`), "hard" (no gradient: argmax, comparison), "grad"
     (an accumulated gradient), "first order" (what `autograd.grad` returns without a graph), and the cuts "readout",
     "detach", "rewrap", "forced". `mode`: whether gradients were recorded. `is_number`: a Python or NumPy value.
+    `taken`: a leaf that was made of a value that existed before.
     `owner`: the module of a forward, the scaler of a scale. `how`: what the program wrote. `saves`: it saves tensors
     for backward.
     """
@@ -164,6 +165,7 @@ class Tensor:
     how: str = ""
     saves: bool = False
     stamp: Stamp = ()
+    taken: bool = False
     scalar: bool | None = None
     reduction: str = ""
     """Of a loss function: "mean", "sum" or "none", "ragged" for a mean that leaves out what it is told to ignore."""

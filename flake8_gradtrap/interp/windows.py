@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flake8_gradtrap.events import Thing, WindowTested
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Core
+from flake8_gradtrap.interp.registration import Registration
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import FALSE, NONE, Const, Sym, Value
 
@@ -12,9 +12,9 @@ _ORDER = {"==": True, ">=": True, ">": True, "is": True, "!=": False, "<": False
 """Comparisons of a counter with the size of its window, and whether they hold when it is full."""
 
 
-class Windows(Core):
+class Windows(Registration):
     def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
         self.resets: dict[int, frozenset[str]] = {}
         """For each loop that was run, the names that it counts up and sets back."""
         self.hears_windows = bool(self._listeners.get(WindowTested))

@@ -1,0 +1,188 @@
+"""Traits: what the syntax of a function shows before anything is run, as words that a rule can wait for.
+
+Identifiers say too little of some traps: every model mentions `Linear`, few put a list of layers on `self`. A trait is
+a cheap look at the tree of a function, behind a cheaper look at its text; it may show where there is no trap, and has
+to show where there may be one. Traits stand among the words of a rule (`Rule.words`, `Rule.roots`) and among those that
+a function mentions.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+from functools import cache
+
+KEEPS_SEVERAL = "<keeps several>"
+"""New objects are put on an attribute in a list, a tuple or a dict."""
+REGISTERS = "<registers>"
+"""What an attribute holds is given to a module, or registered by a call."""
+COMPUTES_PARAMETER = "<computes a parameter>"
+"""A new Parameter is computed with before it is kept."""
+DROPS_RESULT = "<drops a result>"
+"""A method of tensors that returns a new one is called, and what it returns is dropped."""
+
+_MODULES = frozenset({"nn"})
+OF_CLASSES = frozenset({KEEPS_SEVERAL, REGISTERS})
+"""Traits that matter only in the methods of a module."""
+
+_FILLS = re.compile(r"=\s*(?:[\[{(]|list\(|dict\(|tuple\(|\w*OrderedDict\()|\.(?:append|insert|extend)\(|\]\s*=|\+=")
+_MAKES = re.compile(r"[A-Z]\w*\(|(?:make|build|create|get|new|init)\w*\(|deepcopy|conv\w+\(")
+_CONTAINERS = frozenset({"list", "dict", "tuple", "OrderedDict", "defaultdict"})
+_GROWS = frozenset({"append", "insert", "extend", "update", "setdefault"})
+_MAKER = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|.*(?:conv|block|layer|mlp|clone|copy|net|head)")
+_METHOD = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|deepcopy$")
+"""Calls that may make a module: of a name, and of an attribute (`self.conv(x)` is one in a forward)."""
+_REGISTERS = re.compile(
+    r"\b(?:ModuleList|ModuleDict|Sequential|ParameterList|ParameterDict|add_module|register_module|register_parameter"
+    r"|setattr)\("
+)
+
+
+def words_of(word: str) -> frozenset[str]:
+    """The identifiers of which a text must contain one for a word or a trait to be in it."""
+    if word in OF_CLASSES:
+        return _MODULES
+    if word == COMPUTES_PARAMETER:
+        return frozenset({"Parameter"})
+    return _droppable() if word == DROPS_RESULT else frozenset({word})
+
+
+def traits(nodes: Iterable[ast.AST], text: str) -> frozenset[str]:
+    """The traits of some syntax, of which `text` holds the source."""
+    found = set()
+    if "self" in text and _MAKES.search(text) and _FILLS.search(text) and _keeps_several(nodes):
+        found.add(KEEPS_SEVERAL)
+    if "self" in text and _REGISTERS.search(text):
+        found.add(REGISTERS)
+    if "Parameter(" in text and any(_computes(node) for top in nodes for node in ast.walk(top)):
+        found.add(COMPUTES_PARAMETER)
+    if _dropping().search(text) and any(_drops(node) for top in nodes for node in ast.walk(top)):
+        found.add(DROPS_RESULT)
+    return frozenset(found)
+
+
+# -- several things on an attribute -----------------------------------------------------------------------------------
+
+
+def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
+    """Whether an attribute is given, or grows, a container of things that are made here, or such a one is returned."""
+    made: set[str] = set()
+    """Names that hold something new."""
+    many: set[str] = set()
+    """Names that hold several such."""
+    kept: set[str] = set()
+    """Names whose values are put on an attribute."""
+    for node in (part for top in nodes for part in ast.walk(top)):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            several = _several(node.value, made)
+            for target in targets:
+                if isinstance(target, ast.Attribute):
+                    if several:
+                        return True
+                    if isinstance(node.value, ast.Name):
+                        kept.add(node.value.id)
+                elif isinstance(target, ast.Name):
+                    if several:
+                        many.add(target.id)
+                    elif _new(node.value, made):
+                        made.add(target.id)
+                elif isinstance(target, ast.Subscript) and _new(node.value, made):
+                    if isinstance(target.value, ast.Attribute):
+                        return True
+                    if isinstance(target.value, ast.Name):
+                        many.add(target.value.id)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GROWS:
+            if any(_new(arg, made) or _several(arg, made) for arg in node.args):
+                if isinstance(node.func.value, ast.Attribute):
+                    return True
+                if isinstance(node.func.value, ast.Name):
+                    many.add(node.func.value.id)
+        elif isinstance(node, ast.Return) and node.value is not None:
+            if _several(node.value, made):
+                return True
+            if isinstance(node.value, ast.Name):
+                kept.add(node.value.id)
+    return not many.isdisjoint(kept)
+
+
+def _new(node: ast.AST, made: set[str]) -> bool:
+    """Whether an expression may make an object with a state of its own."""
+    if isinstance(node, ast.Name):
+        return node.id in made
+    if isinstance(node, ast.IfExp):
+        return _new(node.body, made) or _new(node.orelse, made)
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name in _CONTAINERS:
+        return False
+    inner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    return bool((_MAKER if inner is None else _METHOD).match(name)) or (inner is not None and _new(inner, made))
+
+
+def _several(node: ast.AST, made: set[str]) -> bool:
+    """Whether an expression is a plain container of such objects."""
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return any(_new(part, made) or _several(part, made) for part in node.elts)
+    if isinstance(node, ast.Dict):
+        return any(_new(part, made) or _several(part, made) for part in node.values)
+    if isinstance(node, ast.ListComp | ast.GeneratorExp):
+        return _new(node.elt, made) or _several(node.elt, made)
+    if isinstance(node, ast.DictComp):
+        return _new(node.value, made) or _several(node.value, made)
+    if isinstance(node, ast.BinOp):
+        return _several(node.left, made) or _several(node.right, made)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONTAINERS:
+        return any(_several(part, made) for part in node.args)
+    return False
+
+
+# -- parameters that are computed with --------------------------------------------------------------------------------
+
+
+def _is_parameter(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    return (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) == "Parameter"
+
+
+def _computes(node: ast.AST) -> bool:
+    """Whether a node does something with a new Parameter, other than to keep or register it."""
+    if isinstance(node, ast.Attribute | ast.Subscript):
+        return _is_parameter(node.value)
+    if isinstance(node, ast.BinOp):
+        return _is_parameter(node.left) or _is_parameter(node.right)
+    if isinstance(node, ast.UnaryOp):
+        return _is_parameter(node.operand)
+    if isinstance(node, ast.Assign):
+        return _is_parameter(node.value) and any(isinstance(target, ast.Name) for target in node.targets)
+    if isinstance(node, ast.Call) and not _is_parameter(node):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        return name[:1].islower() and name != "register_parameter" and any(_is_parameter(arg) for arg in node.args)
+    return False
+
+
+# -- results that are dropped -----------------------------------------------------------------------------------------
+
+
+@cache
+def _droppable() -> frozenset[str]:
+    from flake8_gradtrap.interp.knowledge import knowledge
+
+    return knowledge().dropped["copies"] | knowledge().dropped["views"]
+
+
+@cache
+def _dropping() -> re.Pattern[str]:
+    return re.compile(r"(?m)^\s*[\w.\[\]'\"]+\.(?:" + "|".join(sorted(_droppable())) + r")\(")
+
+
+def _drops(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Attribute)
+        and node.value.func.attr in _droppable()
+    )
