@@ -11,7 +11,8 @@ from flake8_gradtrap.gradients import InLoops, tagged
 from flake8_gradtrap.rule import Watch, on
 
 EVALUATES = re.compile(
-    r"(^|_)(eval|evaluate|evaluation|valid|validate|validation|val|test|infer|inference|predict)(_|$)", re.IGNORECASE
+    r"(^|_)(eval|evaluate|evaluation|valid|validate|validation|val|infer|inference|predict)(_|$)|(^|_)test$",
+    re.IGNORECASE,
 )
 """What a function is called that evaluates."""
 

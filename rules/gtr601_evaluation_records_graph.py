@@ -90,7 +90,8 @@ class EvaluationRecordsGraph(InModes):
     code = "GTR601"
     name = "evaluation-records-graph"
     summary = "A model is evaluated with gradients on, and nothing goes backward"
-    words = ("eval",)
+    words = ("eval", "autograd")
+    roots = ("eval",)
     fix = "safe"
 
     def __init__(self) -> None:
@@ -106,7 +107,7 @@ class EvaluationRecordsGraph(InModes):
     @on(Forwarded)
     def forward(self, event: Forwarded, watch: Watch) -> None:
         mark = self.evaluating(event, watch)
-        if mark is None or watch.lossy:
+        if mark is None:
             return
         place = event.site.node
         if event.recorded is not True:  # a caller turns gradients off

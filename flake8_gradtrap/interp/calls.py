@@ -9,6 +9,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import (
     NONE,
@@ -91,6 +92,13 @@ class Calls(Classes):
             elif "context.grad" in roles:
                 mode = True
         return mode
+
+    def _decorated(self, func: Func) -> bool:
+        """Whether a decorator that is not known may have turned gradients off."""
+        return isinstance(func.node, ir.FunctionDef) and any(
+            not isinstance(decorator, ir.Name) or decorator.id not in ("staticmethod", "classmethod", "property")
+            for decorator in func.node.decorators
+        )
 
     def _dotted(self, node: ir.Node, func: Func) -> str:
         if isinstance(node, ir.Attr):
@@ -366,6 +374,9 @@ class Calls(Classes):
         restores = declared is not None  # else what `set_grad_enabled` does in it outlives it
         if declared is not None:
             st.mode = declared
+        doubts = declared is None and IN_DOUBT not in st.conds and self._decorated(func)
+        if doubts:
+            st.conds[IN_DOUBT] = True
         results: Results = []
         if isinstance(func.node, ir.Lambda):
             for result, path in self.eval(func.node.body, st):
@@ -376,6 +387,8 @@ class Calls(Classes):
                 continue
             returned = given if given is not None else NONE
             self._left(func, returned, path)
+            if doubts:
+                path.conds.pop(IN_DOUBT, None)
             results.append((returned, self._leave(path, mode if restores else path.mode, env_id)))
         return self.gather_returns(results)
 

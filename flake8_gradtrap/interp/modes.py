@@ -33,8 +33,8 @@ class Modes(Core):
         self.emit(ModeSet(self.site(node, st), self.thing(module, shown), training, parts, around, setup), st)
 
     def _parts(self, module: Value, st: State) -> frozenset[Value]:
-        if isinstance(module, Sym) and module.op in ("item", "joined", "call"):
-            return frozenset()  # one of several
+        if isinstance(module, Sym) and module.op == "item" and len(module.args) == 1:
+            return frozenset()  # an element of what is iterated: any of several
         leaves = self.leaves(module, st) or frozenset()
         return frozenset(part for part in (module, *leaves) if isinstance(part, Value))
 
@@ -57,7 +57,8 @@ class Modes(Core):
                 return
         outputs = frozenset(part for part in self.reachable(result, st) if st.tensor(part) is not None)
         undecided = IN_DOUBT in st.conds or self.frozen(module, st)
-        recorded = False if st.mode is False else None if undecided else True
+        forgotten = st.mode is None and st.lossy  # else nobody in sight has turned them off
+        recorded = False if st.mode is False else None if undecided or forgotten else True
         func = st.frame.func
         function, definition, only_looks = "", None, False
         if func is not None and isinstance(func.node, ir.FunctionDef):
