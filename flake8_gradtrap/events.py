@@ -290,8 +290,15 @@ class Cleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
+    """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
+    keeps something from step to step (momentum, moments).
+    """
+
     optimizer: Thing
     owners: Owners = None
+    outlived: bool | None = None
+    stateful: bool = True
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +311,11 @@ class Stepped(Event):
     owners: Owners = None
     scaler: Thing | None = None
     closure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerMade(Event):
+    scaler: Thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,11 +365,14 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where."""
+    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where; and
+    where the Parameter was made.
+    """
 
     parameter: Thing
     how: str
     site: Site | None = field(default=None, compare=False)
+    made: Site | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +424,31 @@ class ClassEnded(Event):
     holder: Thing
     kind: str
     collecting: frozenset[str] = frozenset()
+
+
+# -- states of modules ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StateTaken(Event):
+    """`module.state_dict()` was called, or a dict was made of one whose tensors share its memory.
+
+    `owners`: the modules whose parameters it shows. `moved`: its tensors were asked onto the CPU, which copies those
+    that are elsewhere. `copier`: what this file calls `copy.deepcopy` ("" where it has no name for it).
+    """
+
+    state: Thing
+    owners: Owners = None
+    moved: bool = False
+    copier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateUsed(Event):
+    """A state was loaded into a module, saved, or returned out of sight. `how`: "load", "save" or "return"."""
+
+    state: Thing
+    how: str
 
 
 # -- tensors that come to nothing -------------------------------------------------------------------------------------

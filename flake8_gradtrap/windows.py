@@ -27,7 +27,18 @@ from flake8_gradtrap.events import (
     Weights,
     WindowTested,
 )
-from flake8_gradtrap.gradients import InLoops, by_hand, concerns, forget, graph_of, meet, overlap, tagged, touches
+from flake8_gradtrap.gradients import (
+    InLoops,
+    by_hand,
+    clip_site,
+    concerns,
+    forget,
+    graph_of,
+    meet,
+    overlap,
+    tagged,
+    touches,
+)
 from flake8_gradtrap.rule import Watch, on
 
 ACCUMULATES = re.compile(r"acc?um|grad_acc|micro|iter_size|subdivision|update_freq|virtual_batch", re.IGNORECASE)
@@ -53,7 +64,8 @@ class Window:
 class Tested:
     """The windows that were asked about in an iteration: those that were full, those that were not."""
 
-    full: frozenset[Window] = frozenset()
+    full: tuple[Window, ...] = ()
+    """In the order of their tests."""
     short: frozenset[Window] = frozenset()
 
 
@@ -62,7 +74,8 @@ class Filled:
     """Gradients that a backward has made and no step has used.
 
     `loops`: those that were running; `ended`: those of them whose iteration is over. `short`: the windows that were not
-    full in its iteration. `spans`: the loops over whose iterations it was added up. `clip`: where it was clipped.
+    full in its iteration. `spans`: the loops over whose iterations it was added up. `clip`: where it was clipped, in
+    the loops `clipped_in`.
     """
 
     backward: Site = field(compare=False)
@@ -75,6 +88,7 @@ class Filled:
     short: frozenset[Window] = frozenset()
     spans: frozenset[Window] = frozenset()
     clip: Site | None = None
+    clipped_in: frozenset[Hashable] = frozenset()
 
 
 Story = tuple[Hashable, Window]
@@ -91,6 +105,8 @@ class InWindows(InLoops):
 
     def __init__(self) -> None:
         self.applied: dict[Story, Stepped] = {}
+        self.added: set[Hashable] = set()
+        """Backwards that add to what they made in an earlier iteration, on whatever path."""
 
     # -- what rules hear ----------------------------------------------------------------------------------------------
 
@@ -99,6 +115,9 @@ class InWindows(InLoops):
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
         """Gradients are cleared that no step has used."""
+
+    def stepped(self, filled: Filled, event: Stepped, running: frozenset[Hashable]) -> None:
+        """A step uses gradients; these loops are running."""
 
     def rescaled(self, filled: Filled) -> None:
         """Gradients are divided or multiplied by hand."""
@@ -144,7 +163,7 @@ class InWindows(InLoops):
         window = Window(event.site.node, event.loop, event.site, event.every, event.size)
         before = watch.get(("tested", event.loop), Tested())
         if event.full:
-            watch.put(("tested", event.loop), replace(before, full=before.full | {window}))
+            watch.put(("tested", event.loop), replace(before, full=(*before.full, window)))
             return
         watch.put(("tested", event.loop), replace(before, short=before.short | {window}))
         for key, filled in tagged(watch, "filled"):
@@ -161,6 +180,8 @@ class InWindows(InLoops):
         before: Filled | None = watch.get(key)
         spans: frozenset[Window] = frozenset()
         if before is not None:
+            if before.ended:
+                self.added.add(event.site.node)
             counted = (watch.get(("counted", loop)) for loop in loops & before.ended)
             spans = before.spans | {window for window in counted if window is not None}
         short = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.short)
@@ -177,7 +198,8 @@ class InWindows(InLoops):
             if event.rescales:
                 self.rescaled(filled)
             elif not by_hand(event):
-                watch.put(key, replace(filled, clip=event.site))
+                place = clip_site(event.site, event.by, filled.backward)
+                watch.put(key, replace(filled, clip=place, clipped_in=self.running(watch)))
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
@@ -198,12 +220,13 @@ class InWindows(InLoops):
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
-        full = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.full)
+        full = [tested.full[-1] for _, tested in tagged(watch, "tested") if tested.full]
         running = self.running(watch)
         for key, filled in tagged(watch, "filled"):
             if not concerns(watch, filled.owners, owners):
                 continue
             watch.drop(key)
+            self.stepped(filled, event, running)
             for window in full:
                 if window.loop in filled.loops and window.loop not in filled.ended:
                     self.applied.setdefault((filled.place, window), event)
@@ -212,6 +235,10 @@ class InWindows(InLoops):
                 self.kept(filled, spans, watch)
             for window in spans:
                 self.applied.setdefault((filled.place, window), event)
+
+    def windows(self) -> list[tuple[Story, Stepped]]:
+        """The windows that a step waits for; first those that are called so, where several are asked about."""
+        return sorted(self.applied.items(), key=lambda item: not ACCUMULATES.search(item[0][1].every.label))
 
     def guarded(self, watch: Watch) -> bool:
         """Whether this happens only when a window is full."""

@@ -191,7 +191,7 @@ class ClipWithoutEffect(Rule):
         settle(watch, owners, "empty", "applied")
         watch.drop(("last",))
         watch.put(("begun", owners), Mark(event.site))
-        watch.put(("walked",), graph_of(event))
+        watch.put(("walked",), Mark(event.site, graph_of(event)))
         if event.opaque:
             forget(watch, "late", "lost")
         for key, suspect in tagged(watch, "lost"):
@@ -258,8 +258,8 @@ class ClipWithoutEffect(Rule):
             for key, suspect in tagged(watch, "late"):
                 if touches(watch, event, suspect.owners):
                     watch.drop(key)
-        walked = watch.get(("walked",), frozenset())
-        if all(thing.key in walked for thing in event.things):
+        last = watch.get(("walked",))
+        if all(last is not None and thing.key in last.walked for thing in event.things):
             return
         forget(watch, "early")
         for key, mark in tagged(watch, "empty"):

@@ -117,9 +117,9 @@ class AccumulationNotNormalised(InWindows):
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
-        for story, filled in self.open.items():
-            step = self.applied.get(story)
-            if step is None or story in self.divided or filled.place in self.by_hand:
+        for story, step in self.windows():
+            filled = self.open.get(story)
+            if filled is None or story in self.divided or filled.place in self.by_hand:
                 continue
             window = story[1]
             size = window.spoken()

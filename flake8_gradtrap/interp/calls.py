@@ -382,7 +382,7 @@ class Calls(Classes):
             for result, path in self.eval(func.node.body, st):
                 results.append((result, self._leave(path, mode if restores else path.mode, env_id)))
             return results
-        for path, signal, given in self.exec_block(func.node.body, st):
+        for path, signal, given in self.exec_block(func.node.body, [st]):
             if signal == "raise":
                 continue
             returned = given if given is not None else NONE
@@ -416,7 +416,7 @@ class Calls(Classes):
         st.mode = mode
         st.drop_attr(Sym("frame", (env_id,)), "returned at")
         st.drop_attr(Sym("frame", (env_id,)), "backward")
-        if not st.conds.get(("captured", env_id)):
+        if ("captured", env_id) not in st.conds:
             st.envs.pop(env_id, None)
         return st
 
@@ -427,6 +427,7 @@ class Calls(Classes):
         frame_key = Sym("frame", (st.frame.env,))
         mark = st.attr(frame_key, "returned at")
         site = mark.args[0] if isinstance(mark, Sym) and isinstance(mark.args[0], Site) else self.site(node, st)
+        self.left_with(func, value, st)
         values = self.tensors_in(value, st)
         if st.attr(frame_key, "backward") is not None:
             record = st.record(value)
@@ -515,7 +516,7 @@ class Calls(Classes):
         mode, stamp = st.mode, st.stamp
         results: Results = []
         key = (Sym("frame", (env_id,)), "yielded")
-        for path, signal, _ in self.exec_block(func.node.body, st):
+        for path, signal, _ in self.exec_block(func.node.body, [st]):
             if signal != "raise":
                 item = path.drop_attr(*key) or self.unknown("", "item")
                 path.stamp = stamp

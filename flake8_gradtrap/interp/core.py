@@ -26,10 +26,11 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.merging import Merger
 from flake8_gradtrap.interp.pathwatch import PathWatch, Report
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.provenance import Graph, Provenance
-from flake8_gradtrap.interp.state import Merger, State
+from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     TRUE,
     Class,
@@ -59,7 +60,8 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
+    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
@@ -151,12 +153,14 @@ class Core:
         """Unknowns that come from a data loader."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
-        self.merger = Merger(self.fresh)
+        self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
         """How many roots were run so far."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
+        self.statement = 0
+        """The expression that is a statement by itself, by its identity."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)
@@ -356,6 +360,8 @@ class Core:
         if isinstance(module, Tup):
             return frozenset(module.items)
         if isinstance(module, Sym):
+            if module.op == "joined":
+                return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
             return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
         found: set[Hashable] = set()
@@ -423,6 +429,11 @@ class Core:
         return found
 
     # -- events -------------------------------------------------------------------------------------------------------
+
+    def tested(self, st: State) -> frozenset[str]:
+        """The names that conditions of the running file ask for."""
+        func = st.frame.func
+        return (self.module if func is None else func.module).tested
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
@@ -515,7 +526,7 @@ class Core:
     def again(self, item: Value, st: State) -> Value:
         raise NotImplementedError
 
-    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[End]:
+    def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         raise NotImplementedError
 
     def call_value(self, func: Value, args: Args, node: ir.Node, st: State) -> Results:

@@ -11,6 +11,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.comprehensions import Comprehensions
 from flake8_gradtrap.interp.conditions import FOLD
 from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.liveness import reads
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -26,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Ref,
     Sym,
     Tensor,
+    Thingy,
     Tup,
     Value,
 )
@@ -151,12 +153,13 @@ class Expressions(Comprehensions):
     def eval_Lambda(self, node: ir.Lambda, st: State) -> Results:
         frame = st.frame
         module = frame.func.module if frame.func is not None else self.module
-        self.captured(st)
+        self.captured(node, st)
         return [(Func(node, id(node), module, (frame.env, *frame.closure)), st)]
 
-    def captured(self, st: State) -> None:
-        """Keep the environment of the running function: a closure refers to it."""
-        st.conds[("captured", st.frame.env)] = True
+    def captured(self, node: ir.Node, st: State) -> None:
+        """Keep the environment of the running function, and the names that a closure reads there."""
+        key = ("captured", st.frame.env)
+        st.conds[key] = st.conds.get(key, frozenset()) | reads(node)
 
     def eval_Yield(self, node: ir.Yield, st: State) -> Results:
         results: Results = []
@@ -301,6 +304,8 @@ class Expressions(Comprehensions):
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.entry(base, node, st)
         kind = self.kind(base, st)
         if kind == "module":
             return self.submodule(base, index)

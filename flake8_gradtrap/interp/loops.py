@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flake8_gradtrap.events import (
@@ -13,11 +14,12 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.assignment import Assignment
-from flake8_gradtrap.interp.core import End
+from flake8_gradtrap.interp.core import Dead, End
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     Const,
     Iterator,
+    Ref,
     Sym,
     Tensor,
     Tup,
@@ -26,35 +28,69 @@ from flake8_gradtrap.interp.values import (
 from flake8_gradtrap.interp.windows import counted_and_reset
 
 
+@dataclass(slots=True)
+class _Entry:
+    """Paths that enter a loop over the same iterable: its elements, if all are known, and a typical one."""
+
+    source: Value | None
+    known: tuple[Value, ...] | None
+    item: Value | None
+    paths: list[State]
+
+
 class Loops(Assignment):
-    def exec_For(self, node: ir.For, st: State) -> list[End]:
-        ends: list[End] = []
+    def run_For(self, node: ir.For, live: list[State]) -> list[End]:
         leaves = _leaves_early(node.body)
-        for value, path in self.eval(node.iter, st):
-            for item, after in self.iterate(value, "`for`", node, path, whole=None if leaves else True):
-                ends.extend(self._loop(node, value, item, after, leaves))
-        return ends
+        groups: list[_Entry] = []
+        for path in live:
+            with suppress(Dead):
+                for source, before in self.eval(node.iter, path):
+                    known = self.elements(source, before)
+                    for item, after in self.iterate(source, "`for`", node, before, whole=None if leaves else True):
+                        for entry in groups:
+                            same = entry.source == source or (
+                                isinstance(entry.source, Sym)
+                                and isinstance(source, Sym)
+                                and entry.source.op == source.op == "call"
+                                and not isinstance(item, Ref)
+                            )
+                            if same and entry.known == known and self._same_items(entry.item, item):
+                                entry.paths.append(after)
+                                break
+                        else:
+                            groups.append(_Entry(source, known, item, [after]))
+        return [end for entry in groups for end in self._loop(node, entry, leaves)]
 
-    def exec_While(self, node: ir.While, st: State) -> list[End]:
-        return self._loop(node, None, None, st, False)
+    @staticmethod
+    def _same_items(one: Value | None, other: Value | None) -> bool:
+        """Whether what a loop yields on one path will do for another: an unknown is as good as the next."""
+        if isinstance(one, Tup) and isinstance(other, Tup):
+            return len(one.items) == len(other.items) and all(
+                Loops._same_items(p, q) for p, q in zip(one.items, other.items, strict=True)
+            )
+        if isinstance(one, Sym) and isinstance(other, Sym):
+            return one.op == other.op and one.name == other.name and (len(one.args), len(other.args)) == (1, 1)
+        return one == other
 
-    def _loop(
-        self, node: ir.For | ir.While, source: Value | None, item: Value | None, st: State, leaves: bool
-    ) -> list[End]:
+    def run_While(self, node: ir.While, live: list[State]) -> list[End]:
+        return self._loop(node, _Entry(None, None, None, live), False)
+
+    def _loop(self, node: ir.For | ir.While, entry: _Entry, leaves: bool) -> list[End]:
         """Run the body twice, so that the second iteration sees what the first one left behind."""
         loop = id(node)
+        source, known, item = entry.source, entry.known, entry.item
         ends: list[End] = []
         broken: list[State] = []
         finished: list[State] = []
-        outer = st.stamp
-        known = self.elements(source, st) if source is not None else None
+        live = entry.paths
+        outer = live[0].stamp if live else ()
         count = source.args[0] if isinstance(source, Sym) and source.op == "range" and len(source.args) == 1 else None
         times = Thing(count, self._times(node, count)) if isinstance(count, Value) else None
-        self.emit(LoopStarted(self.site(node, st), loop, times), st)
-        self._start_counters(node, st)
-        live = [st]
-        skipped = st.fork() if leaves else None
-        before_loop = frozenset(st.envs[st.frame.env])
+        for path in live:
+            self.emit(LoopStarted(self.site(node, path), loop, times), path)
+            self._start_counters(node, path)
+        skipped = [path.fork() for path in live] if leaves else []
+        before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
         for index in range(2 if again else 1):
@@ -62,41 +98,41 @@ class Loops(Assignment):
             for path in live:
                 path.stamp = (*outer, (loop, index))
                 self.emit(IterationStarted(self.site(node, path), loop, index), path)
-                if isinstance(node, ir.While):
-                    yes, no = self.branch(node.test, path)
-                    for after in yes if index else ():
-                        self._forget_first_bound(before_loop, after)
-                    entering.extend(yes)
-                    if index and not yes:
-                        finished.extend(no)
-                else:
-                    if index:
-                        self._forget_first_bound(before_loop, path)
-                    element = item if item is not None else self.unknown()
-                    if known is not None and index < len(known):
-                        element = known[index]
-                    elif index:
-                        element = self.again(element, path)
-                    entering.extend(self.assign(node.target, element, path, node))
-            live = []
-            for path in entering:
-                before = dict(path.conds)
-                for after, signal, value in self.exec_block(node.body, path):
-                    if signal in ("", "continue"):
-                        last = self._was_last(after, before)
-                        self._forget_before_next(node, after)
-                        (finished if last else live).append(after)
-                    elif signal == "break":
-                        broken.append(after)
+                with suppress(Dead):
+                    if isinstance(node, ir.While):
+                        yes, no = self.branch(node.test, path)
+                        for after in yes if index else ():
+                            self._forget_first_bound(before_loop, after)
+                        entering.extend(yes)
+                        if index and not yes:
+                            finished.extend(no)
                     else:
-                        after.stamp = outer
-                        ends.append((after, signal, value))
+                        if index:
+                            self._forget_first_bound(before_loop, path)
+                        element = item if item is not None else self.unknown()
+                        if known is not None and index < len(known):
+                            element = known[index]
+                        elif index:
+                            element = self.again(element, path)
+                        entering.extend(self.assign(node.target, element, path, node))
+            live = []
+            before = {test for path in entering for test in path.conds}
+            for after, signal, value in self.exec_block(node.body, entering):
+                if signal in ("", "continue"):
+                    last = self._was_last(after, before)
+                    self._forget_before_next(node, after)
+                    (finished if last else live).append(after)
+                elif signal == "break":
+                    broken.append(after)
+                else:
+                    after.stamp = outer
+                    ends.append((after, signal, value))
             live = self.merger.merge(live)
             if known is not None and len(known) <= 1:
                 break
         finished.extend(live)
-        if skipped is not None and not finished and not broken:
-            finished.append(skipped)  # no iteration comes to its end: what follows the loop runs when there is none
+        if not finished and not broken:
+            finished += skipped  # no iteration comes to its end: what follows the loop runs when there is none
         for path in finished:
             path.stamp = outer
             if leaves and source is not None and isinstance(path.record(source), Iterator):
@@ -107,8 +143,7 @@ class Loops(Assignment):
             if source is not None and isinstance(path.record(source), Iterator):
                 self.iterated(source, "a `for` left by `break`", node, path, False, ends=True)
             self.emit(LoopLeft(self.site(node, path), loop), path)
-        for path in self.merger.merge(finished):
-            ends.extend(self.exec_block(node.orelse, path))
+        ends.extend(self.exec_block(node.orelse, self.merger.merge(finished)))
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
 
@@ -135,19 +170,20 @@ class Loops(Assignment):
         that seems to leave a name unbound takes one of its branches each time.
         """
         env = st.envs[st.frame.env]
-        if not st.conds.get(("captured", st.frame.env)):
-            for name in [name for name in env if name not in before_loop]:
-                del env[name]
+        captured = st.conds.get(("captured", st.frame.env), frozenset())
+        for name in [name for name in env if name not in before_loop and name not in captured]:
+            del env[name]
 
     def _forget_before_next(self, node: ir.For | ir.While, st: State) -> None:
         """Drop the names that neither the next iteration nor what follows the loop reads."""
         frame = st.frame
         live = self.liveness.get(frame.func.ident if frame.func is not None else 0)
-        if live is None or id(node) not in live.head or st.conds.get(("captured", frame.env)):
+        if live is None or id(node) not in live.head:
             return
+        captured = st.conds.get(("captured", frame.env), frozenset())
         env = st.envs[frame.env]
         head = live.head[id(node)]
-        for name in [name for name in env if name not in head]:
+        for name in [name for name in env if name not in head and name not in captured]:
             del env[name]
 
     def iterated(
@@ -186,7 +222,7 @@ class Loops(Assignment):
             return new_item
         return item
 
-    def _was_last(self, st: State, before: dict[Any, Any]) -> bool:
+    def _was_last(self, st: State, before: set[Any]) -> bool:
         """Whether this path assumed that the iteration that ends is the last one.
 
         It did with `i + 1 == len(loader)`, and where `i + 1 < n` was false: a loop goes on only while there is more.

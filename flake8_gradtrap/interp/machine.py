@@ -200,7 +200,7 @@ class Machine(Methods):
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted. False then."""
+        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
             self.tally.functions_over_budget += 1
@@ -212,12 +212,13 @@ class Machine(Methods):
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
-        entered = set(self.entered)
+        entered, reports = set(self.entered), dict(self.reports)
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.functions_over_budget += 1
             self.entered = entered  # what was entered may still be run by itself
+            self.reports = reports
             if self.outermost[1] < self.steps // 2:
                 self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
@@ -238,12 +239,8 @@ class Machine(Methods):
             read = frozenset(name for part in parts if part.kind != "code" for name in part.mentions)
             self.liveness[0] = Liveness([statement for part in codes for statement in part.slice.statements], read)
             for part in codes:
-                following: list[State] = []
-                for path in ran:
-                    following.extend(
-                        end[0] for end in self.exec_block(part.slice.statements, path) if end[1] != "raise"
-                    )
-                ran = self.merger.merge(following)
+                ends = self.exec_block(part.slice.statements, ran)
+                ran = self.merger.merge([path for path, signal, _ in ends if signal != "raise"])
                 if part is not codes[-1] and ran:
                     self.base = ran[0].fork()
             for path in ran:

@@ -11,6 +11,7 @@ from flake8_gradtrap.events import (
     Clipped,
     Emptied,
     ReadOut,
+    ResultDropped,
     ScalerUpdated,
     SchedulerStepped,
     Stepped,
@@ -95,6 +96,8 @@ class Methods(Containers):
         return isinstance(receiver, Sym)
 
     def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        if self.statement == id(node):
+            self._dropped(receiver, name, args, node, st)
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -134,8 +137,38 @@ class Methods(Containers):
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
+    def _dropped(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
+        """Tell that a method of a tensor is called as a statement, and does nothing but return another one."""
+        copies, views = self.know.dropped["copies"], self.know.dropped["views"]
+        if name not in copies | views or "out" in args.kw or not self.hears(ResultDropped):
+            return
+        if self._torch_made(receiver, st) or self._from_loader(receiver):
+            shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+            self.emit(ResultDropped(self.site(node, st), self.thing(receiver, shown), name, name in views), st)
+
+    def _torch_made(self, value: Value, st: State, depth: int = 0) -> bool:
+        """Whether a function of torch returned a value, or it was computed with one that it returned."""
+        tensor = st.tensor(value)
+        if tensor is None or tensor.is_number or depth > 12:
+            return False
+        if tensor.op == "phi":
+            return all(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
+        if tensor.op in ("op", "pass") and tensor.how.isidentifier() and tensor.how != "unpacked":
+            return True
+        inner = any(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
+        return tensor.op in ("leaf", "param", "hard", "grad") or (inner and tensor.op not in ("forward", "call"))
+
+    def _from_loader(self, value: Value) -> bool:
+        """Whether an unknown is an element of a batch on which nothing is used that tensors do not have."""
+        if not isinstance(value, Sym) or value not in self.data or value.op != "item" or len(value.args) != 2:
+            return False
+        used = self.module.protocol.get(value.name, set())
+        return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
+
     def on_tensor(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         tensor = st.tensor(receiver)
+        if self.statement == id(node):
+            self._dropped(receiver, name, args, node, st)
         if name == "backward":
             self.backward(receiver, args, node, st)
             return [(NONE, st)]
@@ -422,8 +455,11 @@ class Methods(Containers):
             elif name in ("train", "eval"):
                 self.set_mode(receiver, name, args, node, st)
             return [(receiver, st)]
+        if name == "state_dict":
+            return [(self.take_state(receiver, node, st), st)]
+        if name == "load_state_dict":
+            self.use_state(args.all(), "load", node, st)
         if name in (
-            "state_dict",
             "load_state_dict",
             "register_buffer",
             "add_module",
@@ -435,6 +471,10 @@ class Methods(Containers):
             "no_sync",
             "named_modules",
         ):
+            if name == "load_state_dict" and st.stamp:
+                for part in self.leaves(receiver, st) or frozenset({receiver}):
+                    if isinstance(part, Value):
+                        st.set_attr(part, "loaded", Sym("stamp", st.stamp))
             self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":

@@ -19,6 +19,8 @@ _CLIMB = 8
 _FILES = 60
 """So many files are read for the imports of one file."""
 
+_TEST = re.compile(r"^.*\b(?:if|elif|while|assert|not|and|or|match|case)\b.*$", re.MULTILINE)
+_WORD = re.compile(r"[^\W\d]\w*")
 _USE = re.compile(r"\b([^\W\d]\w*)\.(?=([^\W\d]\w*))")
 
 
@@ -89,6 +91,11 @@ class Module:
         for name, used in _USE.findall(self.source.text):
             found.setdefault(name, set()).add(used)
         return found
+
+    @cached_property
+    def tested(self) -> frozenset[str]:
+        """The words on the lines of conditions: two values of such a name are told apart."""
+        return frozenset(word for line in _TEST.findall(self.source.text) for word in _WORD.findall(line))
 
     def names_that_matter(self, words: frozenset[str]) -> frozenset[str]:
         """The functions and methods of this file that mention one of the words, or each other; `forward` and dunders

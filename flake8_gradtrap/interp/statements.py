@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flake8_gradtrap.events import (
@@ -12,8 +13,9 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, End
 from flake8_gradtrap.interp.loops import Loops
+from flake8_gradtrap.interp.merging import SOME
 from flake8_gradtrap.interp.modes import IN_DOUBT
-from flake8_gradtrap.interp.state import SOME, State, collect
+from flake8_gradtrap.interp.state import State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
     Class,
@@ -27,17 +29,16 @@ from flake8_gradtrap.interp.values import (
 
 
 class Statements(Loops):
-    def exec_block(self, body: tuple[ir.Statement, ...], st: State) -> list[End]:
+    def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
+        """Run a block on all paths that come to it, side by side: they merge after each statement."""
         ends: list[End] = []
-        live = [st]
         for statement in body:
             following: list[State] = []
-            for path in live:
-                for end in self.exec(statement, path):
-                    if end[1]:
-                        ends.append(end)
-                    else:
-                        following.append(end[0])
+            for end in self.exec_all(statement, live):
+                if end[1]:
+                    ends.append(end)
+                else:
+                    following.append(end[0])
             if len(following) > 1:
                 for path in following:
                     self.forget_dead_names(statement, path)
@@ -53,14 +54,22 @@ class Statements(Loops):
     def forget_dead_names(self, statement: ir.Statement, st: State) -> None:
         """Drop the names that nothing reads after a statement: paths that differ in them alone merge."""
         frame = st.frame
-        if st.conds.get(("captured", frame.env)):
-            return
+        captured = st.conds.get(("captured", frame.env), frozenset())
         live = self.liveness.get(frame.func.ident if frame.func is not None else 0)
         if live is None or (after := live.after.get(id(statement))) is None:
             return
         env = st.envs[frame.env]
-        for name in [name for name in env if name not in after]:
+        for name in [name for name in env if name not in after and name not in captured]:
             del env[name]
+
+    def exec_all(self, node: ir.Statement, live: list[State]) -> list[End]:
+        """Run a statement: one with blocks on all paths at once, a simple one on each."""
+        method: Callable[[Any, list[State]], list[End]] | None = getattr(self, "run_" + type(node).__name__, None)
+        if method is None:
+            return [end for path in live for end in self.exec(node, path)]
+        self.tick(len(live))
+        self.at = id(node)
+        return method(node, live)
 
     def exec(self, node: ir.Statement, st: State) -> list[End]:
         self.tick()
@@ -74,6 +83,7 @@ class Statements(Loops):
     # -- simple statements --------------------------------------------------------------------------------------------
 
     def exec_ExprStmt(self, node: ir.ExprStmt, st: State) -> list[End]:
+        self.statement = id(node.value)
         ends: list[End] = []
         for value, path in self.eval(node.value, st):
             if isinstance(value, Ref):
@@ -152,7 +162,7 @@ class Statements(Loops):
     def exec_FunctionDef(self, node: ir.FunctionDef, st: State) -> list[End]:
         func = self.define(node, st)
         if len(st.frames) > 1 or st.frame.func is not None:
-            self.captured(st)
+            self.captured(node, st)
         st.envs[st.frame.env][node.name] = func
         return [(st, "", None)]
 
@@ -169,7 +179,7 @@ class Statements(Loops):
         cls = Class(node.name, id(node), module, bases, names, lambda: node.body, (frame.env, *frame.closure))
         self.bind_bases(cls, st)
         st.envs[frame.env][node.name] = cls
-        self.captured(st)
+        self.captured(node, st)
         return [(st, "", None)]
 
     def bind_bases(self, cls: Class, st: State) -> None:
@@ -181,14 +191,15 @@ class Statements(Loops):
 
     # -- branches -----------------------------------------------------------------------------------------------------
 
-    def exec_If(self, node: ir.If, st: State) -> list[End]:
-        yes, no = self.branch(node.test, st)
-        ends: list[End] = []
-        for path in yes:
-            ends.extend(self.exec_block(node.body, path))
-        for path in no:
-            ends.extend(self.exec_block(node.orelse, path))
-        return ends
+    def run_If(self, node: ir.If, live: list[State]) -> list[End]:
+        inside: list[State] = []
+        outside: list[State] = []
+        for path in live:
+            with suppress(Dead):
+                yes, no = self.branch(node.test, path)
+                inside += yes
+                outside += no
+        return self.exec_block(node.body, inside) + self.exec_block(node.orelse, outside)
 
     def exec_Match(self, node: ir.Match, st: State) -> list[End]:
         ends: list[End] = []
@@ -198,38 +209,56 @@ class Statements(Loops):
                 inside = path.fork()
                 for name in case.binds:
                     inside.envs[inside.frame.env][name] = subject if case.wildcard else self.unknown(name)
-                ends.extend(self.exec_block(case.body, inside))
+                ends.extend(self.exec_block(case.body, [inside]))
                 exhaustive = exhaustive or (case.wildcard and case.guard is None)
             if not exhaustive:
                 ends.append((path, "", None))
         return ends
 
-    def exec_Try(self, node: ir.Try, st: State) -> list[End]:
-        before = st.fork()
+    def run_Try(self, node: ir.Try, live: list[State]) -> list[End]:
+        before = [path.fork() for path in live]
         if any(handler.type is not None and "OutOfMemory" in self.label(handler.type) for handler in node.handlers):
-            self.emit(Cleared(self.site(node, st), None, None), st)  # a probe for memory does not train
+            for path in live:
+                self.emit(Cleared(self.site(node, path), None, None), path)  # a probe for memory does not train
         ends: list[End] = []
-        body = self.exec_block(node.body, st)
-        for path, signal, value in body:
+        passed: list[State] = []
+        for path, signal, value in self.exec_block(node.body, live):
             if signal == "":
-                ends.extend(self.exec_block(node.orelse, path))
+                passed.append(path)
             elif signal != "raise" or not node.handlers:
                 ends.append((path, signal, value))
+        ends += self.exec_block(node.orelse, passed)
         for handler in node.handlers:
-            path = before.fork()
-            if handler.name:
-                path.envs[path.frame.env][handler.name] = self.unknown(handler.name)
-            ends.extend(self.exec_block(handler.body, path))
+            failed = [path.fork() for path in before]
+            if handler.name is not None:
+                for path in failed:
+                    path.envs[path.frame.env][handler.name] = self.unknown(handler.name)
+            ends.extend(self.exec_block(handler.body, failed))
         if not node.final:
             return ends
-        after: list[End] = []
+        after = self.exec_block(node.final, [path for path, signal, _ in ends if signal == ""])
         for path, signal, value in ends:
-            for there, how, what in self.exec_block(node.final, path):
-                after.append((there, how, what) if how else (there, signal, value))
+            if signal:
+                for there, how, what in self.exec_block(node.final, [path]):
+                    after.append((there, how, what) if how else (there, signal, value))
         return after
 
-    def exec_With(self, node: ir.With, st: State) -> list[End]:
-        before = st.mode, IN_DOUBT in st.conds
+    def run_With(self, node: ir.With, live: list[State]) -> list[End]:
+        by_mode: dict[tuple[bool | None, bool], list[State]] = {}
+        for path in live:
+            with suppress(Dead):
+                before = path.mode, IN_DOUBT in path.conds
+                by_mode.setdefault(before, []).extend(self._enter_contexts(node, path))
+        ends: list[End] = []
+        for (mode, in_doubt), paths in by_mode.items():
+            for after, signal, returned in self.exec_block(node.body, paths):
+                after.mode = mode
+                if not in_doubt:
+                    after.conds.pop(IN_DOUBT, None)
+                ends.append((after, signal, returned))
+        return ends
+
+    def _enter_contexts(self, node: ir.With, st: State) -> list[State]:
         paths: list[State] = [st]
         for item in node.items:
             following: list[State] = []
@@ -250,14 +279,7 @@ class Statements(Loops):
                     else:
                         following.append(after)
             paths = following
-        ends: list[End] = []
-        for path in paths:
-            for after, signal, returned in self.exec_block(node.body, path):
-                after.mode = before[0]
-                if not before[1]:
-                    after.conds.pop(IN_DOUBT, None)
-                ends.append((after, signal, returned))
-        return ends
+        return paths
 
     # -- loops --------------------------------------------------------------------------------------------------------
 

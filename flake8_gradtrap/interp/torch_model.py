@@ -10,6 +10,7 @@ from flake8_gradtrap.events import (
     Differentiated,
     OptimizerMade,
     ReadOut,
+    ScalerMade,
     SchedulerMade,
 )
 from flake8_gradtrap.interp import ir
@@ -41,7 +42,7 @@ _PURE = frozenset(
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
 
-_SPANS = ("T_max", "total_steps", "num_training_steps", "epochs")
+_SPANS = ("T_max", "num_training_steps")
 """Arguments that say over how many of its steps a scheduler runs."""
 
 
@@ -126,6 +127,8 @@ class TorchModel(Rewrapping):
             count = args.get(1, "n")
             copies = int(count.value) if isinstance(count, Const) and isinstance(count.value, int) else 2
             return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
+        if name == "torch.save":
+            self.use_state(args.pos[:1], "save", node, st)
         if name == "torch.load":
             return [(self.unknown("loaded"), st)]
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
@@ -193,12 +196,12 @@ class TorchModel(Rewrapping):
 
     def _copied(self, value: Value, st: State) -> Value:
         record = st.record(value)
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.unknown("state")
         if isinstance(record, Thingy):
             return self.new(record, st)
         if isinstance(value, Sym) and self.kind(value, st) == "module":
-            copy = Sym("copy", (value, self.at, st.stamp), value.name)
-            self.kinds[copy] = "module"
-            return copy
+            return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
 
     def _averaged(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
@@ -222,8 +225,31 @@ class TorchModel(Rewrapping):
         optimizer = self.new(
             Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st
         )
-        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners), st)
+        momentum = args.get(2, "momentum")
+        stateful = (
+            short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
+        )
+        older = self._older(params, st)
+        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
         return optimizer
+
+    def _older(self, params: Value | None, st: State) -> bool | None:
+        """Whether what an optimizer is given was there before the running iteration, and is not set back in it."""
+        if params is None or not st.stamp:
+            return None
+        parts = self.owners(params, st)
+        return None if not parts else all(isinstance(part, Value) and self._is_older(part, st) for part in parts)
+
+    def _is_older(self, part: Value, st: State) -> bool:
+        if st.attr(part, "loaded") == Sym("stamp", st.stamp):
+            return False  # a fresh start from saved weights
+        record = st.record(part)
+        if isinstance(record, Tensor | Thingy):
+            return st.stamp[-1] not in record.stamp
+        root: Value = part
+        while isinstance(root, Sym) and root.op in ("attr", "member") and isinstance(root.args[0], Value):
+            root = root.args[0]
+        return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
     def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
         """An optimizer iterates its parameters, and those of each group."""
@@ -239,11 +265,13 @@ class TorchModel(Rewrapping):
 
     def _make_scaler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         enabled = args.kw.get("enabled", TRUE)
-        return self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+        scaler = self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+        self.emit(ScalerMade(self.site(node, st), self.thing(scaler)), st)
+        return scaler
 
     def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        optimizer, site = args.get(0, "optimizer"), self.site(node, st)
-        known = () if optimizer is None else (optimizer,)
+        optimizer = next((arg for arg in args.all() if self.kind(arg, st) == "optimizer"), None)
+        site, known = self.site(node, st), () if optimizer is None else (optimizer,)
         scheduler = self.new(Thingy("scheduler", None, None, name, None, known, site, st.stamp), st)
         span = next((args.kw[key] for key in _SPANS if key in args.kw), None)
         if span is None and name.endswith(".CosineAnnealingLR"):

@@ -19,6 +19,7 @@ class Weighing:
         self.state = provenance.state
         self.by: set[Hashable] = set()
         self.ragged = False
+        self._known: dict[tuple[Value, float | None], float | None] = {}
 
     def weights(self, loss: Value) -> Weights:
         share = self._share(loss, 1.0, 0)
@@ -30,6 +31,13 @@ class Weighing:
         """
         if depth > _DEEP or isinstance(value, Const):
             return None
+        key = (value, share)
+        if key not in self._known:  # many ways lead down to what several paths have in common
+            self._known[key] = None
+            self._known[key] = self._found(value, share, depth)
+        return self._known[key]
+
+    def _found(self, value: Value, share: float | None, depth: int) -> float | None:
         if isinstance(value, Tup):
             return self._most(value.items, share, depth)
         tensor = self.state.tensor(value)
