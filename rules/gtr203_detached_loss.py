@@ -101,7 +101,8 @@ class DetachedLoss(Rule):
     @on(Produced)
     def produced(self, event: Produced, watch: Watch) -> None:
         """A loss function may return a wholly detached value (for the log); a `forward` may stop gradients."""
-        if event.by != "forward" and watch.get(event.value.key) is None:
+        alive = any(not term.cut for term in event.terms)
+        if alive and event.by != "forward" and watch.get(event.value.key) is None:
             for term in event.terms:
                 if term.cut in CUTS and term.additive and term.had_history and not term.whole:
                     self.tell(term, event, watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, Produced, Site
+from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
@@ -445,9 +445,10 @@ class Calls(Classes):
                 terms = provenance.terms(part)
                 if by == "penalty":  # of other terms, its callers decide
                     terms = tuple(term for term in terms if term.cut == "first order")
-                self.emit(Produced(site, self.thing(part), by, terms), st)
+                walked = provenance.graph(part).reaches if self.hears(LogarithmTaken) else ()
+                self.emit(Produced(site, self.thing(part), by, terms, frozenset(walked)), st)
         reaches: set[Value] = set()
-        if values and Forwarded in self._listeners and by != "forward":
+        if values and self.hears(Forwarded) and by != "forward":
             for part in values:
                 reaches |= self.provenance(st).graph(part).reaches
         self.emit(FunctionLeft(site, node.name, tuple(self.thing(part) for part in values), frozenset(reaches)), st)

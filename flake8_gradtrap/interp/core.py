@@ -430,6 +430,10 @@ class Core:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether any rule listens to events of a kind: those that cost something are made for a listener only."""
+        return kind in self._listeners
+
     def tested(self, st: State) -> frozenset[str]:
         """The names that conditions of the running file ask for."""
         func = st.frame.func
@@ -521,6 +525,9 @@ class Core:
         raise NotImplementedError
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
+    def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
         raise NotImplementedError
 
     def again(self, item: Value, st: State) -> Value:

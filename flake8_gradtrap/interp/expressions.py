@@ -244,6 +244,8 @@ class Expressions(Comprehensions):
             saves = kind == "op" or (
                 kind in ("mul", "div") and not isinstance(left, Const) and not isinstance(right, Const)
             )
+            if op == "**" and right == Const.of(0.5):
+                self.root_taken("`** 0.5`", left, node, st)
             return self.make_tensor(kind, (left, right), node, st, is_number=number, saves=saves, how=op)
         return Sym(op, (left, right))
 

@@ -21,7 +21,7 @@ IN_DOUBT = ("gradient mode in doubt",)
 class Modes(Core):
     def set_mode(self, module: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
         """`module.eval()` and `module.train(…)`."""
-        if ModeSet not in self._listeners:
+        if not self.hears(ModeSet):
             return
         training: bool | None = name == "train"
         given = args.get(0, "mode")
@@ -40,17 +40,17 @@ class Modes(Core):
 
     def own_train(self, module: Value, node: ir.Node, st: State) -> None:
         """A module's own `train` is called: what it does with its parts is its business."""
-        if ModeSet in self._listeners and self.kind(module, st) == "module":
+        if self.hears(ModeSet) and self.kind(module, st) == "module":
             self.emit(ModeSet(self.site(node, st), self.thing(module), None, self._parts(module, st)), st)
 
     def read_mode(self, module: Value, node: ir.Node, st: State) -> None:
         """`module.training` is read, and not by the module itself."""
-        if ModeRead in self._listeners and not (st.frame.func is not None and st.frame.func.receiver == module):
+        if self.hears(ModeRead) and not (st.frame.func is not None and st.frame.func.receiver == module):
             self.emit(ModeRead(self.site(node, st), self.thing(module)), st)
 
     def forwarded(self, module: Value, result: Value, node: ir.Node, st: State) -> None:
         """A module was called; what other modules call in their `forward` is a part of theirs."""
-        if Forwarded not in self._listeners:
+        if not self.hears(Forwarded):
             return
         for frame in st.frames:
             if frame.func is not None and frame.func.owner is not None and frame.func.node.name == "forward":  # type: ignore[union-attr]
@@ -71,7 +71,7 @@ class Modes(Core):
 
     def numpy_of(self, value: Value, st: State) -> frozenset[Value]:
         """The graph of a tensor that becomes a NumPy array, which torch refuses if there is one."""
-        return frozenset(self.provenance(st).graph(value).reaches) if Forwarded in self._listeners else frozenset()
+        return frozenset(self.provenance(st).graph(value).reaches) if self.hears(Forwarded) else frozenset()
 
     def switch_gradients(self, value: Value, node: ir.Node, st: State) -> None:
         """A statement that only makes a `set_grad_enabled(…)`: it acts as it is made, until another one does."""
