@@ -280,7 +280,8 @@ class LossComputed(Event):
 
     `loss`: its short name. `expects`: what its input has to be: "logits" (of a softmax), "binary_logits" (of sigmoids),
     "log_probabilities" or "probabilities". `given`: the input; `activation`: what made it, None where that is not
-    known. `trains`: whether a gradient can go into the input.
+    known. `trains`: whether a gradient can go into the input. `unseen`: the input is the output of a visible model that
+    was not looked into this time.
     """
 
     result: Thing
@@ -289,6 +290,7 @@ class LossComputed(Event):
     given: Thing
     activation: Activation | None = None
     trains: bool | None = None
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
