@@ -144,6 +144,8 @@ class ActivationBeforeLogitLoss(Rule):
     @on(LossComputed)
     def computed(self, event: LossComputed, watch: Watch) -> None:
         place = place_key(event.site)
+        if event.unseen:
+            return  # what it is given was seen another time
         if event.activation is None or not wrong(event.expects, event.activation.kind)[0]:
             self.innocent.add(place)
         elif event.trains is not False:
