@@ -84,6 +84,7 @@ class LastWindowDropped(InWindows):
     summary = "The last, shorter accumulation window of an epoch is never applied"
     words = ("backward",)
     default = False
+    waits = ("dropped",)
 
     def __init__(self) -> None:
         super().__init__()

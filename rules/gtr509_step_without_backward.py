@@ -110,6 +110,7 @@ class StepWithoutBackward(InLoops):
     summary = "An optimizer steps without gradients, or a backward is followed by no step"
     words = ("backward",)
     default = False
+    waits = ("idle", "unused")
 
     def __init__(self) -> None:
         self.idle: dict[Hashable, tuple[Made, Stepped]] = {}

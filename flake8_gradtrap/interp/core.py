@@ -159,6 +159,8 @@ class Core:
         """How many roots were run so far."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
+        self.statement = 0
+        """The expression that is a statement by itself, by its identity."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)
@@ -178,8 +180,10 @@ class Core:
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
+        self.monitors: list[Rule] = []
         for rule in rules:
             watch, instance = PathWatch(self, rule.code), rule()
+            self.monitors.append(instance)
             for kind, method in rule.handlers():
                 self._listeners.setdefault(kind, []).append((rule.code, getattr(instance, method), watch))
 
@@ -429,6 +433,10 @@ class Core:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether any rule listens to events of a kind: those that cost something are made for a listener only."""
+        return kind in self._listeners
+
     def tested(self, st: State) -> frozenset[str]:
         """The names that conditions of the running file ask for."""
         func = st.frame.func
@@ -520,6 +528,9 @@ class Core:
         raise NotImplementedError
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
+    def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
         raise NotImplementedError
 
     def again(self, item: Value, st: State) -> Value:

@@ -27,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Ref,
     Sym,
     Tensor,
+    Thingy,
     Tup,
     Value,
 )
@@ -244,6 +245,8 @@ class Expressions(Comprehensions):
             saves = kind == "op" or (
                 kind in ("mul", "div") and not isinstance(left, Const) and not isinstance(right, Const)
             )
+            if op == "**" and right == Const.of(0.5):
+                self.root_taken("`** 0.5`", left, node, st)
             return self.make_tensor(kind, (left, right), node, st, is_number=number, saves=saves, how=op)
         return Sym(op, (left, right))
 
@@ -304,6 +307,8 @@ class Expressions(Comprehensions):
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.entry(base, node, st)
         kind = self.kind(base, st)
         if kind == "module":
             return self.submodule(base, index)

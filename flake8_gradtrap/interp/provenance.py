@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Owners, Site, Term
@@ -134,6 +134,26 @@ class Provenance:
             if not tensor.taken:
                 stack.extend((part, inside) for part in tensor.parents)
         return graph
+
+    def behind(self, graph: Graph, inputs: Iterable[Value]) -> set[Value]:
+        """What of a walked graph was computed from these inputs: `autograd.grad` runs (and frees) no more of it."""
+        made: dict[Value, list[Value]] = {}
+        for value in graph.reaches:
+            tensor = self.state.tensor(value)
+            stack = list(tensor.parents) if tensor is not None else []
+            while stack:
+                parent = stack.pop()
+                if isinstance(parent, Tup):
+                    stack.extend(parent.items)
+                else:
+                    made.setdefault(parent, []).append(value)
+        found: set[Value] = set()
+        stack = list(inputs)
+        while stack:
+            new = [value for value in made.get(stack.pop(), ()) if value not in found]
+            found.update(new)
+            stack.extend(new)
+        return found
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""

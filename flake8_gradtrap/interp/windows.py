@@ -6,7 +6,7 @@ from typing import Any
 
 from flake8_gradtrap.events import Thing, WindowTested
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.registration import Registration
+from flake8_gradtrap.interp.snapshots import Snapshots
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import FALSE, NONE, Const, Sym, Value
 
@@ -14,7 +14,7 @@ _ORDER = {"==": True, ">=": True, ">": True, "is": True, "!=": False, "<": False
 """Comparisons of a counter with the size of its window, and whether they hold when it is full."""
 
 
-class Windows(Registration):
+class Windows(Snapshots):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.resets: dict[int, frozenset[str]] = {}
