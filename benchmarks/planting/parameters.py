@@ -110,8 +110,8 @@ def deepcopy_dropped(source: Source) -> Iterator[Site]:
         used = re.search(rf"(load_state_dict|save)\([^\n]*{re.escape(name)}\b|return[^\n]*{re.escape(name)}\b",
                          ast.unparse(scope))  # fmt: skip
         called = [one for one in source.functions if re.search(rf"\b{one.name}\(", outermost)]
-        inner = "\n".join(ast.unparse(one) for one in called)
-        called += [one for one in source.functions if re.search(rf"\b{one.name}\(", inner)]
+        texts = "\n".join(ast.unparse(one) for one in called)
+        called += [one for one in source.functions if re.search(rf"\b{one.name}\(", texts)]
         trains = "\n".join([outermost, *(ast.unparse(one) for one in called)])
         if name and used and ".backward(" in trains and ".step(" in trains:
             yield Site(("GTR710",), call.lineno, source.scope(call), (Edit(*source.span(call), source.segment(inner)),))

@@ -180,8 +180,10 @@ class Core:
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
+        self.monitors: list[Rule] = []
         for rule in rules:
             watch, instance = PathWatch(self, rule.code), rule()
+            self.monitors.append(instance)
             for kind, method in rule.handlers():
                 self._listeners.setdefault(kind, []).append((rule.code, getattr(instance, method), watch))
 
@@ -363,7 +365,8 @@ class Core:
             if module.op == "joined":
                 return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
-            return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
+            of_another = isinstance(holder, Value) and self.kind(holder, st) == "module"
+            return None if of_another else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:
@@ -429,6 +432,10 @@ class Core:
         return found
 
     # -- events -------------------------------------------------------------------------------------------------------
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether any rule listens to events of a kind: those that cost something are made for a listener only."""
+        return kind in self._listeners
 
     def tested(self, st: State) -> frozenset[str]:
         """The names that conditions of the running file ask for."""
@@ -521,6 +528,9 @@ class Core:
         raise NotImplementedError
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
+    def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
         raise NotImplementedError
 
     def again(self, item: Value, st: State) -> Value:

@@ -15,6 +15,7 @@ from flake8_gradtrap.events import (
     ScalerUpdated,
     SchedulerStepped,
     Stepped,
+    SumBackpropagated,
     Unscaled,
     Weights,
 )
@@ -40,7 +41,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.interp.weights import Weighing
+from flake8_gradtrap.interp.weights import Weighing, summed
 
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
@@ -119,6 +120,8 @@ class Methods(Containers):
         if name in ("manual_backward",) and args.pos:
             self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return NONE
+        if isinstance(receiver, Sym) and self.know.activations.get(name, "views") != "views" and len(args.all()) < 2:
+            return self.make_tensor("op", (receiver,), node, st, how="." + name, saves=True)
         for value in args.all():
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
@@ -191,19 +194,19 @@ class Methods(Containers):
                 return [
                     (self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)
                 ]
-            return [
-                (
-                    self.make_tensor(
-                        "op", (receiver, *self._operands_of(args, st)), node, st, how="." + name, saves=True
-                    ),
-                    st,
-                )
-            ]
+            if name == "pow" and args.pos:
+                return [(self.binary("**", receiver, args.pos[0], node, st), st)]
+            operands = (receiver, *self._operands_of(args, st))
+            output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
+            first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
+            self.numerical(name, output, [*first, receiver, *args.pos[len(first) :]], node, st)
+            return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
             if number:
                 return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
-            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()"), st)
+            reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
+            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
             return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
         if role == "number":
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
@@ -294,10 +297,13 @@ class Methods(Containers):
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
                 provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
+                recorded=record.mode if record is not None else None,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
             ),
             st,
         )  # fmt: skip
+        if not weighs and self.hears(SumBackpropagated) and (place := summed(st, loss)) is not None:
+            self.emit(SumBackpropagated(self.site(node, st), self.thing(loss, shown), place), st)
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
@@ -452,7 +458,11 @@ class Methods(Containers):
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
+            elif name in ("train", "eval"):
+                self.set_mode(receiver, name, args, node, st)
             return [(receiver, st)]
+        if name in ("add_module", "append", "register_module") and args.pos:
+            st.set_attr(receiver, "last layer", args.pos[-1])
         if name == "state_dict":
             return [(self.take_state(receiver, node, st), st)]
         if name == "load_state_dict":
@@ -486,7 +496,9 @@ class Methods(Containers):
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
                     self.escape([arg], node, st, name, harmless=True)
-            return [(self.output(receiver, NONE, args, node, st), st)]
+            output = self.output(receiver, NONE, args, node, st)
+            self.forwarded(receiver, output, node, st)
+            return [(output, st)]
         value = self.unknown(name)
         self.likely.add(value)
         return [(value, st)]
@@ -500,6 +512,8 @@ class Methods(Containers):
         operands = self._operands_of(args, st)
         reduction = record.reduction if isinstance(record, Thingy) else ""
         made = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True, reduction=reduction)
+        if isinstance(record, Thingy):
+            self.computed_loss(record.what, made, args, node, st)
         return [(made, st)]
 
     def on_ema(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
