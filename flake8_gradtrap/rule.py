@@ -105,6 +105,8 @@ class Rule:
     """Why no training step can show the trap, of a rule that has no demo."""
     at_definition: ClassVar[bool] = False
     """The rule speaks of a definition, whoever calls it: it is told only when the file of the definition is checked."""
+    waits: ClassVar[tuple[str, ...]] = ()
+    """Attributes, each a dictionary, in which findings wait for the end of a run: one that is given up adds nothing."""
     words: ClassVar[tuple[str, ...]] = ()
     """Identifiers (and traits, see `traits.py`) of which a function must mention at least one for the rule to say
     anything about it.

@@ -107,6 +107,7 @@ class StepWithoutBackward(InLoops):
     name = "step-without-backward"
     summary = "An optimizer steps without gradients, or a backward is followed by no step"
     words = ("backward",)
+    waits = ("idle", "unused")
 
     def __init__(self) -> None:
         self.idle: dict[Hashable, tuple[Made, Stepped]] = {}

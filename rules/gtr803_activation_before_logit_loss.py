@@ -134,6 +134,7 @@ class ActivationBeforeLogitLoss(Rule):
         "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss",
         "MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", "criterion",
     )  # fmt: skip
+    waits = ("trapped",)
 
     def __init__(self) -> None:
         self.trapped: dict[Hashable, LossComputed] = {}

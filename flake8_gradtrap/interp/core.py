@@ -180,8 +180,10 @@ class Core:
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
+        self.monitors: list[Rule] = []
         for rule in rules:
             watch, instance = PathWatch(self, rule.code), rule()
+            self.monitors.append(instance)
             for kind, method in rule.handlers():
                 self._listeners.setdefault(kind, []).append((rule.code, getattr(instance, method), watch))
 
