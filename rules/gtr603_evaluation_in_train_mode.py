@@ -8,8 +8,8 @@ Reports the call of a module in a function that evaluates by its name, with grad
 ## Why it is a trap
 
 Under `no_grad` the evaluation trains nothing, but the mode is still that of the training: dropout makes the score
-noisy and too low, batch normalisation normalises with the validation batch, so that the score depends on the batch size,
-and updates its running statistics from data that the model must not see.
+noisy and too low, batch normalisation normalises with the validation batch, so that the score depends on the batch
+size, and updates its running statistics from data that the model must not see.
 
 ## Known limits
 

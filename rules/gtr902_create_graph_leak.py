@@ -96,7 +96,7 @@ class CreateGraphLeak(Rule):
             watch.drop(key)
             watch.report(
                 mark.site,
-                "these gradients hold the graph that made them, and with it every activation, until `.grad` is cleared; "
+                "these gradients hold the graph that made them, with every activation, until `.grad` is cleared; "
                 "use `torch.autograd.grad(…, create_graph=True)`",
                 trace=[("gradients with a graph of their own are left in `.grad`", mark.site)],
             )
