@@ -75,6 +75,8 @@ HARMLESS = (
     "builtins.",
     "os.",
     "logging.",
+    "weakref.",
+    "gc.",
     "time.",
     "json.",
     "math.",

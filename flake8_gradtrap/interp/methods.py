@@ -298,6 +298,7 @@ class Methods(Containers):
                 provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
                 recorded=record.mode if record is not None else None,
+                creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
             ),
             st,
