@@ -157,6 +157,10 @@ class Backpropagated(Event):
     scaled: bool | None = False
     weight: Thing | None = None
     opaque: bool = False
+    recorded: bool | None = None
+    """Whether gradients were on when the loss was computed."""
+    creates: bool = False
+    """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
     carried: tuple[Carried, ...] = ()
 
@@ -183,6 +187,8 @@ class Produced(Event):
     value: Thing
     by: str
     terms: tuple[Term, ...] = ()
+    reaches: frozenset[Hashable] = frozenset()
+    """Every tensor that a backward from the value would walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +263,100 @@ class Escaped(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReadOut(Event):
-    """A tensor was turned into a Python or NumPy value."""
+    """A tensor was turned into a Python or NumPy value.
+
+    `reaches`: the tensors of its graph, where torch would refuse if it had one (`numpy`).
+    """
 
     tensor: Thing
     how: str
+    reaches: frozenset[Hashable] = frozenset()
+
+
+# -- numerics ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What made a value: a function or layer after which nothing but its shape changed.
+
+    `kind`: "softmax", "sigmoid", "log_softmax", "log_sigmoid", "arctan", or "linear" for a layer without activation.
+    `how`: what the program wrote. `site`: where it is applied, or the layer made. `model`: the visible module (or
+    `Sequential`) whose last layer it is, as it is called, and `made`: where that was made.
+    """
+
+    kind: str
+    how: str
+    site: Site | None = field(compare=False)
+    model: str = ""
+    made: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LossComputed(Event):
+    """A loss of torch was computed.
+
+    `loss`: its short name. `expects`: what its input has to be: "logits" (of a softmax), "binary_logits" (of sigmoids),
+    "log_probabilities" or "probabilities". `given`: the input; `activation`: what made it, None where that is not
+    known. `trains`: whether a gradient can go into the input. `unseen`: the input is the output of a visible model that
+    was not looked into this time.
+    """
+
+    result: Thing
+    loss: str
+    expects: str
+    given: Thing
+    activation: Activation | None = None
+    trains: bool | None = None
+    unseen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogarithmTaken(Event):
+    """The logarithm of what an activation made was taken.
+
+    `complement`: of one minus it. `guarded`: a small number was added first. `trains`: whether a gradient can go
+    through.
+    """
+
+    operand: Thing
+    result: Thing
+    activation: Activation
+    complement: bool = False
+    guarded: bool = False
+    trains: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BorderHidden(Event):
+    """A selection (`torch.where`) leaves out the elements for which an operation in a branch is not defined.
+
+    The gradient of what is left out is zero times that of the operation: NaN, where that is infinite. `operation`: its
+    name in words, `at`: where it stands. `trains`: whether a gradient can go through it.
+    """
+
+    operation: str
+    at: Site
+    trains: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RootTaken(Event):
+    """The square root of a sum of squares, or of a variance, was taken: of what is zero where all of them are.
+
+    `trains`: whether a gradient can go through it.
+    """
+
+    how: str
+    trains: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SumBackpropagated(Event):
+    """A loss was back-propagated that is a sum over the batch, and nothing divides it. `summed`: where it is summed."""
+
+    loss: Thing
+    summed: Site
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------
@@ -375,11 +471,14 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where."""
+    """A tensor that was computed from a new Parameter: from which, by what (as the program writes it), and where; and
+    where the Parameter was made.
+    """
 
     parameter: Thing
     how: str
     site: Site | None = field(default=None, compare=False)
+    made: Site | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +530,31 @@ class ClassEnded(Event):
     holder: Thing
     kind: str
     collecting: frozenset[str] = frozenset()
+
+
+# -- states of modules ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StateTaken(Event):
+    """`module.state_dict()` was called, or a dict was made of one whose tensors share its memory.
+
+    `owners`: the modules whose parameters it shows. `moved`: its tensors were asked onto the CPU, which copies those
+    that are elsewhere. `copier`: what this file calls `copy.deepcopy` ("" where it has no name for it).
+    """
+
+    state: Thing
+    owners: Owners = None
+    moved: bool = False
+    copier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateUsed(Event):
+    """A state was loaded into a module, saved, or returned out of sight. `how`: "load", "save" or "return"."""
+
+    state: Thing
+    how: str
 
 
 # -- tensors that come to nothing -------------------------------------------------------------------------------------
@@ -487,6 +611,57 @@ class SchedulerStepped(Event):
     given: bool = False
 
 
+# -- modes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSet(Event):
+    """A module was put into training or evaluation mode. `training`: None where a value that is not known decides.
+
+    `parts`: the module, and those of which it is visibly made; empty if it may be any module. `holders`: the things of
+    which it is itself a part. `setup`: by a constructor.
+    """
+
+    module: Thing
+    training: bool | None
+    parts: frozenset[Hashable] = frozenset()
+    holders: tuple[Hashable, ...] = ()
+    setup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRead(Event):
+    """A module was asked for its mode, by other code than its own: to put it back later, as a rule."""
+
+    module: Thing
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded(Event):
+    """A module was called, by other code than a module's `forward`.
+
+    `outputs`: the tensors that came out. `recorded`: whether gradients are on, as far as can be seen; None where a
+    setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
+    of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
+    trains or differentiates, and it can name `torch`.
+    """
+
+    module: Thing
+    outputs: frozenset[Hashable] = frozenset()
+    recorded: bool | None = True
+    holders: tuple[Hashable, ...] = ()
+    function: str = ""
+    definition: Site | None = None
+    only_looks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradientModeSet(Event):
+    """`torch.set_grad_enabled(…)` as a statement: until the next one. `enabled`: None where it is not known."""
+
+    enabled: bool | None
+
+
 # -- the course of the run --------------------------------------------------------------------------------------------
 
 
@@ -508,15 +683,23 @@ class IterationStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoopLeft(Event):
+    """A loop is over. `surprised`: its last iteration was taken for one that others follow (`i + 1 == len(loader)` was
+    false), or it was left by `break`: the path may not exist, or not be the usual one.
+    """
+
     loop: Hashable
+    surprised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionLeft(Event):
-    """A visible function returned. `values`: the tensors in what it returned."""
+    """A visible function returned. `values`: the tensors in what it returned. `reaches`: the tensors of their graphs
+    (only where somebody asks what becomes of a module's output).
+    """
 
     function: str
     values: tuple[Thing, ...] = ()
+    reaches: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ def _new(node: ast.AST, made: set[str]) -> bool:
     if name in _CONTAINERS:
         return False
     inner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    if any(isinstance(arg, ast.Call) and _new(arg, made) for arg in node.args):
+        return True  # `weight_norm(nn.Conv1d(…))`
     return bool((_MAKER if inner is None else _METHOD).match(name)) or (inner is not None and _new(inner, made))
 
 
@@ -180,9 +182,18 @@ def _dropping() -> re.Pattern[str]:
 
 
 def _drops(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Call)
-        and isinstance(node.value.func, ast.Attribute)
-        and node.value.func.attr in _droppable()
-    )
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
+        return False
+    func = node.value.func
+    if not isinstance(func, ast.Attribute) or func.attr not in _droppable():
+        return False
+    holder = func.value
+    name = holder.attr if isinstance(holder, ast.Attribute) else holder.id if isinstance(holder, ast.Name) else ""
+    return name != "self" and not _of_another_kind(name)
+
+
+def _of_another_kind(name: str) -> bool:
+    """Whether something is called like a module, or another thing that moves itself."""
+    from flake8_gradtrap.interp.knowledge import knowledge
+
+    return bool(name) and bool(knowledge().kind_by_name(name))

@@ -20,13 +20,18 @@ BESIDE = {"GTR103": {"GTR101"}}
 """What a rule's trap may also be, seen from another side: a one-shot argument is reused at its call, too."""
 
 
+def on(rule: type[Rule]) -> Settings:
+    """The default settings, and the rule itself if it is a preview."""
+    return Settings.of(extend_select=() if rule.default else [rule.code])
+
+
 @cache
 def within(rule: type[Rule], function: str) -> tuple[Finding, ...]:
     """The findings inside a function of a rule's file."""
     path = inspect.getfile(rule)
     text = Path(path).read_text(encoding="utf-8")
     (node,) = (part for part in ast.parse(text).body if isinstance(part, ast.FunctionDef) and part.name == function)
-    findings = check_source(text, path, Settings()).findings
+    findings = check_source(text, path, on(rule)).findings
     assert all(finding.code != "GTR000" for finding in findings)
     assert node.end_lineno is not None
     return tuple(finding for finding in findings if node.lineno <= finding.span.row <= node.end_lineno)
@@ -36,7 +41,7 @@ def example(rule: type[Rule], heading: str) -> tuple[Finding, ...]:
     """The findings in an example of a rule's page."""
     match = re.search(rf"^## {heading}\n.*?```python\n(.*?)```", rule.doc(), re.MULTILINE | re.DOTALL)
     assert match
-    return check_source(match[1], f"{rule.code}_{heading}.py", Settings()).findings
+    return check_source(match[1], f"{rule.code}_{heading}.py", on(rule)).findings
 
 
 def show(findings: tuple[Finding, ...]) -> str:

@@ -24,7 +24,8 @@ from flake8_gradtrap.source import decode, parse
 FIXTURES = ROOT / "fixtures"
 FILES = sorted(FIXTURES.rglob("*.py"))
 MARK = re.compile(r"#\s*expect:\s*(GTR\d{3}(?:\s*,\s*GTR\d{3})*)")
-SETTINGS = Settings()
+PREVIEW = {code: Settings.of(extend_select=[code]) for code, rule in all_rules().items() if not rule.default}
+"""A preview rule is on in the folder of its own fixtures."""
 
 Found = set[tuple[int, str]]
 
@@ -36,7 +37,9 @@ def name(path: Path) -> str:
 @cache
 def check(path: Path, data: bytes | None = None) -> tuple[Finding, ...]:
     """The findings of a fixture, as it lies on disk or with other content."""
-    return check_source(path.read_bytes() if data is None else data, str(path), SETTINGS).findings
+    return check_source(
+        path.read_bytes() if data is None else data, str(path), PREVIEW.get(path.parent.name, Settings())
+    ).findings
 
 
 def places(findings: tuple[Finding, ...]) -> Found:

@@ -63,6 +63,10 @@ class Assignment(Expressions):
                     continue
                 if isinstance(record, Tensor) and record.op == "grad":
                     owners = self.owners(record.parents[0], after) if record.parents else None
+                    if node.op == "*" and isinstance(value, Const) and value.value == 0:
+                        self.emit(Cleared(self.site(node, after), None, owners), after)
+                        ends.append((after, "", None))
+                        continue
                     target = Thing(old, self.label(node.target))
                     self.emit(Clipped(self.site(node, after), target, f"`{node.op}=`", owners, rescales=True), after)
                     ends.append((after, "", None))

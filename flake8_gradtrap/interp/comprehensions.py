@@ -61,7 +61,10 @@ class Comprehensions(Conditions):
                 if node.kind == "dict" and node.value is not None:
                     (entry, after), *_ = self.eval(node.value, after)
                     after.envs[frame.env] = dict(saved)
-                    results.append((self.new(Mapping(((value, entry),), False, after.stamp), after), after))
+                    made = self.dict_of(entry, node, after)
+                    if made is None:
+                        made = self.new(Mapping(((value, entry),), False, after.stamp), after)
+                    results.append((made, after))
                     continue
                 simple = known is not None and len(node.fors) == 1 and not node.fors[0].ifs and len(known) <= 6
                 if simple:

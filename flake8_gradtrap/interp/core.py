@@ -60,7 +60,8 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate)(_|$)|^eval(_|$)|checkpoint$|^state_dict$"
+    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
@@ -74,6 +75,8 @@ HARMLESS = (
     "builtins.",
     "os.",
     "logging.",
+    "weakref.",
+    "gc.",
     "time.",
     "json.",
     "math.",
@@ -158,6 +161,8 @@ class Core:
         """How many roots were run so far."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
+        self.statement = 0
+        """The expression that is a statement by itself, by its identity."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)
@@ -177,8 +182,10 @@ class Core:
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
+        self.monitors: list[Rule] = []
         for rule in rules:
             watch, instance = PathWatch(self, rule.code), rule()
+            self.monitors.append(instance)
             for kind, method in rule.handlers():
                 self._listeners.setdefault(kind, []).append((rule.code, getattr(instance, method), watch))
 
@@ -360,7 +367,8 @@ class Core:
             if module.op == "joined":
                 return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
-            return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
+            of_another = isinstance(holder, Value) and self.kind(holder, st) == "module"
+            return None if of_another else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:
@@ -426,6 +434,10 @@ class Core:
         return found
 
     # -- events -------------------------------------------------------------------------------------------------------
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether any rule listens to events of a kind: those that cost something are made for a listener only."""
+        return kind in self._listeners
 
     def tested(self, st: State) -> frozenset[str]:
         """The names that conditions of the running file ask for."""
@@ -518,6 +530,9 @@ class Core:
         raise NotImplementedError
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
+    def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
         raise NotImplementedError
 
     def again(self, item: Value, st: State) -> Value:

@@ -27,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Ref,
     Sym,
     Tensor,
+    Thingy,
     Tup,
     Value,
 )
@@ -83,6 +84,7 @@ class Expressions(Comprehensions):
             items: list[Value] = []
             known = True
             item: Value | None = None
+            parts = list(values)  # whose parameters they all are
             for element, value in zip(node.elts, values, strict=True):
                 if isinstance(element, ir.Starred):
                     for yielded, path in self.iterate(value, "`*`", element, path)[:1]:  # noqa: B020 - goes on there
@@ -96,7 +98,7 @@ class Expressions(Comprehensions):
             if node.kind == "tuple" and known:
                 results.append((Tup(tuple(items)), path))
             else:
-                owners = self._union(items, path) if items and known else self.owners(item, path) if item else None
+                owners = self._union(items if known else parts, path) if items or parts else None
                 listing = Listing(
                     tuple(items) if known else None,
                     item or (items[0] if items else None),
@@ -243,6 +245,8 @@ class Expressions(Comprehensions):
             saves = kind == "op" or (
                 kind in ("mul", "div") and not isinstance(left, Const) and not isinstance(right, Const)
             )
+            if op == "**" and right == Const.of(0.5):
+                self.root_taken("`** 0.5`", left, node, st)
             return self.make_tensor(kind, (left, right), node, st, is_number=number, saves=saves, how=op)
         return Sym(op, (left, right))
 
@@ -303,6 +307,8 @@ class Expressions(Comprehensions):
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.entry(base, node, st)
         kind = self.kind(base, st)
         if kind == "module":
             return self.submodule(base, index)

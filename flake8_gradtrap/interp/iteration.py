@@ -265,6 +265,8 @@ class Iteration(Calls):
             return self.new(listing, st)
         if short in ("dict", "OrderedDict"):
             inner = st.record(source)
+            if isinstance(inner, Thingy) and inner.kind == "state":
+                return source  # another dict of the same tensors
             pairs = items if items is not None else (item,)
             entries = (
                 inner.items

@@ -19,7 +19,10 @@ class Knowledge:
         self.lists: dict[str, frozenset[str]] = {}
         exact: dict[str, list[str]] = {}
         patterns: list[tuple[re.Pattern[str], str]] = []
-        for section in ("makes", "same", "context", "iterators", "gradients", "tensors", "modules"):
+        sections = (
+            "makes", "same", "context", "iterators", "gradients", "tensors", "modules", "activations", "losses",
+        )  # fmt: skip
+        for section in sections:
             for key, names in data[section].items():
                 label = f"{section}.{key}"
                 self.lists[label] = frozenset(names)
@@ -37,6 +40,15 @@ class Knowledge:
         self.method_role: dict[str, str] = {
             name: key for key, names in data["tensor_methods"].items() for name in names
         }
+        self.activations: dict[str, str] = {
+            name.rpartition(".")[2]: kind
+            for kind, names in data["activations"].items()
+            for name in names
+            if name.rpartition(".")[2][:1].islower() or kind == "views"
+        }
+        """The kind of what a function or method of this short name makes."""
+        self.numerics: dict[str, str] = {name: key for key, names in data["numerics"].items() for name in names}
+        """The list of `numerics` that a function or method of this short name is in."""
         self.protocol: list[tuple[str, frozenset[str]]] = [
             (kind, frozenset(needed)) for kind, groups in data["protocol"].items() for needed in groups
         ]
@@ -62,6 +74,12 @@ class Knowledge:
         found = set(self._exact.get(name, ()))
         found.update(label for pattern, label in self._patterns if pattern.match(name))
         return frozenset(found)
+
+    @lru_cache(maxsize=20_000)  # noqa: B019
+    def role_in(self, section: str, name: str) -> str:
+        """The list of a section that a canonical full name is in; "" if none."""
+        start = section + "."
+        return next((label.removeprefix(start) for label in self.roles(name) if label.startswith(start)), "")
 
     def names_exactly(self, name: str) -> bool:
         """Whether a canonical full name is in a list as such, and not by a pattern."""

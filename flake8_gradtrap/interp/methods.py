@@ -11,9 +11,11 @@ from flake8_gradtrap.events import (
     Clipped,
     Emptied,
     ReadOut,
+    ResultDropped,
     ScalerUpdated,
     SchedulerStepped,
     Stepped,
+    SumBackpropagated,
     Unscaled,
     Weights,
 )
@@ -40,7 +42,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.interp.weights import Weighing
+from flake8_gradtrap.interp.weights import Weighing, summed
 
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
@@ -96,6 +98,8 @@ class Methods(Containers):
         return isinstance(receiver, Sym)
 
     def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        if self.statement == id(node):
+            self._dropped(receiver, name, args, node, st)
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -117,6 +121,8 @@ class Methods(Containers):
         if name in ("manual_backward",) and args.pos:
             self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return NONE
+        if isinstance(receiver, Sym) and self.know.activations.get(name, "views") != "views" and len(args.all()) < 2:
+            return self.make_tensor("op", (receiver,), node, st, how="." + name, saves=True)
         for value in args.all():
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
@@ -135,8 +141,40 @@ class Methods(Containers):
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
+    def _dropped(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
+        """Tell that a method of a tensor is called as a statement, and does nothing but return another one."""
+        copies, views = self.know.dropped["copies"], self.know.dropped["views"]
+        if name not in copies | views or "out" in args.kw or not self.hears(ResultDropped):
+            return
+        if self._torch_made(receiver, st) or self._from_loader(receiver):
+            shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+            self.emit(ResultDropped(self.site(node, st), self.thing(receiver, shown), name, name in views), st)
+
+    def _torch_made(self, value: Value, st: State, depth: int = 0) -> bool:
+        """Whether a function of torch returned a value, or it was computed with one that it returned."""
+        tensor = st.tensor(value)
+        if tensor is None or tensor.is_number or depth > 12:
+            return False
+        if tensor.op == "phi":
+            return all(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
+        if tensor.op in ("op", "pass") and tensor.how.isidentifier() and tensor.how != "unpacked":
+            return True
+        inner = any(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
+        return tensor.op in ("leaf", "param", "hard", "grad") or (inner and tensor.op not in ("forward", "call"))
+
+    def _from_loader(self, value: Value) -> bool:
+        """Whether an unknown is an element of a batch on which nothing is used that tensors do not have."""
+        if not isinstance(value, Sym) or value not in self.data:
+            return False
+        if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
+            return False
+        used = self.module.protocol.get(value.name, set())
+        return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
+
     def on_tensor(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         tensor = st.tensor(receiver)
+        if self.statement == id(node):
+            self._dropped(receiver, name, args, node, st)
         if name == "backward":
             self.backward(receiver, args, node, st)
             return [(NONE, st)]
@@ -157,19 +195,19 @@ class Methods(Containers):
                 return [
                     (self.make_tensor("call", (receiver, *self._operands_of(args, st)), node, st, how="." + name), st)
                 ]
-            return [
-                (
-                    self.make_tensor(
-                        "op", (receiver, *self._operands_of(args, st)), node, st, how="." + name, saves=True
-                    ),
-                    st,
-                )
-            ]
+            if name == "pow" and args.pos:
+                return [(self.binary("**", receiver, args.pos[0], node, st), st)]
+            operands = (receiver, *self._operands_of(args, st))
+            output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
+            first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
+            self.numerical(name, output, [*first, receiver, *args.pos[len(first) :]], node, st)
+            return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
             if number:
                 return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
-            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()"), st)
+            reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
+            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
             return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
         if role == "number":
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
@@ -260,11 +298,15 @@ class Methods(Containers):
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
                 provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
+                recorded=record.mode if record is not None else None,
+                creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
                 carried=carried(graph, provenance, st),
             ),
             st,
         )  # fmt: skip
+        if not weighs and self.hears(SumBackpropagated) and (place := summed(st, loss)) is not None:
+            self.emit(SumBackpropagated(self.site(node, st), self.thing(loss, shown), place), st)
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
@@ -419,9 +461,16 @@ class Methods(Containers):
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
+            elif name in ("train", "eval"):
+                self.set_mode(receiver, name, args, node, st)
             return [(receiver, st)]
+        if name in ("add_module", "append", "register_module") and args.pos:
+            st.set_attr(receiver, "last layer", args.pos[-1])
+        if name == "state_dict":
+            return [(self.take_state(receiver, node, st), st)]
+        if name == "load_state_dict":
+            self.use_state(args.all(), "load", node, st)
         if name in (
-            "state_dict",
             "load_state_dict",
             "register_buffer",
             "add_module",
@@ -450,7 +499,9 @@ class Methods(Containers):
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
                     self.escape([arg], node, st, name, harmless=True)
-            return [(self.output(receiver, NONE, args, node, st), st)]
+            output = self.output(receiver, NONE, args, node, st)
+            self.forwarded(receiver, output, node, st)
+            return [(output, st)]
         value = self.unknown(name)
         self.likely.add(value)
         return [(value, st)]
@@ -464,6 +515,8 @@ class Methods(Containers):
         operands = self._operands_of(args, st)
         reduction = record.reduction if isinstance(record, Thingy) else ""
         made = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True, reduction=reduction)
+        if isinstance(record, Thingy):
+            self.computed_loss(record.what, made, args, node, st)
         return [(made, st)]
 
     def on_ema(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:

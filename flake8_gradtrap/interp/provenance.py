@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import re
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Owners, Site, Term
@@ -134,6 +135,26 @@ class Provenance:
             if not tensor.taken:
                 stack.extend((part, inside) for part in tensor.parents)
         return graph
+
+    def behind(self, graph: Graph, inputs: Iterable[Value]) -> set[Value]:
+        """What of a walked graph was computed from these inputs: `autograd.grad` runs (and frees) no more of it."""
+        made: dict[Value, list[Value]] = {}
+        for value in graph.reaches:
+            tensor = self.state.tensor(value)
+            stack = list(tensor.parents) if tensor is not None else []
+            while stack:
+                parent = stack.pop()
+                if isinstance(parent, Tup):
+                    stack.extend(parent.items)
+                else:
+                    made.setdefault(parent, []).append(value)
+        found: set[Value] = set()
+        stack = list(inputs)
+        while stack:
+            new = [value for value in made.get(stack.pop(), ()) if value not in found]
+            found.update(new)
+            stack.extend(new)
+        return found
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
@@ -305,6 +326,8 @@ class Provenance:
         if isinstance(value, Sym):
             if value.op in ("+", "-", "*", "/"):
                 return any(self._factor(part) for part in value.args if isinstance(part, Value))
+            if _setting(value) or (value.op == "call" and value.name in _NUMBERS):
+                return False
             return (
                 value in self.likely
                 or value.op in ("call", "item", "entry", "member")
@@ -345,6 +368,22 @@ class Provenance:
                     return inner
                 return inner + tuple(other for other in others if not isinstance(other, Const))
         return None
+
+
+SETTINGS = re.compile(r"(^|_)(args|cfg|conf|config|configs|opt|opts|options|hparams|hps?|hyp|settings|flags)$", re.I)
+"""Names of what holds settings: numbers and words, no tensors."""
+
+_NUMBERS = frozenset({"min", "max", "len", "float", "int", "round"})
+"""Functions whose results, of what is not known, are numbers."""
+
+
+def _setting(value: Sym) -> bool:
+    """Whether an unknown is read out of settings: `args.opt_loss`, `config["weights"]["loss"]`."""
+    while value.op in ("attr", "entry", "item") and value.args and isinstance(value.args[0], Sym):
+        value = value.args[0]
+        if SETTINGS.search(value.name):
+            return True
+    return False
 
 
 def is_loss(name: str) -> bool:

@@ -39,6 +39,8 @@ from flake8_gradtrap.interp.values import (
 
 _NESTED = 3
 """Containers within containers are looked into so deep."""
+_CHAIN = 6
+"""So many operations lie at most between a Parameter and what is kept of it."""
 MODULES = frozenset({"module", "lossfn"})
 """The kinds of things that are modules to torch."""
 
@@ -200,26 +202,52 @@ class Registration(Core):
         )
 
     def computed_from(self, value: Value, st: State) -> Computed | None:
-        """The new Parameter that a tensor was computed from, if it is not that Parameter itself."""
-        tensor = st.tensor(value)
-        if tensor is None or tensor.is_number:
-            return None
-        current, made = value, tensor
-        for _ in range(6):
-            if made.op not in ("pass", "op", "mul", "div", "add", "sub", "neg"):
+        """The new Parameter that a tensor was computed from, if it is another tensor for certain."""
+        made = st.tensor(value)
+        how, site = "", None
+        for _ in range(_CHAIN):
+            if made is None or made.is_number or made.op not in ("pass", "op", "mul", "div", "add", "sub", "neg"):
                 return None
-            found = [part for part in made.parents if (inner := st.tensor(part)) and inner.op != "leaf"]
-            if len(found) != 1:
+            sources = [part for part in made.parents if (inner := st.tensor(part)) is not None and inner.op != "leaf"]
+            if len(sources) != 1 or made.site is None:
                 return None
-            current = found[0]
-            inner = st.tensor(current)
-            assert inner is not None
-            if inner.op == "param":
-                if inner.how != "Parameter":
-                    return None
-                return Computed(Thing(current, "Parameter"), made.how, made.site)
-            made = inner
+            source = st.tensor(sources[0])
+            assert source is not None
+            if not self._same_object(made, source):
+                how, site = made.how, made.site
+            if source.op == "param":
+                own = source.how == "Parameter" and site is not None
+                return Computed(Thing(sources[0], "Parameter"), how, site, source.site) if own else None
+            made = source
         return None
+
+    def _same_object(self, made: Tensor, source: Tensor) -> bool:
+        """Whether a conversion may return the tensor itself, because it already is where and what is asked for."""
+        call = made.site.node if made.site is not None else None
+        if made.op != "pass" or not isinstance(call, ir.Call) or not isinstance(call.func, ir.Attr):
+            return False
+        name = call.func.attr
+        if name in ("contiguous", "float", "type", "type_as", "as_tensor", "requires_grad_", "cpu"):
+            return True
+        if name not in ("to", "cuda", "half", "double", "bfloat16"):
+            return False
+        origin = self._spelt(source.site.node) if source.site is not None else ""
+        if name != "to":
+            return name in origin
+        target = next((arg for arg in call.args if arg.keyword in (None, "device", "dtype")), None)
+        text = self._spelt(target.value) if target is not None else ""
+        if not text or "type" in text or "float32" in text or text.endswith("torch.float"):
+            return True
+        return text in origin or ("cpu" in text and "cuda" not in origin)
+
+    def _spelt(self, node: object) -> str:
+        """What the program writes at a call, arguments and all."""
+        if isinstance(node, ir.Call):
+            inner = ", ".join(f"{arg.keyword or ''}={self._spelt(arg.value)}" for arg in node.args)
+            return f"{self._spelt(node.func)}({inner})"
+        if isinstance(node, ir.Attr):
+            return f"{self._spelt(node.value)}.{node.attr}"
+        return self.label(node) if isinstance(node, ir.Node) else ""
 
     def handed_over(self, values: Iterable[Value], node: ir.Node, st: State, how: str = "") -> None:
         """Tell that modules or Parameters become part of a module, or may."""

@@ -14,10 +14,13 @@ from flake8_gradtrap.interp.provenance import unread
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     TRUE,
+    Api,
     Listing,
     Sym,
     Value,
 )
+
+_ARRAYS = frozenset({"numpy.ndarray", "builtins.list", "builtins.float", "builtins.int"})
 
 
 class Rewrapping(Iteration):
@@ -100,10 +103,13 @@ class Rewrapping(Iteration):
 
     def _wrappable(self, value: Value, st: State) -> bool:
         for test, fact in st.conds.items():
-            if fact is not False or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
+            if not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
-            if test[1].op in ("pure torch.is_tensor", "pure builtins.isinstance") and test[1].args[:1] == (value,):
-                return False
+            symbol = test[1]
+            if symbol.op in ("pure torch.is_tensor", "pure builtins.isinstance") and symbol.args[:1] == (value,):
+                other = len(symbol.args) > 1 and isinstance(symbol.args[1], Api) and symbol.args[1].name in _ARRAYS
+                if fact is other:  # known to be no tensor
+                    return self._is_array(value, st)
         return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
 
     def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:

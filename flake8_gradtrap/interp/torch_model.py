@@ -15,7 +15,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.rewrapping import Rewrapping
+from flake8_gradtrap.interp.numerics import Numerics
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -50,7 +50,7 @@ _CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
 """What functions are called that clip gradients, and do nothing else."""
 
 
-class TorchModel(Rewrapping):
+class TorchModel(Numerics):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
         roles = self.know.roles(name)
@@ -127,6 +127,8 @@ class TorchModel(Rewrapping):
             count = args.get(1, "n")
             copies = int(count.value) if isinstance(count, Const) and isinstance(count.value, int) else 2
             return [(Tup(tuple(self._tee(args.pos[0], node, st) for _ in range(copies)) if args.pos else ()), st)]
+        if name == "torch.save":
+            self.use_state(args.pos[:1], "save", node, st)
         if name == "torch.load":
             return [(self.unknown("loaded"), st)]
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
@@ -188,15 +190,36 @@ class TorchModel(Rewrapping):
             return Const.of(bool(names & {"list", "tuple", "Sequence", "Iterable", "Sized", "Collection", "set"}))
         if isinstance(record, Tensor) and not record.is_number and names == {"Tensor"}:
             return TRUE
+        if isinstance(record, Tensor) and names == {"ndarray"}:
+            if self._is_array(args.pos[0], st):
+                return TRUE
+            if record.op == "forward" or self._surely_tensor(args.pos[0], st) or self._part_of_output(record, st):
+                return FALSE
         if isinstance(record, Mapping):
             return Const.of(bool(names & {"dict", "Mapping", "Iterable", "MutableMapping", "OrderedDict"}))
         return Sym("pure " + name, tuple(args.pos))
 
+    @staticmethod
+    def _part_of_output(tensor: Tensor | None, st: State) -> bool:
+        """Whether a tensor was taken out of what a module returned."""
+        while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
+            tensor = st.tensor(tensor.parents[0])
+        return tensor is not None and tensor.op == "forward"
+
     def _copied(self, value: Value, st: State) -> Value:
         record = st.record(value)
+        if isinstance(record, Thingy) and record.kind == "state":
+            return self.unknown("state")
         if isinstance(record, Thingy):
             return self.new(record, st)
+        if isinstance(value, Sym) and self.kind(value, st) == "module":
+            return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
+
+    def _averaged(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """`AveragedModel(model)` begins as a copy."""
+        model = args.get(0, "model")
+        return self._copied(model, st) if model is not None else None
 
     # -- making things ------------------------------------------------------------------------------------------------
 
@@ -290,7 +313,7 @@ class TorchModel(Rewrapping):
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
         self.handed_over(args.all(), node, st, short)
-        return self._make("module", name, args, node, st)
+        return self._make("module", name, Args() if args.more else args, node, st)
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = _reduction(args)
@@ -321,16 +344,15 @@ class TorchModel(Rewrapping):
             if args.pos and isinstance(args.pos[0], Func):
                 func = args.pos[0]
                 return Func(func.node, func.ident, func.module, func.closure, func.receiver, func.owner, False)
-            if args.get(0, "mode") == FALSE:
-                flag = st.mode
+            if args.get(0, "mode") not in (None, TRUE):
+                flag = None  # a setting decides
         elif "context.grad" in roles:
             flag = True
         else:
             given = args.get(0, "mode")
             flag = self.truth(given, st) if given is not None else None
-            of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
-            if given is not None and not isinstance(given, Const) and (flag is None or of_model):
-                flag = st.mode
+            if isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training":
+                flag = None
         return self.new(Thingy("context", flag=flag, what=name), st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
@@ -402,11 +424,17 @@ class TorchModel(Rewrapping):
         if create == FALSE and given and not isinstance(given[0], ir.Const):
             create = self.unknown()  # a setting, which some callers turn off
         retain = args.kw.get("retain_graph", create)
+        inputs = args.get(1, "inputs")
+        asked = () if inputs is None else self.elements(inputs, st) or (inputs,)
+        seen = bool(asked) and all(st.tensor(one) is not None for one in asked)
         parts = () if outputs is None else self.elements(outputs, st) or (outputs,)
         for part in parts:
-            graph = self.provenance(st).graph(part)
+            provenance = self.provenance(st)
+            graph = provenance.graph(part)
+            walked = provenance.behind(graph, asked) if seen else graph.reaches
             kept = None if not isinstance(retain, Const) else bool(retain.value)
-            self.emit(Differentiated(self.site(node, st), frozenset(graph.reaches), frozenset(graph.frees), kept), st)
+            reaches, frees = frozenset(graph.reaches & walked), frozenset(graph.frees & walked)
+            self.emit(Differentiated(self.site(node, st), reaches, frees, kept), st)
         if create != FALSE and not isinstance(create, Const):  # first order or second: it is not known
             return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
         if create != FALSE:
@@ -447,7 +475,8 @@ class TorchModel(Rewrapping):
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
-        self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2]), st)
+        reaches = self.numpy_of(source, st) if name.startswith("numpy.") else frozenset()
+        self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2], reaches), st)
         how = self.label(node)
         return self.make_tensor("readout", (source,), node, st, is_number=True, how=how)
 
@@ -460,8 +489,14 @@ class TorchModel(Rewrapping):
         if not operands or not name.rpartition(".")[2][:1].islower():
             return self.unknown(name.rpartition(".")[2])
         short = name.rpartition(".")[2]
+        if name == "torch.pow" and len(args.pos) == 2:
+            return self.binary("**", args.pos[0], args.pos[1], node, st)
         reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
-        return self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
+        result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
+        self.computed_loss(name, result, args, node, st)
+        if args.pos:
+            self.numerical(short, result, args.pos, node, st)
+        return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------
 
@@ -506,7 +541,7 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("makes.scaler", TorchModel._make_scaler),
     ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),
-    ("makes.swa", TorchModel._same),
+    ("makes.swa", TorchModel._averaged),
     ("makes.lossfn", TorchModel._make_lossfn),
     ("makes.parameter", TorchModel._make_parameter),
     ("makes.ema", lambda model, *rest: model._make_ema(*rest)),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from flake8_gradtrap.events import Weights
+from flake8_gradtrap.events import Site, Weights
 from flake8_gradtrap.interp.provenance import CUTS, Provenance
+from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
 
 _DEEP = 30
@@ -115,6 +116,31 @@ class Weighing:
                 stack.extend(part.args)
             elif isinstance(part, Tup):
                 stack.extend(part.items)
+
+
+def summed(state: State, loss: Value, depth: int = 0) -> Site | None:
+    """Where a loss is summed over the batch, if nothing then weighs or averages the sum."""
+    tensor = state.tensor(loss)
+    if tensor is None or depth > _DEEP or not tensor.parents:
+        return None
+    if tensor.reduction == "sum":
+        return tensor.site
+    if tensor.op in ("mul", "div"):
+        left, right = tensor.parents[0], tensor.parents[-1]
+        for value, other in ((left, right), (right, left)) if tensor.op == "mul" else ():
+            if isinstance(other, Const) and isinstance(other.value, int | float) and abs(other.value) >= 1:
+                return summed(state, value, depth + 1)
+        return None
+    if tensor.op == "forward" and tensor.parents[0] != Const.of(None):
+        return summed(state, tensor.parents[0], depth + 1)
+    if tensor.op == "pass" and tensor.how == ".sum()":
+        inner = state.tensor(tensor.parents[0])
+        if inner is not None and inner.reduction == "none":
+            return tensor.site
+    if tensor.op in ("add", "sub", "neg", "scale"):
+        found = (summed(state, part, depth + 1) for part in tensor.parents)
+        return next((site for site in found if site is not None), None)
+    return None
 
 
 def _times(share: float | None, factor: float, divides: bool) -> float | None:
