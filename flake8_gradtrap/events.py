@@ -142,6 +142,10 @@ class Backpropagated(Event):
     scaled: bool | None = False
     weight: Thing | None = None
     opaque: bool = False
+    recorded: bool | None = None
+    """Whether gradients were on when the loss was computed."""
+    creates: bool = False
+    """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
 
 
@@ -243,10 +247,14 @@ class Escaped(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReadOut(Event):
-    """A tensor was turned into a Python or NumPy value."""
+    """A tensor was turned into a Python or NumPy value.
+
+    `reaches`: the tensors of its graph, where torch would refuse if it had one (`numpy`).
+    """
 
     tensor: Thing
     how: str
+    reaches: frozenset[Hashable] = frozenset()
 
 
 # -- numerics ---------------------------------------------------------------------------------------------------------
@@ -274,7 +282,8 @@ class LossComputed(Event):
 
     `loss`: its short name. `expects`: what its input has to be: "logits" (of a softmax), "binary_logits" (of sigmoids),
     "log_probabilities" or "probabilities". `given`: the input; `activation`: what made it, None where that is not
-    known. `trains`: whether a gradient can go into the input.
+    known. `trains`: whether a gradient can go into the input. `unseen`: the input is the output of a visible model that
+    was not looked into this time.
     """
 
     result: Thing
@@ -283,6 +292,7 @@ class LossComputed(Event):
     given: Thing
     activation: Activation | None = None
     trains: bool | None = None
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -585,6 +595,57 @@ class SchedulerStepped(Event):
     given: bool = False
 
 
+# -- modes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSet(Event):
+    """A module was put into training or evaluation mode. `training`: None where a value that is not known decides.
+
+    `parts`: the module, and those of which it is visibly made; empty if it may be any module. `holders`: the things of
+    which it is itself a part. `setup`: by a constructor.
+    """
+
+    module: Thing
+    training: bool | None
+    parts: frozenset[Hashable] = frozenset()
+    holders: tuple[Hashable, ...] = ()
+    setup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRead(Event):
+    """A module was asked for its mode, by other code than its own: to put it back later, as a rule."""
+
+    module: Thing
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded(Event):
+    """A module was called, by other code than a module's `forward`.
+
+    `outputs`: the tensors that came out. `recorded`: whether gradients are on, as far as can be seen; None where a
+    setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
+    of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
+    trains or differentiates, and it can name `torch`.
+    """
+
+    module: Thing
+    outputs: frozenset[Hashable] = frozenset()
+    recorded: bool | None = True
+    holders: tuple[Hashable, ...] = ()
+    function: str = ""
+    definition: Site | None = None
+    only_looks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradientModeSet(Event):
+    """`torch.set_grad_enabled(…)` as a statement: until the next one. `enabled`: None where it is not known."""
+
+    enabled: bool | None
+
+
 # -- the course of the run --------------------------------------------------------------------------------------------
 
 
@@ -606,15 +667,23 @@ class IterationStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoopLeft(Event):
+    """A loop is over. `surprised`: its last iteration was taken for one that others follow (`i + 1 == len(loader)` was
+    false), or it was left by `break`: the path may not exist, or not be the usual one.
+    """
+
     loop: Hashable
+    surprised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionLeft(Event):
-    """A visible function returned. `values`: the tensors in what it returned."""
+    """A visible function returned. `values`: the tensors in what it returned. `reaches`: the tensors of their graphs
+    (only where somebody asks what becomes of a module's output).
+    """
 
     function: str
     values: tuple[Thing, ...] = ()
+    reaches: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ def _pieces(change: Change) -> list[_Piece]:
         case "statement-before":
             statement = _Line.of(change.site)
             return [_insertion(statement.row, statement.lines(change.before))]
+        case "decorate":
+            return [_decoration(change)]
         case "function-top":
             return [_function_top(change)]
         case "delete-statement":
@@ -249,6 +251,18 @@ def _function_top(change: Change) -> _Piece:
     end = len(last) + 1
     text = line.newline + line.lines(change.before).removesuffix(line.newline)
     return _Piece(Span(line.end_row, end, line.end_row, end), (1, 0), text)
+
+
+def _decoration(change: Change) -> _Piece:
+    """A decorator, next to the function: beneath those that it has."""
+    unit, node = _node(change.site)
+    if not isinstance(node, cst.FunctionDef):
+        raise _Refused
+    line = _Line.at(unit, node)
+    span = unit.extent(node.name, node.name)
+    if span is None:
+        raise _Refused
+    return _insertion(span.row, line.lines(change.before))
 
 
 def _move(moved: _Line, target: _Line) -> list[_Piece]:

@@ -38,8 +38,8 @@ class Change:
 
     `kind`: "wrap" (put `before` and `after` around the expression), "statement-before" (insert the line `before` in
     front of the statement in which the site stands), "function-top" (insert the line `before` as first statement of the
-    function that the site defines), "delete-statement", or "move-before" (move the statement of the site in front of
-    that of `target`).
+    function that the site defines), "decorate" (insert the line `before` above its `def`), "delete-statement", or
+    "move-before" (move the statement of the site in front of that of `target`).
     """
 
     kind: str
@@ -105,6 +105,8 @@ class Rule:
     """Why no training step can show the trap, of a rule that has no demo."""
     at_definition: ClassVar[bool] = False
     """The rule speaks of a definition, whoever calls it: it is told only when the file of the definition is checked."""
+    waits: ClassVar[tuple[str, ...]] = ()
+    """Attributes, each a dictionary, in which findings wait for the end of a run: one that is given up adds nothing."""
     words: ClassVar[tuple[str, ...]] = ()
     """Identifiers (and traits, see `traits.py`) of which a function must mention at least one for the rule to say
     anything about it.

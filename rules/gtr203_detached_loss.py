@@ -68,7 +68,7 @@ def train(head, loader, criterion):
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import Backpropagated, GradientForced, Produced, Term
+from flake8_gradtrap.events import Backpropagated, GradientForced, GradientModeSet, Produced, Term
 from flake8_gradtrap.rule import Rule, Watch, on
 
 CUTS = ("detach", "no_grad")
@@ -86,9 +86,14 @@ class DetachedLoss(Rule):
         if not event.live:
             watch.put(event.value.key, "forced")  # GTR209 speaks of it
 
+    @on(GradientModeSet)
+    def switched(self, event: GradientModeSet, watch: Watch) -> None:
+        watch.put("switched off", event.enabled is not True)
+
     @on(Backpropagated)
     def backpropagated(self, event: Backpropagated, watch: Watch) -> None:
-        if watch.get(event.loss.key) is None:
+        off_by_statement = event.recorded is False and watch.get("switched off")  # GTR604 speaks of it
+        if watch.get(event.loss.key) is None and not off_by_statement:
             for term in event.terms:
                 if term.cut in CUTS and term.additive and term.had_history:
                     self.tell(term, event, watch)

@@ -147,6 +147,7 @@ class ClipWithoutEffect(Rule):
     summary = "Gradients are clipped after the step, or before the backward"
     fix = "unsafe"
     words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_")
+    waits = ("vain",)
 
     def __init__(self) -> None:
         self.useful: set[Hashable] = set()

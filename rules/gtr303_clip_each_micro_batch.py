@@ -80,6 +80,7 @@ class ClipEachMicroBatch(InWindows):
     name = "clip-each-micro-batch"
     summary = "Gradients are clipped after each micro-batch, not when their window is full"
     words = tuple(sorted(TORCH_CLIPS))
+    waits = ("clips",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -106,6 +106,7 @@ class StepBypassesScaler(Rule):
     name = "step-bypasses-scaler"
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
     words = ("GradScaler", "scaler")
+    waits = ("waiting",)
 
     def __init__(self) -> None:
         self.scaling: set[Hashable] = set()

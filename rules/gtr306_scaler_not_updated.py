@@ -136,6 +136,7 @@ class ScalerNotUpdated(Rule):
     name = "scaler-not-updated"
     summary = "A gradient scaler steps twice without an update, or is updated before the last optimizer has stepped"
     words = ("GradScaler", "scaler")
+    waits = ("pending",)
 
     def __init__(self) -> None:
         self.fed: set[Hashable] = set()

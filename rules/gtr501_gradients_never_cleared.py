@@ -130,6 +130,7 @@ class GradientsNeverCleared(InLoops):
     name = "gradients-never-cleared"
     summary = "An optimizer applies gradients again that it has already applied, because nothing cleared them"
     words = ("backward",)
+    waits = ("waiting",)
 
     def __init__(self) -> None:
         self.cleared: set[Hashable] = set()

@@ -117,6 +117,7 @@ class GradientsClearedBeforeStep(InLoops):
     name = "gradients-cleared-before-step"
     summary = "Gradients are cleared between the backward and the step"
     words = ("backward",)
+    waits = ("waiting",)
 
     def __init__(self) -> None:
         self.used: set[tuple[Hashable, Hashable]] = set()

@@ -80,6 +80,7 @@ class AccumulationNotNormalised(InWindows):
     name = "accumulation-not-normalised"
     summary = "The gradients of several micro-batches are added up, and nothing divides by their number"
     words = ("backward",)
+    waits = ("open",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -79,6 +79,7 @@ class AccumulationClearedEachMicroBatch(InWindows):
     name = "accumulation-cleared-each-micro-batch"
     summary = "Gradients are cleared for each micro-batch, but the optimizer steps only every k of them"
     words = ("backward",)
+    waits = ("wipes", "inner", "outside")
 
     def __init__(self) -> None:
         super().__init__()

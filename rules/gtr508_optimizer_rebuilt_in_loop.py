@@ -107,6 +107,7 @@ class OptimizerRebuiltInLoop(InLoops):
     name = "optimizer-rebuilt-in-loop"
     summary = "An optimizer, scheduler or scaler is made anew for each batch, and its state is lost"
     words = ("backward",)
+    waits = ("waiting",)
 
     def __init__(self) -> None:
         self.waiting: dict[Hashable, tuple[Made, Site, bool]] = {}

@@ -107,6 +107,7 @@ class ModulesInPlainContainer(Rule):
     words = (KEEPS_SEVERAL, REGISTERS)
     roots = (KEEPS_SEVERAL,)
     fix = "safe"
+    waits = ("hidden",)
 
     def __init__(self) -> None:
         self.registered: set[Hashable] = set()

@@ -75,6 +75,7 @@ class ParameterNotRegistered(Rule):
     name = "parameter-not-registered"
     summary = "An attribute of a module is computed from a new Parameter, and is a plain tensor"
     words = (COMPUTES_PARAMETER,)
+    waits = ("suspects",)
 
     def __init__(self) -> None:
         self.registered: set[Hashable] = set()

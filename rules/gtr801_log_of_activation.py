@@ -77,6 +77,7 @@ class LogOfActivation(Rule):
     summary = "The logarithm of a softmax or sigmoid is infinite where the probability underflows"
     words = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "log", "log2", "log10", "backward")
     roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit")
+    waits = ("taken_at",)
 
     def __init__(self) -> None:
         self.taken_at: dict[Hashable, LogarithmTaken] = {}

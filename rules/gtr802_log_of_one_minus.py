@@ -99,6 +99,7 @@ class LogOfOneMinus(Rule):
         "backward",
     )
     roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan")
+    waits = ("taken_at",)
 
     def __init__(self) -> None:
         self.taken_at: dict[Hashable, LogarithmTaken] = {}

@@ -134,6 +134,7 @@ class ActivationBeforeLogitLoss(Rule):
         "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss",
         "MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", "criterion",
     )  # fmt: skip
+    waits = ("trapped",)
 
     def __init__(self) -> None:
         self.trapped: dict[Hashable, LossComputed] = {}
@@ -143,6 +144,8 @@ class ActivationBeforeLogitLoss(Rule):
     @on(LossComputed)
     def computed(self, event: LossComputed, watch: Watch) -> None:
         place = place_key(event.site)
+        if event.unseen:
+            return  # what it is given was seen another time
         if event.activation is None or not wrong(event.expects, event.activation.kind)[0]:
             self.innocent.add(place)
         elif event.trains is not False:

@@ -1268,6 +1268,21 @@ def test_a_function_over_its_budget_is_left_alone_and_counted() -> None:
     assert places(result.findings) >= marks(text), "the functions after it are still run"
 
 
+def test_what_waits_in_a_run_that_is_given_up_is_never_told() -> None:
+    first, *rest = labyrinth(3, 60).split("\n")
+    suspect = """\
+    for x, y in loader:
+        optimizer.zero_grad()
+        clip_grad_norm_(model.parameters(), 1.0)
+        criterion(model(x), y).backward()
+        optimizer.step()"""
+    told = run("\n".join([PRELUDE, first, suspect, "    return optimizer", AFTER])).findings
+    assert "GTR302" in {finding.code for finding in told}
+    result = run("\n".join([PRELUDE, first, suspect, *rest, AFTER]))
+    assert result.statistics.functions_over_budget >= 1
+    assert {finding.code for finding in result.findings} == {"GTR101"}
+
+
 def test_no_run_takes_more_steps_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     from flake8_gradtrap.interp.core import Core
 

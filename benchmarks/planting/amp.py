@@ -78,7 +78,8 @@ def clip_step_swapped(source: Source) -> Iterator[Site]:
     again.
 
     The file must clear gradients somewhere: if it never did, the clip after the step would bound those of the next one.
-    A clip that never runs, because the file switches it off (`if limit is not None` with `limit = None`), is none.
+    A clip that never runs, because the file switches it off (`if limit is not None` with `limit = None`), is none; nor
+    is a swap where the next statement clips or steps, too: the two may be about different networks.
     """
     if "zero_grad" not in source.text or source.engine:
         return
@@ -89,6 +90,11 @@ def clip_step_swapped(source: Source) -> Iterator[Site]:
             if call is None or what is None or what[1] in source.disabled_scalers:
                 continue
             if not (source.owns_lines(clip) and source.owns_lines(step)) or switched_off(source, clip):
+                continue
+            around = [
+                block[place] for place in (block.index(clip) - 1, block.index(step) + 1) if 0 <= place < len(block)
+            ]
+            if any(clip_statement(other) or step_statement(source, other) for other in around):
                 continue
             codes = ("GTR302", "GTR301") if what[1] else ("GTR302",)
             clip_text, step_text = source.segment(clip), source.segment(step)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from planting.kinds import kind
-from planting.source import Edit, Site, Source, dotted
+from planting.source import LOOPS, Edit, FunctionNode, Site, Source, dotted
 
 
 def bound_names(stmt: ast.stmt) -> list[str]:
@@ -51,3 +51,97 @@ def create_graph_dropped(source: Source) -> Iterator[Site]:
                 (Edit(*source.span(given[0].value), "False"),),
                 tuple(scopes),
             )
+
+
+def evaluates(source: Source, function: FunctionNode) -> bool:
+    """True where a function calls `.eval()` on something that it also calls, in a loop, and trains nothing."""
+    text = ast.unparse(function)
+    if re.search(r"\.backward\(|autograd|\.step\(\)|\byield\b|numpy\(\)|np\.(asarray|array)|requires_grad", text):
+        return False  # an array of a tensor with a graph cannot be made: that trap would be loud
+    put = set(re.findall(r"([\w.]+)\.eval\(\)", text))
+    for call in source.calls:
+        if source.function(call) is function and dotted(call.func) in put and source.loops(call):
+            returned = re.findall(r"^\s*return (.+)$", text, re.MULTILINE)
+            return not any(re.search(r"\b(outputs?|logits|preds?|predictions?|y_hat)\b", value) for value in returned)
+    return False
+
+
+@kind("no-grad-dropped")
+def no_grad_dropped(source: Source) -> Iterator[Site]:
+    """An evaluation loses its `no_grad`: a decorator, or a `with` around its loop. Each forward now keeps its graph.
+
+    The function calls `eval()` itself, calls that module in a loop, and trains nothing; nobody who calls it in this
+    file has turned gradients off.
+    """
+    if not source.names_torch:
+        return
+    for index, function in enumerate(source.functions):
+        if not evaluates(source, function) or function.name == "forward":
+            continue
+        callers = [call for call in source.calls if dotted(call.func).rpartition(".")[2] == function.name]
+        if any(source.gradients_off(call) for call in callers):
+            continue
+        scopes = tuple(source.scope(call) for call in callers)
+        off = [part for part in function.decorator_list if re.search(r"no_grad|inference_mode", ast.unparse(part))]
+        blocks = [
+            node
+            for node in source.own(function)
+            if isinstance(node, ast.With) and re.search(r"no_grad|inference_mode", ast.unparse(node.items[0]))
+        ]
+        if len(off) + len(blocks) != 1:
+            continue
+        if off:
+            start = source.starts[off[0].lineno - 1]
+            end = source.starts[off[0].end_lineno or off[0].lineno]
+            yield Site(("GTR601",), function.lineno, index, (Edit(start, end, ""),), scopes)
+        elif len(blocks[0].items) == 1 and any(isinstance(node, LOOPS) for node in ast.walk(blocks[0])):
+            yield Site(
+                ("GTR601",),
+                blocks[0].lineno,
+                index,
+                (Edit(*source.span(blocks[0].items[0].context_expr), "torch.enable_grad()"),),
+                scopes,
+            )
+
+
+@kind("train-dropped")
+def train_dropped(source: Source) -> Iterator[Site]:
+    """The only `train()` of a loop that also validates is lost: after the first validation, dropout is off.
+
+    The statement is the only `train(…)` of that module in the file, stands in a function that goes backward, or that
+    calls one which does, in a loop; and `eval()` is called on the same name in the file.
+    """
+    calls = [
+        call
+        for call in source.calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("train", "eval") and len(call.args) < 2
+    ]
+    trains = [call for call in calls if call.func.attr == "train"]  # type: ignore[attr-defined]
+    evals = [call for call in calls if call not in trains]
+    if len(trains) != 1 or not evals or ".training" in source.text:
+        return
+    call = trains[0]
+    stmt, function = source.statement(call), source.function(call)
+    name = dotted(call.func.value)  # type: ignore[attr-defined]
+    if not isinstance(stmt, ast.Expr) or stmt.value is not call or function is None or call.args or call.keywords:
+        return
+    text = ast.unparse(function)
+    same = [other for other in evals if dotted(other.func.value) == name]  # type: ignore[attr-defined]
+    if ".backward(" not in text or not same or not re.search(rf"{re.escape(name)}\(", text):
+        return
+    loops = source.loops(stmt)
+    callers = [other for other in source.calls if dotted(other.func).rpartition(".")[2] == function.name]
+    if not loops and not any(source.loops(other) for other in callers):
+        return
+    inside = [other for other in same if source.function(other) is function and set(loops) & set(source.loops(other))]
+    helpers = {up.name for other in same if (up := source.function(other)) is not None and up is not function}
+    # the validation runs in the same loop: in this function, or beside a call of it
+    beside = [
+        other
+        for other in source.calls
+        if dotted(other.func).rpartition(".")[2] in helpers
+        and any(set(source.loops(other)) & set(source.loops(train)) for train in ([call] if loops else callers))
+    ]
+    if inside or beside:
+        scopes = tuple(source.scope(other) for other in (*callers, *beside, *same))
+        yield Site(("GTR602",), stmt.lineno, source.scope(stmt), (source.remove(stmt),), scopes)

@@ -35,6 +35,16 @@ class Activations:
             return self._alike(tensor.parents, depth)
         return None
 
+    def unseen(self, value: Value) -> bool:
+        """Whether a value is the output of a visible model whose `forward` was not run this time."""
+        tensor = self.state.tensor(self._behind_views(value))
+        if tensor is None or tensor.op != "forward" or not tensor.parents:
+            return False
+        record = self.state.record(tensor.owner)
+        inner = self.state.tensor(tensor.parents[0])
+        ran = inner is not None and inner.op != "call"
+        return isinstance(record, Thingy) and record.cls is not None and not ran
+
     def is_view(self, tensor: Tensor) -> bool:
         return self.know.activations.get(short(tensor.how)) == "views"
 

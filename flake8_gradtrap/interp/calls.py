@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from flake8_gradtrap.events import FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
+from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
 from flake8_gradtrap.interp.liveness import Liveness
+from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import (
     NONE,
@@ -92,6 +93,13 @@ class Calls(Classes):
                 mode = True
         return mode
 
+    def _decorated(self, func: Func) -> bool:
+        """Whether a decorator that is not known may have turned gradients off."""
+        return isinstance(func.node, ir.FunctionDef) and any(
+            not isinstance(decorator, ir.Name) or decorator.id not in ("staticmethod", "classmethod", "property")
+            for decorator in func.node.decorators
+        )
+
     def _dotted(self, node: ir.Node, func: Func) -> str:
         if isinstance(node, ir.Attr):
             return f"{self._dotted(node.value, func)}.{node.attr}"
@@ -130,11 +138,14 @@ class Calls(Classes):
 
     def _forward(self, module: Value, bound: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Call a visible module: its `forward` runs, and what it returns is the module's output."""
-        if not self.matters(bound, args, st):
-            return [(self.output(module, NONE, args, node, st), st)]
         results: Results = []
-        for value, path in self.enter(bound, args, node, st):
-            results.append((self._output(module, value, args, node, path), path))
+        if self.matters(bound, args, st):
+            for value, path in self.enter(bound, args, node, st):
+                results.append((self._output(module, value, args, node, path), path))
+        else:
+            results.append((self.output(module, NONE, args, node, st), st))
+        for value, path in results:
+            self.forwarded(module, value, node, path)
         return results
 
     def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
@@ -184,6 +195,8 @@ class Calls(Classes):
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
             for name, value in args.kw.items():
                 self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
+        if func.receiver is not None and getattr(func.node, "name", "") == "train":
+            self.own_train(func.receiver, node, st)
         if _abstract(func.node) or not self.matters(func, args, st):
             return self._out_of_sight(func, args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
@@ -358,19 +371,25 @@ class Calls(Classes):
         if func.ident not in self.liveness and isinstance(func.node, ir.FunctionDef):
             self.liveness[func.ident] = Liveness(func.node.body)
         declared = self.grad_mode(func)
+        restores = declared is not None  # else what `set_grad_enabled` does in it outlives it
         if declared is not None:
             st.mode = declared
+        doubts = declared is None and IN_DOUBT not in st.conds and self._decorated(func)
+        if doubts:
+            st.conds[IN_DOUBT] = True
         results: Results = []
         if isinstance(func.node, ir.Lambda):
             for result, path in self.eval(func.node.body, st):
-                results.append((result, self._leave(path, mode, env_id)))
+                results.append((result, self._leave(path, mode if restores else path.mode, env_id)))
             return results
         for path, signal, given in self.exec_block(func.node.body, [st]):
             if signal == "raise":
                 continue
             returned = given if given is not None else NONE
             self._left(func, returned, path)
-            results.append((returned, self._leave(path, mode, env_id)))
+            if doubts:
+                path.conds.pop(IN_DOUBT, None)
+            results.append((returned, self._leave(path, mode if restores else path.mode, env_id)))
         return self.gather_returns(results)
 
     def gather_returns(self, results: Results) -> Results:
@@ -426,9 +445,13 @@ class Calls(Classes):
                 terms = provenance.terms(part)
                 if by == "penalty":  # of other terms, its callers decide
                     terms = tuple(term for term in terms if term.cut == "first order")
-                reaches = provenance.graph(part).reaches if self.hears(LogarithmTaken) else ()
-                self.emit(Produced(site, self.thing(part), by, terms, frozenset(reaches)), st)
-        self.emit(FunctionLeft(site, node.name, tuple(self.thing(part) for part in values)), st)
+                walked = provenance.graph(part).reaches if self.hears(LogarithmTaken) else ()
+                self.emit(Produced(site, self.thing(part), by, terms, frozenset(walked)), st)
+        reaches: set[Value] = set()
+        if values and self.hears(Forwarded) and by != "forward":
+            for part in values:
+                reaches |= self.provenance(st).graph(part).reaches
+        self.emit(FunctionLeft(site, node.name, tuple(self.thing(part) for part in values), frozenset(reaches)), st)
 
     def tensors_in(self, value: Value, st: State) -> list[Value]:
         parts = []

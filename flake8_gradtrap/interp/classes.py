@@ -163,6 +163,8 @@ class Classes(Statements):
             self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
         if name in ("weight", "bias") and self.kind(base, st) == "module":
             return [(self.parameter(base, name, node, st), st)]
+        if name == "training" and self.kind(base, st) == "module":
+            self.read_mode(base, node, st)
         attr = Sym("member" if self.kind(base, st) == "module" else "attr", (base, name), name)
         if base in self.data:
             self.data.add(attr)

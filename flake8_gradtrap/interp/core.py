@@ -75,6 +75,8 @@ HARMLESS = (
     "builtins.",
     "os.",
     "logging.",
+    "weakref.",
+    "gc.",
     "time.",
     "json.",
     "math.",
@@ -180,8 +182,10 @@ class Core:
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
+        self.monitors: list[Rule] = []
         for rule in rules:
             watch, instance = PathWatch(self, rule.code), rule()
+            self.monitors.append(instance)
             for kind, method in rule.handlers():
                 self._listeners.setdefault(kind, []).append((rule.code, getattr(instance, method), watch))
 
@@ -363,7 +367,8 @@ class Core:
             if module.op == "joined":
                 return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
-            return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
+            of_another = isinstance(holder, Value) and self.kind(holder, st) == "module"
+            return None if of_another else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:

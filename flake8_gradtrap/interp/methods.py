@@ -163,7 +163,9 @@ class Methods(Containers):
 
     def _from_loader(self, value: Value) -> bool:
         """Whether an unknown is an element of a batch on which nothing is used that tensors do not have."""
-        if not isinstance(value, Sym) or value not in self.data or value.op != "item" or len(value.args) != 2:
+        if not isinstance(value, Sym) or value not in self.data:
+            return False
+        if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
         used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
@@ -203,7 +205,8 @@ class Methods(Containers):
         if role == "readout":
             if number:
                 return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
-            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()"), st)
+            reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
+            self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
             return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
         if role == "number":
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
@@ -294,6 +297,8 @@ class Methods(Containers):
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
                 provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
+                recorded=record.mode if record is not None else None,
+                creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
             ),
             st,
@@ -454,6 +459,8 @@ class Methods(Containers):
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
+            elif name in ("train", "eval"):
+                self.set_mode(receiver, name, args, node, st)
             return [(receiver, st)]
         if name in ("add_module", "append", "register_module") and args.pos:
             st.set_attr(receiver, "last layer", args.pos[-1])
@@ -490,7 +497,9 @@ class Methods(Containers):
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
                     self.escape([arg], node, st, name, harmless=True)
-            return [(self.output(receiver, NONE, args, node, st), st)]
+            output = self.output(receiver, NONE, args, node, st)
+            self.forwarded(receiver, output, node, st)
+            return [(output, st)]
         value = self.unknown(name)
         self.likely.add(value)
         return [(value, st)]

@@ -67,6 +67,7 @@ class Numerics(Rewrapping):
                 self.thing(given, node.args[0].value if isinstance(node, ir.Call) and node.args else None),
                 made,
                 self.provenance(st).history(given) if st.mode is not False else False,
+                made is None and activations.unseen(given),
             ),
             st,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -322,6 +323,8 @@ class Provenance:
         if isinstance(value, Sym):
             if value.op in ("+", "-", "*", "/"):
                 return any(self._factor(part) for part in value.args if isinstance(part, Value))
+            if _setting(value) or (value.op == "call" and value.name in _NUMBERS):
+                return False
             return (
                 value in self.likely
                 or value.op in ("call", "item", "entry", "member")
@@ -362,6 +365,22 @@ class Provenance:
                     return inner
                 return inner + tuple(other for other in others if not isinstance(other, Const))
         return None
+
+
+SETTINGS = re.compile(r"(^|_)(args|cfg|conf|config|configs|opt|opts|options|hparams|hps?|hyp|settings|flags)$", re.I)
+"""Names of what holds settings: numbers and words, no tensors."""
+
+_NUMBERS = frozenset({"min", "max", "len", "float", "int", "round"})
+"""Functions whose results, of what is not known, are numbers."""
+
+
+def _setting(value: Sym) -> bool:
+    """Whether an unknown is read out of settings: `args.opt_loss`, `config["weights"]["loss"]`."""
+    while value.op in ("attr", "entry", "item") and value.args and isinstance(value.args[0], Sym):
+        value = value.args[0]
+        if SETTINGS.search(value.name):
+            return True
+    return False
 
 
 def is_loss(name: str) -> bool:

@@ -14,6 +14,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, End
 from flake8_gradtrap.interp.loops import Loops
 from flake8_gradtrap.interp.merging import SOME
+from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
@@ -85,13 +86,8 @@ class Statements(Loops):
         self.statement = id(node.value)
         ends: list[End] = []
         for value, path in self.eval(node.value, st):
-            record = path.record(value)
-            if (
-                isinstance(record, Thingy)
-                and record.kind == "context"
-                and record.what in self.know.lists["context.set_grad"]
-            ):
-                path.mode = record.flag  # it acts by itself, until the function is left
+            if isinstance(value, Ref):
+                self.switch_gradients(value, node.value, path)
             ends.append((path, "", None))
         return ends
 
@@ -248,19 +244,22 @@ class Statements(Loops):
         return after
 
     def run_With(self, node: ir.With, live: list[State]) -> list[End]:
-        by_mode: dict[bool | None, list[State]] = {}
+        by_mode: dict[tuple[bool | None, bool], list[State]] = {}
         for path in live:
             with suppress(Dead):
-                by_mode.setdefault(path.mode, []).extend(self._enter_contexts(node, path))
+                before = path.mode, IN_DOUBT in path.conds
+                by_mode.setdefault(before, []).extend(self._enter_contexts(node, path))
         ends: list[End] = []
-        for mode, paths in by_mode.items():
+        for (mode, in_doubt), paths in by_mode.items():
             for after, signal, returned in self.exec_block(node.body, paths):
                 after.mode = mode
+                if not in_doubt:
+                    after.conds.pop(IN_DOUBT, None)
                 ends.append((after, signal, returned))
         return ends
 
     def _enter_contexts(self, node: ir.With, st: State) -> list[State]:
-        paths = [st]
+        paths: list[State] = [st]
         for item in node.items:
             following: list[State] = []
             for path in paths:
@@ -268,7 +267,10 @@ class Statements(Loops):
                     record = after.record(value)
                     entered = value
                     if isinstance(record, Thingy) and record.kind == "context":
-                        after.mode = record.flag
+                        if record.flag is None:
+                            after.conds[IN_DOUBT] = True
+                        else:
+                            after.mode = record.flag
                         entered = record.args[0] if record.args else self.unknown()
                     elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
                         entered = Sym("entered", (value,), getattr(value, "name", ""))

@@ -216,6 +216,11 @@ class TorchModel(Numerics):
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
 
+    def _averaged(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """`AveragedModel(model)` begins as a copy."""
+        model = args.get(0, "model")
+        return self._copied(model, st) if model is not None else None
+
     # -- making things ------------------------------------------------------------------------------------------------
 
     def _make(self, kind: str, name: str, args: Args, node: ir.Node, st: State, flag: bool | None = None) -> Value:
@@ -339,16 +344,15 @@ class TorchModel(Numerics):
             if args.pos and isinstance(args.pos[0], Func):
                 func = args.pos[0]
                 return Func(func.node, func.ident, func.module, func.closure, func.receiver, func.owner, False)
-            if args.get(0, "mode") == FALSE:
-                flag = st.mode
+            if args.get(0, "mode") not in (None, TRUE):
+                flag = None  # a setting decides
         elif "context.grad" in roles:
             flag = True
         else:
             given = args.get(0, "mode")
             flag = self.truth(given, st) if given is not None else None
-            of_model = isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training"
-            if given is not None and not isinstance(given, Const) and (flag is None or of_model):
-                flag = st.mode
+            if isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training":
+                flag = None
         return self.new(Thingy("context", flag=flag, what=name), st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
@@ -471,7 +475,8 @@ class TorchModel(Numerics):
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
-        self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2]), st)
+        reaches = self.numpy_of(source, st) if name.startswith("numpy.") else frozenset()
+        self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2], reaches), st)
         how = self.label(node)
         return self.make_tensor("readout", (source,), node, st, is_number=True, how=how)
 
@@ -536,7 +541,7 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("makes.scaler", TorchModel._make_scaler),
     ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),
-    ("makes.swa", TorchModel._same),
+    ("makes.swa", TorchModel._averaged),
     ("makes.lossfn", TorchModel._make_lossfn),
     ("makes.parameter", TorchModel._make_parameter),
     ("makes.ema", lambda model, *rest: model._make_ema(*rest)),

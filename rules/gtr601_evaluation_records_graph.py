@@ -1,0 +1,216 @@
+"""An evaluation calls the model with gradients on: every activation is kept for a backward that never comes.
+
+## What it does
+
+Reports the call of a module that is in evaluation mode (`eval()` was called on it), where gradients are on and nothing
+goes backward through the result: in the loop over the validation data, or in the function that evaluates.
+
+## Why it is a trap
+
+`eval()` changes what dropout and batch normalisation do, and does not turn gradients off. Without `torch.no_grad()` or
+`torch.inference_mode()` each forward records its graph and keeps every activation until the result is dropped. The
+validation needs a multiple of the memory, its batch size has to be that of the training, and a result that is kept
+in a list keeps its whole graph.
+
+## Known limits
+
+False positives: a function whose callers all are in code that cannot be seen, and turn gradients off.
+
+False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight.
+
+The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates; then it changes
+no value.
+
+## Trap
+
+```python
+import torch
+
+
+def evaluate(model, loader, criterion):
+    model.eval()
+    total = 0.0
+    for x, y in loader:
+        total += criterion(model(x), y).item()
+    return total / len(loader)
+```
+
+## Fixed
+
+```python
+import torch
+
+
+@torch.no_grad()
+def evaluate(model, loader, criterion):
+    model.eval()
+    total = 0.0
+    for x, y in loader:
+        total += criterion(model(x), y).item()
+    return total / len(loader)
+```
+
+## References
+
+- [Autograd mechanics: evaluation mode](https://docs.pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval)
+- [torch.no_grad](https://docs.pytorch.org/docs/stable/generated/torch.no_grad.html)
+- [torch.inference_mode](https://docs.pytorch.org/docs/stable/generated/torch.autograd.grad_mode.inference_mode.html)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Differentiated,
+    Forwarded,
+    FunctionLeft,
+    ReadOut,
+    RunEnded,
+)
+from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
+from flake8_gradtrap.rule import Change, Remedy, Watch, on
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A forward in evaluation mode, with gradients on. `loop`: the innermost one around it. `own`: `eval()` was called
+    within that loop, so that other iterations, or other parts of this one, may train.
+    """
+
+    event: Forwarded
+    mark: Evaluating
+    loop: Hashable
+    own: bool
+
+
+class EvaluationRecordsGraph(InModes):
+    code = "GTR601"
+    name = "evaluation-records-graph"
+    summary = "A model is evaluated with gradients on, and nothing goes backward"
+    words = ("eval", "autograd")
+    roots = ("eval",)
+    fix = "safe"
+
+    def __init__(self) -> None:
+        self.calls: dict[Hashable, Call] = {}
+        """Candidates, by the place of the call."""
+        self.places: dict[Hashable, Hashable] = {}
+        """Their outputs, and where they were made."""
+        self.spared: set[Hashable] = set()
+        """Places whose output is differentiated, or leaves for where that cannot be seen, on whatever path."""
+        self.training: set[Hashable] = set()
+        """Loops in which something goes backward."""
+
+    @on(Forwarded)
+    def forward(self, event: Forwarded, watch: Watch) -> None:
+        mark = self.evaluating(event, watch)
+        if mark is None:
+            return
+        place = event.site.node
+        if event.recorded is not True:  # a caller turns gradients off
+            if event.recorded is None:
+                self.spared.add(place)
+            return
+        loops = self.running(watch)
+        if loops or EVALUATES.search(event.function):
+            self.calls.setdefault(place, Call(event, mark, self.innermost(watch), mark.loops == loops))
+            self.places.update(dict.fromkeys(event.outputs, place))
+
+    @on(Backpropagated, Differentiated)
+    def differentiate(self, event: Backpropagated | Differentiated, watch: Watch) -> None:
+        self.spare(event.reaches)
+        self.training |= self.running(watch)
+
+    @on(ReadOut)
+    def read(self, event: ReadOut, watch: Watch) -> None:
+        self.spare(event.reaches)  # this would fail if gradients were on: somebody turns them off
+
+    @on(FunctionLeft)
+    def leave(self, event: FunctionLeft, watch: Watch) -> None:
+        if event.site.caller is None:
+            self.spare(event.reaches)
+
+    def spare(self, tensors: frozenset[Hashable]) -> None:
+        if self.places:
+            self.spared.update(self.places[key] for key in tensors if key in self.places)
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        told: set[Hashable] = set()
+        for place, call in self.calls.items():
+            where = call.event.definition.node if call.event.definition is not None else None
+            trains = call.loop in self.training and not call.own
+            if place in self.spared or trains or where in told:
+                continue
+            told.add(where)
+            self.tell(call, watch)
+        self.calls.clear()
+        self.places.clear()
+
+    def tell(self, call: Call, watch: Watch) -> None:
+        event, mark = call.event, call.mark
+        name = f"`{event.module.label}`" if event.module.label else "the model"
+        remedy = None
+        if event.only_looks and event.definition is not None:
+            change = Change("decorate", event.definition, "@torch.no_grad()")
+            remedy = Remedy("Turn gradients off in this function", (change,))
+        watch.report(
+            event.site,
+            f"{name} is evaluated with gradients on: every activation is kept for a backward that never comes; "
+            "`eval()` does not turn them off, use `torch.no_grad()`",
+            trace=[("put into evaluation mode here", mark.site), ("called with gradients on here", event.site)],
+            remedy=remedy,
+        )
+
+
+def trapped(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(8) for layer in (nn.Linear(64, 64), nn.Tanh())]).to(device)
+    batches = [torch.randn(32, 64, device=device) for _ in range(4)]
+
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    model.eval()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        for x in batches:
+            score = model(x).abs().mean().item()
+    return {"kilobytes saved for a backward": saved / 1024, "score": score}
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(8) for layer in (nn.Linear(64, 64), nn.Tanh())]).to(device)
+    batches = [torch.randn(32, 64, device=device) for _ in range(4)]
+
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    model.eval()
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        for x in batches:
+            score = model(x).abs().mean().item()
+    return {"kilobytes saved for a backward": saved / 1024, "score": score}
+
+
+def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:
+    assert trapped["kilobytes saved for a backward"] > 100
+    assert fixed["kilobytes saved for a backward"] == 0
+    assert trapped["score"] == fixed["score"], "the value is the same"
