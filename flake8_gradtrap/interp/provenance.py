@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value, setting
 
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
@@ -323,7 +322,7 @@ class Provenance:
         if isinstance(value, Sym):
             if value.op in ("+", "-", "*", "/"):
                 return any(self._factor(part) for part in value.args if isinstance(part, Value))
-            if _setting(value) or (value.op == "call" and value.name in _NUMBERS):
+            if setting(value) or (value.op == "call" and value.name in _NUMBERS):
                 return False
             return (
                 value in self.likely
@@ -367,20 +366,8 @@ class Provenance:
         return None
 
 
-SETTINGS = re.compile(r"(^|_)(args|cfg|conf|config|configs|opt|opts|options|hparams|hps?|hyp|settings|flags)$", re.I)
-"""Names of what holds settings: numbers and words, no tensors."""
-
 _NUMBERS = frozenset({"min", "max", "len", "float", "int", "round"})
 """Functions whose results, of what is not known, are numbers."""
-
-
-def _setting(value: Sym) -> bool:
-    """Whether an unknown is read out of settings: `args.opt_loss`, `config["weights"]["loss"]`."""
-    while value.op in ("attr", "entry", "item") and value.args and isinstance(value.args[0], Sym):
-        value = value.args[0]
-        if SETTINGS.search(value.name):
-            return True
-    return False
 
 
 def is_loss(name: str) -> bool:
