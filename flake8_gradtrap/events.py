@@ -665,7 +665,12 @@ class IterationStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoopLeft(Event):
+    """A loop is over. `surprised`: its last iteration was taken for one that others follow (`i + 1 == len(loader)` was
+    false), or it was left by `break`: the path may not exist, or not be the usual one.
+    """
+
     loop: Hashable
+    surprised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

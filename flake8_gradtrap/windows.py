@@ -122,6 +122,9 @@ class InWindows(InLoops):
     def rescaled(self, filled: Filled) -> None:
         """Gradients are divided or multiplied by hand."""
 
+    def leftover(self, filled: Filled, windows: frozenset[Window], event: LoopLeft, watch: Watch) -> None:
+        """A loop is over, and its last window is not full."""
+
     # -- how a window goes --------------------------------------------------------------------------------------------
 
     @on(OptimizerMade)
@@ -141,6 +144,7 @@ class InWindows(InLoops):
         for key, filled in tagged(watch, "filled"):
             running = frozenset(window for window in filled.short if window.loop != event.loop)
             if running != filled.short:
+                self.leftover(filled, filled.short - running, event, watch)
                 watch.put(key, replace(filled, short=running))
 
     @on(IterationStarted)

@@ -13,6 +13,8 @@ what looks like slow learning is none. The demo measures how far the weights mov
 
 ## Known limits
 
+It is in preview: on real code it has not been seen often enough to say how often it is right.
+
 False positives: gradients that are written by code out of sight, which the optimizer, its module or the loss was never
 handed to.
 
@@ -107,6 +109,7 @@ class StepWithoutBackward(InLoops):
     name = "step-without-backward"
     summary = "An optimizer steps without gradients, or a backward is followed by no step"
     words = ("backward",)
+    default = False
     waits = ("idle", "unused")
 
     def __init__(self) -> None:

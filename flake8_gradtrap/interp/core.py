@@ -368,7 +368,8 @@ class Core:
             if module.op == "joined":
                 return None  # one of several, and so may be any
             holder = module.args[0] if module.op in ("attr", "member", "entry") and module.args else None
-            return None if isinstance(holder, Sym) and self.kind(holder, st) == "module" else frozenset({module})
+            of_another = isinstance(holder, Value) and self.kind(holder, st) == "module"
+            return None if of_another else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:

@@ -84,6 +84,7 @@ class Expressions(Comprehensions):
             items: list[Value] = []
             known = True
             item: Value | None = None
+            parts = list(values)  # whose parameters they all are
             for element, value in zip(node.elts, values, strict=True):
                 if isinstance(element, ir.Starred):
                     for yielded, path in self.iterate(value, "`*`", element, path)[:1]:  # noqa: B020 - goes on there
@@ -97,7 +98,7 @@ class Expressions(Comprehensions):
             if node.kind == "tuple" and known:
                 results.append((Tup(tuple(items)), path))
             else:
-                owners = self._union(items, path) if items and known else self.owners(item, path) if item else None
+                owners = self._union(items if known else parts, path) if items or parts else None
                 listing = Listing(
                     tuple(items) if known else None,
                     item or (items[0] if items else None),

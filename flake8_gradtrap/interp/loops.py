@@ -137,12 +137,12 @@ class Loops(Assignment):
             path.stamp = outer
             if leaves and source is not None and isinstance(path.record(source), Iterator):
                 self.iterated(source, "`for`", node, path, True, ends=True)
-            self.emit(LoopLeft(self.site(node, path), loop), path)
+            self.emit(LoopLeft(self.site(node, path), loop, self._expected_more(path)), path)
         for path in broken:
             path.stamp = outer
             if source is not None and isinstance(path.record(source), Iterator):
                 self.iterated(source, "a `for` left by `break`", node, path, False, ends=True)
-            self.emit(LoopLeft(self.site(node, path), loop), path)
+            self.emit(LoopLeft(self.site(node, path), loop, True), path)
         ends.extend(self.exec_block(node.orelse, self.merger.merge(finished)))
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
@@ -222,6 +222,18 @@ class Loops(Assignment):
             return new_item
         return item
 
+    def _expected_more(self, st: State) -> bool:
+        """Whether this path assumed of some iteration that it is not the last: `i + 1 == len(loader)` was false."""
+        return any(
+            isinstance(test, tuple)
+            and test[0] == "truth"
+            and isinstance(test[1], Sym)
+            and test[1].op == "=="
+            and fact is False
+            and any(self.is_length(arg, st) for arg in test[1].args)
+            for test, fact in st.conds.items()
+        )
+
     def _was_last(self, st: State, before: set[Any]) -> bool:
         """Whether this path assumed that the iteration that ends is the last one.
 
@@ -231,20 +243,12 @@ class Loops(Assignment):
             if test in before or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
             symbol = test[1]
-            if symbol.op == "==" and fact is True and any(self._is_length(arg, st) for arg in symbol.args):
+            if symbol.op == "==" and fact is True and any(self.is_length(arg, st) for arg in symbol.args):
                 return True
             counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
             if counted and (symbol.op, fact) in (("<", False), ("==", True)):
                 return True
         return False
-
-    def _is_length(self, value: Any, st: State) -> bool:
-        """Whether a value is `len(loader)`, or less by some: the length of a batch says nothing of the loop."""
-        if isinstance(value, Sym) and value.op == "-":
-            return self._is_length(value.args[0], st)
-        if not isinstance(value, Sym) or value.op != "pure builtins.len":
-            return False
-        return not any(part in self.data or st.tensor(part) is not None for part in value.args)  # type: ignore[arg-type]
 
 
 def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:

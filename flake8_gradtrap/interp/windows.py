@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flake8_gradtrap.events import Thing, WindowTested
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.snapshots import Snapshots
@@ -34,9 +36,17 @@ class Windows(Snapshots):
             if op in _ORDER and node.left.id in self.resets.get(st.stamp[-1][0], ()):
                 results = self.eval(right, st) if isinstance(right, ir.Name | ir.Attr | ir.Const) else []
                 found = (results[0][0], _ORDER[op]) if len(results) == 1 else None
-        if found is None or found[0] in (NONE, FALSE) or is_length(found[0]) or self.is_tensor(found[0], st):
+        if found is None or found[0] in (NONE, FALSE) or self.is_length(found[0], st) or self.is_tensor(found[0], st):
             return None
         return None if self.holds_one(found[0], st) else found
+
+    def is_length(self, value: Any, st: State) -> bool:
+        """Whether a value is `len(loader)`, or less by some: the length of a batch says nothing of the loop."""
+        if isinstance(value, Sym) and value.op == "-":
+            return self.is_length(value.args[0], st)
+        if not isinstance(value, Sym) or value.op != "pure builtins.len":
+            return False
+        return not any(part in self.data or st.tensor(part) is not None for part in value.args)  # type: ignore[arg-type]
 
     def _size_label(self, size: Value, node: ir.Node) -> str:
         """What the size of a window is called where it is tested."""
@@ -71,13 +81,6 @@ class Windows(Snapshots):
                 every = Thing(size, self._size_label(size, node))
                 loop = path.stamp[-1][0]
                 self.emit(WindowTested(self.site(node, path), loop, every, number, holds is when), path)
-
-
-def is_length(value: Value) -> bool:
-    """Whether a value is a length, or so much less."""
-    if isinstance(value, Sym) and value.op == "-":
-        return isinstance(value.args[0], Value) and is_length(value.args[0])
-    return isinstance(value, Sym) and value.op == "pure builtins.len"
 
 
 def counted_and_reset(body: tuple[ir.Statement, ...]) -> frozenset[str]:
