@@ -157,12 +157,12 @@ class Provenance:
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
-        picks = tensor.how in ("unpacked", "element", "[key]") or (
-            tensor.how.startswith(".") and not tensor.how.endswith(")")
-        )
+        picks = tensor.how in _PICKS or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
         if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
             return None
         source = self.state.tensor(tensor.parents[0])
+        while source is not None and source.op == "pass" and source.how in _PICKS and len(source.parents) == 1:
+            source = self.state.tensor(source.parents[0])  # a part of a part
         if source is None:
             return None
         # A function that returns several things may have computed each by itself.
@@ -365,6 +365,9 @@ class Provenance:
                 return inner + tuple(other for other in others if not isinstance(other, Const))
         return None
 
+
+_PICKS = frozenset({"unpacked", "element", "[key]"})
+"""How a part is taken out of what a module or function returned."""
 
 _NUMBERS = frozenset({"min", "max", "len", "float", "int", "round"})
 """Functions whose results, of what is not known, are numbers."""
