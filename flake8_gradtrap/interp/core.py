@@ -76,6 +76,8 @@ HARMLESS = (
     "builtins.",
     "os.",
     "logging.",
+    "weakref.",
+    "gc.",
     "time.",
     "json.",
     "math.",
