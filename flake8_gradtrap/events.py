@@ -144,6 +144,8 @@ class Backpropagated(Event):
     opaque: bool = False
     recorded: bool | None = None
     """Whether gradients were on when the loss was computed."""
+    creates: bool = False
+    """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
 
 

@@ -126,6 +126,8 @@ def _new(node: ast.AST, made: set[str]) -> bool:
     if name in _CONTAINERS:
         return False
     inner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    if any(isinstance(arg, ast.Call) and _new(arg, made) for arg in node.args):
+        return True  # `weight_norm(nn.Conv1d(…))`
     return bool((_MAKER if inner is None else _METHOD).match(name)) or (inner is not None and _new(inner, made))
 
 

@@ -68,7 +68,9 @@ def train(head, loader, criterion):
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import Backpropagated, GradientForced, GradientModeSet, Produced, Term
+from collections.abc import Hashable
+
+from flake8_gradtrap.events import Backpropagated, GradientForced, GradientModeSet, Produced, RunEnded, Term
 from flake8_gradtrap.rule import Rule, Watch, on
 
 CUTS = ("detach", "no_grad")
@@ -80,6 +82,15 @@ class DetachedLoss(Rule):
     summary = "What is back-propagated, or a term of it, was detached from its graph"
     words = ("detach", "detach_", "no_grad", "inference_mode", "set_grad_enabled", "backward")
     roots = ("backward",)
+    waits = ("waiting",)
+
+    def __init__(self) -> None:
+        self.alive: set[Hashable] = set()
+        """Backwards that on some path have a loss of which nothing was computed with gradients off."""
+        self.waiting: dict[tuple[Hashable, Hashable], tuple[Term, Backpropagated | Produced]] = {}
+        """Terms computed with gradients off. They wait until the run ends: where the same backward has a live loss on
+        another path, a condition decides (`if self.training`), and this path takes no step.
+        """
 
     @on(GradientForced)
     def forced(self, event: GradientForced, watch: Watch) -> None:
@@ -92,20 +103,32 @@ class DetachedLoss(Rule):
 
     @on(Backpropagated)
     def backpropagated(self, event: Backpropagated, watch: Watch) -> None:
-        off_by_statement = event.recorded is False and watch.get("switched off")  # GTR604 speaks of it
-        if watch.get(event.loss.key) is None and not off_by_statement:
-            for term in event.terms:
-                if term.cut in CUTS and term.additive and term.had_history:
-                    self.tell(term, event, watch)
+        if watch.get(event.loss.key) is None:
+            self.judge([term for term in event.terms if term.cut in CUTS and term.additive], event, watch)
 
     @on(Produced)
     def produced(self, event: Produced, watch: Watch) -> None:
         """A loss function may return a wholly detached value (for the log); a `forward` may stop gradients."""
         alive = any(not term.cut for term in event.terms)
         if alive and event.by != "forward" and watch.get(event.value.key) is None:
-            for term in event.terms:
-                if term.cut in CUTS and term.additive and term.had_history and not term.whole:
-                    self.tell(term, event, watch)
+            cuts = [term for term in event.terms if term.cut in CUTS and term.additive and not term.whole]
+            self.judge(cuts, event, watch)
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for (node, _), (term, where) in self.waiting.items():
+            if node not in self.alive:
+                self.tell(term, where, watch)
+        self.waiting.clear()
+
+    def judge(self, cuts: list[Term], event: Backpropagated | Produced, watch: Watch) -> None:
+        if all(term.cut != "no_grad" for term in cuts):
+            self.alive.add(event.site.node)
+        for term in cuts:
+            if term.had_history and term.cut == "no_grad":
+                self.waiting.setdefault((event.site.node, term.site.node), (term, event))
+            elif term.had_history:
+                self.tell(term, event, watch)
 
     def tell(self, term: Term, event: Backpropagated | Produced, watch: Watch) -> None:
         how = term.how.strip("`")

@@ -359,8 +359,16 @@ class TestDetachedLoss:
         assert "line 4" in report.message
 
     def test_no_grad(self) -> None:
-        (report,) = run("GTR203", back(7, LIVE, replace(self.TERM, cut="no_grad")))
+        cut = replace(self.TERM, cut="no_grad")
+        (report,) = run("GTR203", back(7, LIVE, cut), RunEnded(Site(98)))
         assert "was computed with gradients off" in report.message
+
+    def test_no_grad_under_a_condition(self) -> None:
+        cut = replace(self.TERM, cut="no_grad")
+        assert (
+            run("GTR203", back(7, LIVE, cut), back(7, LIVE), RunEnded(Site(98))) == []
+        )  # the same backward, alive on another path
+        assert lines(run("GTR203", back(7, LIVE, cut), back(8, LIVE), RunEnded(Site(98)))) == [4]
 
     def test_returned_by_a_loss_function(self) -> None:
         assert lines(run("GTR203", Produced(Site(9), LOSS, "training_step", (LIVE, self.TERM)))) == [4]

@@ -9,6 +9,7 @@ from fake_watch import Report, drive
 
 from flake8_gradtrap.events import (
     Backpropagated,
+    Cleared,
     Differentiated,
     Escaped,
     Event,
@@ -182,3 +183,38 @@ class TestGradientsLeftOff:
             assert found("GTR604", *switches, self.without_graph(9), END) == []
         with_graph = Backpropagated(Site(9), LOSS, recorded=True)
         assert found("GTR604", GradientModeSet(Site(2), False), with_graph, END) == []
+
+
+class TestEvaluationInTrainMode:
+    EVALUATED = call(4, "out", recorded=False, function="validate")
+
+    def test_reported_in_a_function_that_evaluates(self) -> None:
+        (report,) = run("GTR603", to_train(2), self.EVALUATED, END)
+        assert report.site == Site(4)
+        assert [site for _, site in report.trace] == [Site(2), Site(4)]
+
+    def test_silent_where_the_mode_is_another_or_not_known(self) -> None:
+        for after in (to_eval(3), to_train(3, training=None), Escaped(Site(3), (MODEL,), "prepare")):
+            assert found("GTR603", to_train(2), after, self.EVALUATED, END) == []
+        assert found("GTR603", to_train(2, OTHER), self.EVALUATED, END) == []
+
+    def test_silent_where_it_trains(self) -> None:
+        for function, recorded in (("validate", True), ("rollout", False)):
+            assert found("GTR603", to_train(2), call(4, "out", recorded=recorded, function=function), END) == []
+
+
+class TestCreateGraphLeak:
+    @staticmethod
+    def creating(line: int) -> Backpropagated:
+        return Backpropagated(Site(line), LOSS, owners=frozenset({"model"}), creates=True)
+
+    def test_reported_when_nothing_clears(self) -> None:
+        (report,) = run("GTR902", self.creating(3), END)
+        assert report.site == Site(3)
+        assert found("GTR902", *loop("steps", self.creating(3)), END) == [3]
+
+    def test_silent_when_cleared_or_out_of_sight(self) -> None:
+        for owners in (frozenset({"model"}), None):
+            assert found("GTR902", self.creating(3), Cleared(Site(4), None, owners), END) == []
+        assert found("GTR902", self.creating(3), Escaped(Site(4), (MODEL,), "prepare"), END) == []
+        assert found("GTR902", back(3, "out"), END) == []

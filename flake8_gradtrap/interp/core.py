@@ -47,6 +47,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    setting,
 )
 from flake8_gradtrap.rule import Rule
 
@@ -75,6 +76,8 @@ HARMLESS = (
     "builtins.",
     "os.",
     "logging.",
+    "weakref.",
+    "gc.",
     "time.",
     "json.",
     "math.",
@@ -290,6 +293,8 @@ class Core:
         if not name:
             return ""
         by_name = self.know.kind_by_name(name)
+        if by_name == "tensor" and setting(value):
+            return ""
         done = self.module.protocol.get(name)
         if done:
             kind = self.know.kind_by_protocol(done)
@@ -313,7 +318,7 @@ class Core:
         kind = self.kind(value, st)
         if kind == "tensor" or not isinstance(value, Sym):
             return kind == "tensor"
-        return not kind and (value in self.likely or "loss" in value.name.lower())
+        return not kind and (value in self.likely or ("loss" in value.name.lower() and not setting(value)))
 
     def owners(self, value: Value | None, st: State) -> Owners:
         """Whose parameters (gradients) a value stands for."""

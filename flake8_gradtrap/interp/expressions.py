@@ -303,7 +303,8 @@ class Expressions(Comprehensions):
                 return entry
             return record.item if record.item is not None else Sym("entry", (base, index))
         if isinstance(record, Tensor):
-            how = "[key]" if isinstance(index, Const) else "[]"  # a key may pick one of several outputs
+            keyed = isinstance(index, Const) or (isinstance(index, Sym) and index.op == "joined")
+            how = "[key]" if keyed else "[]"  # a key may pick one of several outputs
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed

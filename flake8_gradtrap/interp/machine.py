@@ -454,10 +454,11 @@ class Machine(Methods):
     def _definition_side(self, func: Func | None, method: tuple[ir.FunctionDef, Class] | None) -> None:
         """Run a function as if its caller had handed it a one-shot iterator: only GTR103 listens then."""
         node = func.node if func is not None else method[0] if method is not None else None
+        protocol = self.module.protocol  # `params.learning_rate`: settings
         if (
             not isinstance(node, ir.FunctionDef)
             or node.is_generator
-            or not any(_may_be_one_shot(param) for param in node.params)
+            or not any(_may_be_one_shot(param) and not protocol.get(param.name) for param in node.params)
         ):
             return
         self.assumed_runs = True

@@ -163,7 +163,9 @@ class Methods(Containers):
 
     def _from_loader(self, value: Value) -> bool:
         """Whether an unknown is an element of a batch on which nothing is used that tensors do not have."""
-        if not isinstance(value, Sym) or value not in self.data or value.op != "item" or len(value.args) != 2:
+        if not isinstance(value, Sym) or value not in self.data:
+            return False
+        if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
         used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
@@ -300,6 +302,7 @@ class Methods(Containers):
                 provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
                 recorded=record.mode if record is not None else None,
+                creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
             ),
             st,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value, setting
 
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
@@ -158,12 +157,12 @@ class Provenance:
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
-        picks = tensor.how in ("unpacked", "element", "[key]") or (
-            tensor.how.startswith(".") and not tensor.how.endswith(")")
-        )
+        picks = tensor.how in _PICKS or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
         if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
             return None
         source = self.state.tensor(tensor.parents[0])
+        while source is not None and source.op == "pass" and source.how in _PICKS and len(source.parents) == 1:
+            source = self.state.tensor(source.parents[0])  # a part of a part
         if source is None:
             return None
         # A function that returns several things may have computed each by itself.
@@ -323,7 +322,7 @@ class Provenance:
         if isinstance(value, Sym):
             if value.op in ("+", "-", "*", "/"):
                 return any(self._factor(part) for part in value.args if isinstance(part, Value))
-            if _setting(value) or (value.op == "call" and value.name in _NUMBERS):
+            if setting(value) or (value.op == "call" and value.name in _NUMBERS):
                 return False
             return (
                 value in self.likely
@@ -367,20 +366,11 @@ class Provenance:
         return None
 
 
-SETTINGS = re.compile(r"(^|_)(args|cfg|conf|config|configs|opt|opts|options|hparams|hps?|hyp|settings|flags)$", re.I)
-"""Names of what holds settings: numbers and words, no tensors."""
+_PICKS = frozenset({"unpacked", "element", "[key]"})
+"""How a part is taken out of what a module or function returned."""
 
 _NUMBERS = frozenset({"min", "max", "len", "float", "int", "round"})
 """Functions whose results, of what is not known, are numbers."""
-
-
-def _setting(value: Sym) -> bool:
-    """Whether an unknown is read out of settings: `args.opt_loss`, `config["weights"]["loss"]`."""
-    while value.op in ("attr", "entry", "item") and value.args and isinstance(value.args[0], Sym):
-        value = value.args[0]
-        if SETTINGS.search(value.name):
-            return True
-    return False
 
 
 def is_loss(name: str) -> bool:

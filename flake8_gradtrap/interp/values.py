@@ -7,6 +7,7 @@ so that two conditions on the same unknown agree, and it is typed by what the pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -241,3 +242,16 @@ class Thingy:
 
 
 Record = Tensor | Iterator | Listing | Mapping | Thingy
+
+
+SETTINGS = re.compile(r"(^|_)(args|cfg|conf|config|configs|opt|opts|options|hparams|hps?|hyp|settings|flags)$", re.I)
+"""Names of what holds settings: numbers and words, no tensors."""
+
+
+def setting(value: Sym) -> bool:
+    """Whether an unknown is read out of settings: `args.opt_loss`, `config["weights"]["loss"]`."""
+    while value.op in ("attr", "entry", "item") and value.args and isinstance(value.args[0], Sym):
+        value = value.args[0]
+        if SETTINGS.search(value.name):
+            return True
+    return False
