@@ -22,10 +22,11 @@ that was); a parameter that a hand-written update replaced by a computed value.
 ## Trap
 
 ```python
-import torch
+from torch import nn
 
 
-def saliency(model, embedding, ids, target):
+def saliency(model, ids, target):
+    embedding = nn.Embedding(5000, 64)
     embedded = embedding(ids)
     score = model(embedded)[:, target].sum()
     score.backward()
@@ -35,10 +36,11 @@ def saliency(model, embedding, ids, target):
 ## Fixed
 
 ```python
-import torch
+from torch import nn
 
 
-def saliency(model, embedding, ids, target):
+def saliency(model, ids, target):
+    embedding = nn.Embedding(5000, 64)
     embedded = embedding(ids)
     embedded.retain_grad()
     score = model(embedded)[:, target].sum()
