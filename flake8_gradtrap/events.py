@@ -432,6 +432,52 @@ class ScalerUpdated(Event):
     explicit: bool = False
 
 
+# -- leaves -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LostLeaf:
+    """A tensor that was made as a leaf, and of which only what was computed from it is kept.
+
+    `how`, `at`: what computed another tensor from it, and where. `made`: where the leaf is made; `argument`: the
+    `requires_grad=True` of that call. `whole`: the expression in which the leaf is made and lost, None where it has
+    been elsewhere in between. `moves`: it is only moved or cast, which returns the leaf itself if it was there already.
+    """
+
+    how: str
+    at: Site
+    made: Site
+    argument: Site | None = None
+    whole: Site | None = None
+    moves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsedAsLeaf(Event):
+    """A tensor that is no leaf was used like one: given to an optimizer (`by` = "optimizer"), or its `.grad` was read.
+
+    `how`, `made`: what made the tensor, and where. `lost`: the leaf that it should have been. `updated`: a gradient
+    went into it, as in an update written by hand.
+    """
+
+    tensor: Thing
+    by: str
+    how: str
+    made: Site
+    lost: LostLeaf | None = None
+    updated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NonLeafKnown(Event):
+    """The program deals with a tensor that it takes for no leaf: `retain_grad()`, a hook, `is_leaf`, or its `.grad` is
+    compared with None. `made`: where the tensor is made.
+    """
+
+    tensor: Thing
+    made: Site
+
+
 # -- what modules are made of -----------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,14 @@ class Assignment(Expressions):
                 if isinstance(record, Tensor) and record.op == "param":
                     ends.append((after, "", None))  # a leaf that is updated in place (under no_grad) is still that leaf
                     continue
+                if (
+                    isinstance(record, Tensor)
+                    and not record.is_number
+                    and after.mode is False
+                    and self.provenance(after).history(old) is True
+                ):
+                    ends.append((after, "", None))  # what changes in place keeps its graph
+                    continue
                 if node.op == "+" and after.stamp and _countable(old) and _countable(value):
                     new: Value = Sym("counted", (id(node), after.stamp), "count")  # whatever it is compared with
                 else:

@@ -245,6 +245,8 @@ class Methods(Containers):
             and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool")
         ):
             return [(self.make_tensor("hard", (receiver,), node, st, how=".to()"), st)]
+        if name in ("to", "cpu") and self.stays(receiver, name, args, st):
+            return [(receiver, st)]
         return [(self.make_tensor("pass", (receiver,), node, st, is_number=number, how=f".{name}()"), st)]
 
     def _on_gradient(self, receiver: Value, tensor: Tensor, name: str, args: Args, node: ir.Node, st: State) -> Results:
@@ -284,6 +286,8 @@ class Methods(Containers):
         base = unscaled(st, loss)
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
             graph.frees.add(base)
+        for value in self.elements(told, st) or (told,) if (told := args.kw.get("inputs")) is not None else ():
+            self.known_as_computed(value, node, st)  # they are given gradients, leaves or not
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
         scaled: bool | None = graph.scaler is not None
