@@ -20,6 +20,7 @@ from flake8_gradtrap.events import (
     Weights,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.provenance import unscaled
@@ -246,6 +247,8 @@ class Methods(Containers):
             and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool")
         ):
             return [(self.make_tensor("hard", (receiver,), node, st, how=".to()"), st)]
+        if name in ("to", "cpu") and self.stays(receiver, name, args, st):
+            return [(receiver, st)]
         return [(self.make_tensor("pass", (receiver,), node, st, is_number=number, how=f".{name}()"), st)]
 
     def _on_gradient(self, receiver: Value, tensor: Tensor, name: str, args: Args, node: ir.Node, st: State) -> Results:
@@ -286,6 +289,8 @@ class Methods(Containers):
         leaf = (bottom := st.tensor(base)) is not None and bottom.op == "param"  # it keeps nothing that could be freed
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym) or leaf):
             graph.frees.add(base)
+        for value in self.elements(told, st) or (told,) if (told := args.kw.get("inputs")) is not None else ():
+            self.known_as_computed(value, node, st)  # they are given gradients, leaves or not
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
         scaled: bool | None = graph.scaler is not None
@@ -303,6 +308,7 @@ class Methods(Containers):
                 recorded=record.mode if record is not None else None,
                 creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
+                carried=carried(graph, provenance, st),
             ),
             st,
         )  # fmt: skip
