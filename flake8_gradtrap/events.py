@@ -144,8 +144,8 @@ class Backpropagated(Event):
     it used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that
     received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
     argument. `opaque`: an engine or wrapper did it, which may also step and clear. `carried`: where the graph goes on
-    into those of earlier iterations. `asked`: `retain_graph=True` stands there, and nothing else asks for it. `partial`:
-    the graph may go on where it is not seen.
+    into those of earlier iterations. `asked`: `retain_graph=True` stands there, and nothing else asks for it.
+    `partial`: the graph may go on where it is not seen.
     """
 
     loss: Thing

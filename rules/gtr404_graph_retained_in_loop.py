@@ -7,17 +7,17 @@ graph, no `autograd.grad` does, and no code that cannot be seen gets a tensor of
 
 ## Why it is a trap
 
-A backward frees what its graph has saved for it: all activations of the model. With `retain_graph=True` they stay until
-the last reference to the loss is gone, as a rule until the next iteration has computed its own: two graphs are in memory
-at the peak instead of one (in the demo, the activations of the last step are still there when the next forward begins).
+A backward frees what its graph has saved for it: all activations of the model. With `retain_graph=True` they stay
+until the last reference to the loss is gone, as a rule until the next iteration has computed its own: at the peak, two
+graphs are in memory instead of one (in the demo, each step leaves the activations behind that the fixed one has freed).
 It also hides mistakes: a state that is carried on with its history no longer raises, and grows in silence.
 
 ## Known limits
 
 False positives: a second backward through a graph that a module has kept for itself, out of sight.
 
-False negatives: an inner loop of which only the last backward need not retain; losses that come out of code which cannot
-be seen, next to each other, and may share a graph; a `retain_graph` that is a setting.
+False negatives: an inner loop of which only the last backward need not retain; losses next to each other that come out
+of code which cannot be seen, and may share a graph; a `retain_graph` that is a setting.
 
 There is no fix: if the step raises without it, something carries a graph on, which is the mistake to look for.
 
@@ -69,7 +69,7 @@ from flake8_gradtrap.rule import Watch, on
 
 @dataclass
 class Retained:
-    """A backward that retains its graph, as all paths have seen it. `used`: something may go through that graph again."""
+    """A backward that retains its graph, as all paths have seen it. `used`: something may go through it again."""
 
     site: Site
     loss: str
@@ -81,7 +81,7 @@ class Retained:
 
 
 class GraphRetainedInLoop(InLoops):
-    """Whether a graph is used again is asked on all paths, so the rule keeps it on itself, by the place of the backward."""
+    """Whether a graph is used again is asked on all paths: the rule keeps it on itself, by the place."""
 
     code = "GTR404"
     name = "graph-retained-in-loop"
