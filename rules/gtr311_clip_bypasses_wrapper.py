@@ -81,7 +81,6 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     OptimizerMade,
-    Owners,
     Site,
     Stepped,
     Thing,
@@ -108,7 +107,15 @@ class ClipBypassesWrapper(Rule):
     code = "GTR311"
     name = "clip-bypasses-wrapper"
     summary = "Torch's clip is used on gradients that FSDP, DeepSpeed or an accelerator splits, keeps or scales"
-    words = ("FullyShardedDataParallel", "FSDP", "deepspeed", "Accelerator", "Fabric", "clip_grad_norm_", "clip_grad_value_")
+    words = (
+        "FullyShardedDataParallel",
+        "FSDP",
+        "deepspeed",
+        "Accelerator",
+        "Fabric",
+        "clip_grad_norm_",
+        "clip_grad_value_",
+    )
     roots = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm")
 
     @on(WrapperMade)
@@ -168,8 +175,8 @@ class ClipBypassesWrapper(Rule):
     def outside(self, event: Clipped, by: str, site: Site, watch: Watch) -> None:
         target = f"`{event.target.label}`" if event.target.label else "these parameters"
         what = {
-            "FSDP": f"FSDP shards {target}: each process clips by the norm of its own shards, so the limit does not hold "
-            "and the shards of one gradient are scaled differently; call `clip_grad_norm_` of the FSDP module",
+            "FSDP": f"FSDP shards {target}: each process clips by the norm of its own shards, so the limit does not "
+            "hold and the shards of one gradient are scaled differently; call `clip_grad_norm_` of the FSDP module",
             "DeepSpeed": f"the DeepSpeed engine applies gradients of its own, and not those of {target}: this limits "
             'nothing; set "gradient_clipping" in its configuration',
         }[by]

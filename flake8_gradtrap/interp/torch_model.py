@@ -244,6 +244,7 @@ class TorchModel(Wrappers):
             short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
         )
         older = self._older(params, st)
+        self.leaves_optimised(params, node, st)
         self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
         return optimizer
 

@@ -1,4 +1,4 @@
-"""Libraries around torch that keep, split or scale gradients, and looks at gradients: what torch's own clip would see."""
+"""Libraries around torch that keep, split or scale gradients, and measures that are taken of gradients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Wrappers(Numerics):
             return
         st.set_attr(module, "sharded", TRUE)
         told = strategy.name.rpartition(".")[2] if isinstance(strategy, Api) else ""
-        if told.endswith("_SHARD") and told != "NO_SHARD" or (strategy in (None, NONE) and not args.more):
+        shards = told.endswith("_SHARD") and told != "NO_SHARD"
+        if shards or (strategy in (None, NONE) and not args.more):
             self.emit(WrapperMade(self.site(node, st), self.leaves(module, st), "FSDP"), st)
 
     def engine_made(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
