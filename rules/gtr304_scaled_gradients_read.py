@@ -216,17 +216,17 @@ def trapped(device: str = "cpu") -> dict[str, float]:
     from torch import nn
 
     torch.manual_seed(0)
-    model = nn.Linear(8, 1).to(device)
+    model = nn.Linear(8, 1, bias=False).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     scaler = torch.amp.GradScaler(device, init_scale=64.0, growth_interval=1)
     x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
-    norms = []
+    norms: list[float] = []
     for _ in range(2):
         optimizer.zero_grad()
         with torch.autocast(device, dtype=torch.float16):
             loss = nn.functional.mse_loss(model(x), y)
         scaler.scale(loss).backward()
-        norms.append(model.weight.grad.norm().item())
+        norms.extend(p.grad.norm().item() for p in model.parameters() if p.grad is not None)
         scaler.step(optimizer)
         scaler.update()
     return {"first logged norm": norms[0], "second logged norm": norms[1]}
@@ -238,18 +238,18 @@ def fixed(device: str = "cpu") -> dict[str, float]:
     from torch import nn
 
     torch.manual_seed(0)
-    model = nn.Linear(8, 1).to(device)
+    model = nn.Linear(8, 1, bias=False).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     scaler = torch.amp.GradScaler(device, init_scale=64.0, growth_interval=1)
     x, y = torch.randn(32, 8, device=device), torch.randn(32, 1, device=device)
-    norms = []
+    norms: list[float] = []
     for _ in range(2):
         optimizer.zero_grad()
         with torch.autocast(device, dtype=torch.float16):
             loss = nn.functional.mse_loss(model(x), y)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        norms.append(model.weight.grad.norm().item())
+        norms.extend(p.grad.norm().item() for p in model.parameters() if p.grad is not None)
         scaler.step(optimizer)
         scaler.update()
     return {"first logged norm": norms[0], "second logged norm": norms[1]}
