@@ -403,7 +403,17 @@ class Methods(Containers):
 
     def on_scaler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
-        if isinstance(record, Thingy) and record.flag is False:
+        enabled = record.args[0] if isinstance(record, Thingy) and record.args else None
+        if enabled is not None and name == "scale" and args.pos and self.truth(enabled, st) is None:
+            # What is asked about later, `if args.amp: scaler.step(...)`, has to agree with what was scaled here.
+            return [
+                pair
+                for paths in self.split(enabled, st)
+                for path in paths
+                for pair in self._scale(args, receiver, node, path)
+            ]
+        off = enabled is not None and self.truth(enabled, st) is False
+        if isinstance(record, Thingy) and (record.flag is False or off):
             if name == "scale" and args.pos:
                 return [(args.pos[0], st)]
             if name == "step" and args.pos:
@@ -414,9 +424,7 @@ class Methods(Containers):
         )
         site = self.site(node, st)
         if name == "scale" and args.pos:
-            if self.elements(args.pos[0], st) is not None:
-                return [(self.unknown("scaled"), st)]
-            return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
+            return self._scale(args, receiver, node, st)
         stepped = self._wrapped_optimizer(args.pos[0], st) if args.pos else None
         if (
             name in ("unscale_", "step", "unscale")
@@ -438,6 +446,14 @@ class Methods(Containers):
         if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled"):
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
+
+    def _scale(self, args: Args, scaler: Value, node: ir.Node, st: State) -> Results:
+        record = st.record(scaler)
+        if isinstance(record, Thingy) and record.args and self.truth(record.args[0], st) is False:
+            return [(args.pos[0], st)]
+        if self.elements(args.pos[0], st) is not None:
+            return [(self.unknown("scaled"), st)]
+        return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=scaler, how="scale"), st)]
 
     def on_accelerator(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name in ("clip_grad_norm_", "clip_grad_value_", "clip_gradients"):

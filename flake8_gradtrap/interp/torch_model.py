@@ -282,6 +282,9 @@ class TorchModel(Wrappers):
     def _make_scaler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         enabled = args.kw.get("enabled", TRUE)
         scaler = self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+        record = st.record(scaler)
+        if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
+            st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym) else ()))
         self.emit(ScalerMade(self.site(node, st), self.thing(scaler)), st)
         return scaler
 
