@@ -65,7 +65,7 @@ from flake8_gradtrap.rule import Watch, on
 
 
 class AnomalyDetectionLeftOn(InLoops):
-    """In memory: "on", where it was switched on. A backward that runs without it, too, shows that a condition decides."""
+    """In memory: "on", where it was switched on. A backward that also runs without it: a condition decides."""
 
     code = "GTR406"
     name = "anomaly-detection-left-on"
