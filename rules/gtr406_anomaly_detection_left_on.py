@@ -58,6 +58,7 @@ def train(model, loader, criterion, debug=False):
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 from flake8_gradtrap.events import AnomalyDetectionSet, Backpropagated, FileEnded, Site, Stepped
 from flake8_gradtrap.gradients import InLoops, Mark, tagged
@@ -129,7 +130,8 @@ def trapped(device: str = "cpu") -> dict[str, float]:
             loss.backward()
             optimizer.step()
 
-    nodes, found = set(), {loss.grad_fn}
+    nodes: set[Any] = set()
+    found: set[Any] = {loss.grad_fn}
     while found:
         nodes |= found
         found = {parent for node in found for parent, _ in node.next_functions if parent is not None} - nodes
@@ -152,7 +154,8 @@ def fixed(device: str = "cpu") -> dict[str, float]:
             loss.backward()
             optimizer.step()
 
-    nodes, found = set(), {loss.grad_fn}
+    nodes: set[Any] = set()
+    found: set[Any] = {loss.grad_fn}
     while found:
         nodes |= found
         found = {parent for node in found for parent, _ in node.next_functions if parent is not None} - nodes
