@@ -124,13 +124,28 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """A tensor of an earlier iteration of a running loop through which the graph of this one goes on.
+
+    `site`: where a name or attribute that was there before took it, else where it was made (`made`). `tensor`: labelled
+    by that name. `needs`: the operations of earlier iterations whose saved tensors a backward through it uses.
+    """
+
+    site: Site
+    tensor: Thing
+    needs: frozenset[Hashable] = frozenset()
+    made: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Backpropagated(Event):
     """`loss.backward()` ran, in whatever form.
 
     `reaches`: every tensor of the graph that was walked, the loss included. `frees`: the operations whose saved tensors
     it used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that
     received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
-    argument. `opaque`: an engine or wrapper did it, which may also step and clear.
+    argument. `opaque`: an engine or wrapper did it, which may also step and clear. `carried`: where the graph goes on
+    into those of earlier iterations.
     """
 
     loss: Thing
@@ -148,6 +163,7 @@ class Backpropagated(Event):
     creates: bool = False
     """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
+    carried: tuple[Carried, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

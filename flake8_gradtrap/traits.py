@@ -38,7 +38,7 @@ _METHOD = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|deepcopy$")
 """Calls that may make a module: of a name, and of an attribute (`self.conv(x)` is one in a forward)."""
 _REGISTERS = re.compile(
     r"\b(?:ModuleList|ModuleDict|Sequential|ParameterList|ParameterDict|add_module|register_module|register_parameter"
-    r"|setattr)\("
+    r"|setattr|__setattr__)\("
 )
 
 

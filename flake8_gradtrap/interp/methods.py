@@ -21,6 +21,7 @@ from flake8_gradtrap.events import (
     Weights,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.provenance import unscaled
@@ -57,6 +58,8 @@ _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_
 
 class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        if name == "__setattr__" and len(args.pos) == 2:
+            return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
@@ -284,7 +287,8 @@ class Methods(Containers):
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
         base = unscaled(st, loss)
-        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
+        leaf = (bottom := st.tensor(base)) is not None and bottom.op == "param"  # it keeps nothing that could be freed
+        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym) or leaf):
             graph.frees.add(base)
         for value in self.elements(told, st) or (told,) if (told := args.kw.get("inputs")) is not None else ():
             self.known_as_computed(value, node, st)  # they are given gradients, leaves or not
@@ -305,6 +309,7 @@ class Methods(Containers):
                 recorded=record.mode if record is not None else None,
                 creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
+                carried=carried(graph, provenance, st),
             ),
             st,
         )  # fmt: skip
