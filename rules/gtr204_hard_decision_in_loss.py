@@ -2,16 +2,16 @@
 
 ## What it does
 
-Reports a step (`round`, `floor`, `sign`) or a decision (`argmax`, `>`, `==`, `.long()`, the indices of `topk`) on values
-that carry a gradient, if what is back-propagated, or a term that is added to it, depends on them in no other way.
-Decisions as targets, as masks beside a live value, as rewards that weigh a log-probability, and straight-through
+Reports a step (`round`, `floor`, `sign`) or a decision (`argmax`, `>`, `==`, `.long()`, the indices of `topk`) on
+values that carry a gradient, if what is back-propagated, or a term that is added to it, depends on them in no other
+way. Decisions as targets, as masks beside a live value, as rewards that weigh a log-probability, and straight-through
 estimators are silent.
 
 ## Why it is a trap
 
-The gradient of a step is zero wherever it has one. `round`, `floor`, `ceil` and `sign` are recorded, so `backward()` runs,
-and all gradients before the step are exactly zero. `argmax` and comparisons are not recorded: a term that is made of
-them is a constant. Accuracy cannot be trained on like this.
+The gradient of a step is zero wherever it has one. `round`, `floor`, `ceil` and `sign` are recorded, so `backward()`
+runs, and all gradients before the step are exactly zero. `argmax` and comparisons are not recorded: a term that is made
+of them is a constant. Accuracy cannot be trained on like this.
 
 ## Known limits
 
@@ -112,8 +112,8 @@ class HardDecisionInLoss(Rule):
                 what = "nothing before it is trained" if term.whole else "the loss does not train this term"
                 watch.report(
                     term.site,
-                    f"{what}: `{how}` {why}; put what is decided on into the loss itself, or pass the gradient straight "
-                    "through: `x + (decided - x).detach()`",
+                    f"{what}: `{how}` {why}; put what is decided on into the loss itself, or pass the gradient "
+                    "straight through: `x + (decided - x).detach()`",
                     trace=[("decided here", term.site), ("back-propagated here", loss)],
                 )
 

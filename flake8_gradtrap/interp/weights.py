@@ -119,7 +119,8 @@ class Weighing:
 
 
 _SAME_SIZE = frozenset(
-    "to cuda cpu float half double bfloat16 type type_as clone contiguous view reshape flatten squeeze unsqueeze".split()
+    "to cuda cpu float half double bfloat16 type type_as clone contiguous view reshape flatten squeeze "
+    "unsqueeze".split()
 )
 """Views and copies with as many elements."""
 
