@@ -145,7 +145,8 @@ class Backpropagated(Event):
     it used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that
     received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
     argument. `opaque`: an engine or wrapper did it, which may also step and clear. `carried`: where the graph goes on
-    into those of earlier iterations.
+    into those of earlier iterations. `asked`: `retain_graph=True` stands there, and nothing else asks for it.
+    `partial`: the graph may go on where it is not seen.
     """
 
     loss: Thing
@@ -164,6 +165,8 @@ class Backpropagated(Event):
     """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
     carried: tuple[Carried, ...] = ()
+    asked: bool = False
+    partial: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,6 +310,8 @@ class Methods(Containers):
                 creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
                 carried=carried(graph, provenance, st),
+                asked=_asks_to_retain(node) and create == FALSE,
+                partial=graph.unknown,
             ),
             st,
         )  # fmt: skip
@@ -546,3 +548,11 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
+
+
+def _asks_to_retain(node: ir.Node) -> bool:
+    """Whether a backward says `retain_graph=True`, and not a setting that somebody decides."""
+    return isinstance(node, ir.Call) and any(
+        arg.keyword == "retain_graph" and isinstance(arg.value, ir.Const) and arg.value.value is True
+        for arg in node.args
+    )
