@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from flake8_gradtrap.events import (
     Clipped,
@@ -211,7 +212,7 @@ class TorchModel(Numerics):
         if isinstance(record, Thingy) and record.kind == "state":
             return self.unknown("state")
         if isinstance(record, Thingy):
-            return self.new(record, st)
+            return self.new(replace(record, stamp=st.stamp), st)
         if isinstance(value, Sym) and self.kind(value, st) == "module":
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
