@@ -120,8 +120,8 @@ class Leaves(Registration):
         whole = last.site if _within(last.site.node, call) else None
         if not moves and whole is None:
             return None  # the leaf has a name of its own
-        if moves and any(st.tensor(part) is not None for part in source.parents):
-            return None  # a copy lies where its original does, which may be there already
+        if moves and source.taken and "torch." not in self._spelt(call):
+            return None  # made of a tensor, it lies where that does, which may be there already
         given = [arg for arg in call.args if arg.keyword == "requires_grad"] if isinstance(call, ir.Call) else []
         argument = Site(given[0], source.site.caller) if given else None
         return LostLeaf(first.how, first.site, source.site, argument, whole, moves)
