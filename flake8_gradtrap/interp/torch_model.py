@@ -442,7 +442,7 @@ class TorchModel(Wrappers):
                 if parts and len(parts) > 1
                 else (parts or (loss,))[0]
             )
-            self.backward(whole, Args([], args.kw), node, st)
+            self.backward(whole, Args(args.pos[1:], args.kw), node, st)
         return NONE
 
     def backward(self, loss: Value, args: Args, node: ir.Node, st: State) -> None:
