@@ -168,6 +168,7 @@ class Backpropagated(Event):
     carried: tuple[Carried, ...] = ()
     asked: bool = False
     partial: bool = True
+    begins: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

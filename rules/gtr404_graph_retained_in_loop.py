@@ -67,6 +67,13 @@ from flake8_gradtrap.gradients import InLoops, graph_of, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 
 
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph that was retained on this path."""
+
+    tensors: frozenset[Hashable] = field(compare=False)
+
+
 @dataclass
 class Retained:
     """A backward that retains its graph, as all paths have seen it. `used`: something may go through it again."""
@@ -81,7 +88,10 @@ class Retained:
 
 
 class GraphRetainedInLoop(InLoops):
-    """Whether a graph is used again is asked on all paths: the rule keeps it on itself, by the place."""
+    """In memory: "kept", by the place of a backward, the graph that it retained last.
+
+    Whether one is used again is asked on all paths: that the rule keeps on itself.
+    """
 
     code = "GTR404"
     name = "graph-retained-in-loop"
@@ -97,8 +107,8 @@ class GraphRetainedInLoop(InLoops):
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
-        graph = graph_of(event)
-        self.use(graph)
+        graph = graph_of(event) - event.begins
+        self.use(graph, watch)
         loops = tagged(watch, "active")
         for (_, loop), _ in loops if event.partial else ():
             self.partial.setdefault(loop, set()).add(event.site.node)
@@ -109,22 +119,26 @@ class GraphRetainedInLoop(InLoops):
             known.tensors |= graph
             known.partial = known.partial or event.partial
             known.used = known.used or known.loop != loop
+            watch.put(("kept", event.site.node), Graph(graph))
 
     @on(Differentiated)
     def differentiated(self, event: Differentiated, watch: Watch) -> None:
-        self.use(event.reaches)
+        self.use(event.reaches, watch)
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
-        self.use(frozenset(thing.key for thing in event.things))
+        self.use(frozenset(thing.key for thing in event.things), watch)
 
     @on(FunctionLeft)
     def returned(self, event: FunctionLeft, watch: Watch) -> None:
         if not tagged(watch, "active"):  # out of sight; in a loop, its caller is seen
-            self.use(frozenset(thing.key for thing in event.values))
+            self.use(frozenset(thing.key for thing in event.values), watch)
 
-    def use(self, tensors: frozenset[Hashable]) -> None:
-        for retained in self.retained.values():
+    def use(self, tensors: frozenset[Hashable], watch: Watch) -> None:
+        for (_, place), graph in tagged(watch, "kept"):
+            if not graph.tensors.isdisjoint(tensors):
+                self.retained[place].used = True
+        for retained in self.retained.values() if watch.lossy else ():  # the path may have forgotten a graph
             retained.used = retained.used or not retained.tensors.isdisjoint(tensors)
 
     @on(Stepped)
@@ -168,9 +182,10 @@ def trapped(device: str = "cpu") -> dict[str, float]:
         optimizer.step()
         tanh = output.grad_fn.next_functions[1][0]
         try:
-            tanh._saved_result.numel()
+            held = tanh._saved_result is not None
         except RuntimeError:  # … after they have already been freed
-            freed += 1
+            held = False
+        freed += not held
     return {"steps taken": 5.0, "steps after which the activations were freed": float(freed)}
 
 
@@ -191,9 +206,10 @@ def fixed(device: str = "cpu") -> dict[str, float]:
         optimizer.step()
         tanh = output.grad_fn.next_functions[1][0]
         try:
-            tanh._saved_result.numel()
+            held = tanh._saved_result is not None
         except RuntimeError:  # … after they have already been freed
-            freed += 1
+            held = False
+        freed += not held
     return {"steps taken": 5.0, "steps after which the activations were freed": float(freed)}
 
 

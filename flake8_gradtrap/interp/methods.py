@@ -324,6 +324,7 @@ class Methods(Containers):
                 carried=carried(graph, provenance, st),
                 asked=_asks_to_retain(node) and create == FALSE,
                 partial=graph.unknown,
+                begins=frozenset(value for value in graph.reaches if self._begins(value, st)),
             ),
             st,
         )  # fmt: skip
@@ -337,6 +338,11 @@ class Methods(Containers):
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
         if not nowhere and (record is None or not record.is_number):
             st.conds[("live", loss)] = True  # else backward would have raised
+
+    def _begins(self, value: Value, st: State) -> bool:
+        """Whether a part of a graph is a Parameter, or an unknown that nothing seen was computed into."""
+        tensor = st.tensor(value)
+        return tensor.op == "param" if tensor is not None else value not in self.likely
 
     def _engine_backward(self, receiver: Value, kind: str, args: Args, node: ir.Node, st: State) -> None:
         """`engine.backward(loss)`: Accelerate and Fabric do just that; others may do more."""
