@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from flake8_gradtrap.events import (
@@ -22,6 +22,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.provenance import unscaled
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
@@ -184,6 +185,16 @@ class Methods(Containers):
             return [(receiver, st)]
         if tensor is not None and tensor.op == "grad":
             return self._on_gradient(receiver, tensor, name, args, node, st)
+        if name == "retain_grad":
+            st.set_attr(receiver, "keeps its gradient", TRUE)
+            return [(NONE, st)]
+        if in_place(name) and tensor is not None:
+            shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+            if isinstance(shown, ir.Attr) and shown.attr == "data":
+                shown = shown.value
+            self.overwritten(receiver, f".{name}()", args.all(), node, st, shown)
+            if tensor.op == "param":
+                return [(receiver, st)]  # a leaf that is updated in place (under no_grad) is still that leaf
         if name == "register_hook":
             return [(self.unknown(name), st)]
         role = self.know.method_role.get(name)
@@ -343,12 +354,13 @@ class Methods(Containers):
         owners = self.owners(receiver, st)
         if name == "step":
             closure = args.get(0, "closure")
+            needed = frozenset[Hashable](self.needed_parameters(owners, st)) if closure is None else frozenset()
             if isinstance(closure, Func):
                 results = self.call_value(closure, Args(), node, st)
                 for _, path in results:
                     self.emit(Stepped(self.site(node, path), thing, owners, closure=True), path)
                 return [(NONE, path) for _, path in results]
-            self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None), st)
+            self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None, needed=needed), st)
             return [(NONE, st)]
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), thing, owners), st)
@@ -402,7 +414,8 @@ class Methods(Containers):
             shown = node.args[0].value if isinstance(node, ir.Call) and node.args else None
             optimizer, owners = self.thing(stepped, shown), self.owners(stepped, st)
             if name == "step":
-                self.emit(Stepped(site, optimizer, owners, scaler), st)
+                needed = frozenset[Hashable](self.needed_parameters(owners, st))
+                self.emit(Stepped(site, optimizer, owners, scaler, needed=needed), st)
             else:
                 self.emit(Unscaled(site, scaler, optimizer, owners), st)
             return [(NONE, st)]
