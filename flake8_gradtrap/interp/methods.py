@@ -20,6 +20,7 @@ from flake8_gradtrap.events import (
     Weights,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
@@ -57,6 +58,8 @@ _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_
 
 class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        if name == "__setattr__" and len(args.pos) == 2:
+            return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
@@ -255,6 +258,8 @@ class Methods(Containers):
             and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool")
         ):
             return [(self.make_tensor("hard", (receiver,), node, st, how=".to()"), st)]
+        if name in ("to", "cpu") and self.stays(receiver, name, args, st):
+            return [(receiver, st)]
         return [(self.make_tensor("pass", (receiver,), node, st, is_number=number, how=f".{name}()"), st)]
 
     def _on_gradient(self, receiver: Value, tensor: Tensor, name: str, args: Args, node: ir.Node, st: State) -> Results:
@@ -292,8 +297,11 @@ class Methods(Containers):
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
         base = unscaled(st, loss)
-        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
+        leaf = (bottom := st.tensor(base)) is not None and bottom.op == "param"  # it keeps nothing that could be freed
+        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym) or leaf):
             graph.frees.add(base)
+        for value in self.elements(told, st) or (told,) if (told := args.kw.get("inputs")) is not None else ():
+            self.known_as_computed(value, node, st)  # they are given gradients, leaves or not
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
         scaled: bool | None = graph.scaler is not None
@@ -311,6 +319,9 @@ class Methods(Containers):
                 recorded=record.mode if record is not None else None,
                 creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
+                carried=carried(graph, provenance, st),
+                asked=_asks_to_retain(node) and create == FALSE,
+                partial=graph.unknown,
             ),
             st,
         )  # fmt: skip
@@ -546,3 +557,11 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
+
+
+def _asks_to_retain(node: ir.Node) -> bool:
+    """Whether a backward says `retain_graph=True`, and not a setting that somebody decides."""
+    return isinstance(node, ir.Call) and any(
+        arg.keyword == "retain_graph" and isinstance(arg.value, ir.Const) and arg.value.value is True
+        for arg in node.args
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from flake8_gradtrap.events import (
     Clipped,
@@ -211,7 +212,7 @@ class TorchModel(Numerics):
         if isinstance(record, Thingy) and record.kind == "state":
             return self.unknown("state")
         if isinstance(record, Thingy):
-            return self.new(record, st)
+            return self.new(replace(record, stamp=st.stamp), st)
         if isinstance(value, Sym) and self.kind(value, st) == "module":
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
@@ -242,6 +243,7 @@ class TorchModel(Numerics):
             short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
         )
         older = self._older(params, st)
+        self.leaves_optimised(params, node, st)
         self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
         return optimizer
 
