@@ -91,11 +91,12 @@ class Term:
     """A part of a back-propagated value, as far as provenance can be followed.
 
     `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
-    (`requires_grad` put on a computed value), "first order" (the result of `autograd.grad` without `create_graph`), or
-    "" for a live part. `how` is the expression that cut it. `had_history`: whether the value that was cut carried a
-    gradient. `additive`: it is added to the rest (not multiplied, not divided). `parameter`: what was cut is itself a
-    trainable parameter. `whole`: this part is all there is. `addend`: where it (or what it was computed into) is added
-    to a live part.
+    (`requires_grad` put on a computed value), "first order" (the result of `autograd.grad` without `create_graph`),
+    "rounded" (a step that hands on a gradient of zero: `round`, `sign`), "hard" (a decision that hands on none:
+    `argmax`, `>`), or "" for a live part. `how` is the expression that cut it. `had_history`: whether the value that
+    was cut carried a gradient. `additive`: it is added to the rest (not multiplied, not divided). `parameter`: what was
+    cut is itself a trainable parameter. `whole`: this part is all there is. `addend`: where it (or what it was computed
+    into) is added to a live part.
     """
 
     cut: str
@@ -143,9 +144,9 @@ class Backpropagated(Event):
     `reaches`: every tensor of the graph that was walked, the loss included. `frees`: the operations whose saved tensors
     it used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that
     received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
-    argument. `opaque`: an engine or wrapper did it, which may also step and clear. `carried`: where the graph goes on
-    into those of earlier iterations. `asked`: `retain_graph=True` stands there, and nothing else asks for it.
-    `partial`: the graph may go on where it is not seen.
+    argument. `opaque`: an engine or wrapper did it, which may also step and clear. `through`: the accelerator whose
+    `backward` it was. `carried`: where the graph goes on into those of earlier iterations. `asked`: `retain_graph=True`
+    stands there, and nothing else asks for it. `partial`: the graph may go on where it is not seen.
     """
 
     loss: Thing
@@ -163,6 +164,7 @@ class Backpropagated(Event):
     creates: bool = False
     """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
+    through: Thing | None = None
     carried: tuple[Carried, ...] = ()
     asked: bool = False
     partial: bool = True
@@ -362,6 +364,18 @@ class SumBackpropagated(Event):
     summed: Site
 
 
+@dataclass(frozen=True, slots=True)
+class UnreducedBackpropagated(Event):
+    """The losses of all samples were back-propagated as they are, without a gradient argument.
+
+    `how`, `computed`: the loss function, and where it is applied.
+    """
+
+    loss: Thing
+    how: str
+    computed: Site
+
+
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
@@ -376,13 +390,54 @@ class Unscaled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Clipped(Event):
-    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients; `by`: how."""
+    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients; `by`: how.
+
+    `own`: torch's own function did it. `dropped`: nothing gets the norm that it returns. `checks`: it may have been
+    told to raise where that is not finite.
+    """
 
     target: Thing
     by: str
     owners: Owners = None
     measures_only: bool = False
     rescales: bool = False
+    own: bool = False
+    dropped: bool = False
+    checks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradientMeasured(Event):
+    """The norm, the mean or another measure of gradients was taken, or they went into a histogram."""
+
+    owners: Owners
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperMade(Event):
+    """A library was put around modules, and from now on keeps or splits their gradients. `by`: "FSDP", "DeepSpeed"."""
+
+    owners: Owners
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorMade(Event):
+    """An object was made that goes backward for the program. `by`: "Accelerate" or "Fabric"; `scales`: whether it
+    multiplies losses by a loss scale (fp16), None where its precision cannot be seen.
+    """
+
+    accelerator: Thing
+    by: str
+    scales: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRead(Event):
+    """The loss scale of a scaler was read: whoever does may divide by it, or see whether it has shrunk."""
+
+    scaler: Thing
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,13 @@ from flake8_gradtrap.events import (
     Emptied,
     ReadOut,
     ResultDropped,
+    ScaleRead,
     ScalerUpdated,
     SchedulerStepped,
     Stepped,
     SumBackpropagated,
+    Thing,
+    UnreducedBackpropagated,
     Unscaled,
     Weights,
 )
@@ -43,7 +46,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.interp.weights import Weighing, summed
+from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
@@ -127,6 +130,7 @@ class Methods(Containers):
         if isinstance(receiver, Sym) and self.know.activations.get(name, "views") != "views" and len(args.all()) < 2:
             return self.make_tensor("op", (receiver,), node, st, how="." + name, saves=True)
         for value in args.all():
+            self.measured(value, name, node, st)
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
@@ -186,6 +190,7 @@ class Methods(Containers):
             if flag is None or flag == TRUE:
                 self.force(receiver, node, st, f"{self.label(node)}")
             return [(receiver, st)]
+        self.measured(receiver, name, node, st)
         if tensor is not None and tensor.op == "grad":
             return self._on_gradient(receiver, tensor, name, args, node, st)
         if name == "retain_grad":
@@ -283,7 +288,14 @@ class Methods(Containers):
         return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
 
     def backward(
-        self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False, weighs: bool = False
+        self,
+        loss: Value,
+        args: Args,
+        node: ir.Node,
+        st: State,
+        wrapped: bool = False,
+        weighs: bool = False,
+        through: Thing | None = None,
     ) -> None:
         """`loss.backward(…)`: what it walks, frees, and leaves gradients in. `weighs`: it may divide the loss."""
         retain_value = args.kw.get("retain_graph", args.get(1))
@@ -319,6 +331,7 @@ class Methods(Containers):
                 recorded=record.mode if record is not None else None,
                 creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
+                through=through,
                 carried=carried(graph, provenance, st),
                 asked=_asks_to_retain(node) and create == FALSE,
                 partial=graph.unknown,
@@ -327,6 +340,9 @@ class Methods(Containers):
         )  # fmt: skip
         if not weighs and self.hears(SumBackpropagated) and (place := summed(st, loss)) is not None:
             self.emit(SumBackpropagated(self.site(node, st), self.thing(loss, shown), place), st)
+        if weight is None and self.hears(UnreducedBackpropagated) and (made := unreduced(st, loss)) is not None:
+            assert made.site is not None
+            self.emit(UnreducedBackpropagated(self.site(node, st), self.thing(loss, shown), made.how, made.site), st)
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
@@ -338,7 +354,8 @@ class Methods(Containers):
         if kind == "accelerator":
             record = st.record(receiver)
             weighs = not isinstance(record, Thingy) or record.flag is not False
-            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs)
+            through = self.thing(receiver)
+            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs, through=through)
             return
         loss = args.pos[0]
         graph = self.provenance(st).graph(loss)
@@ -402,7 +419,17 @@ class Methods(Containers):
 
     def on_scaler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
-        if isinstance(record, Thingy) and record.flag is False:
+        enabled = record.args[0] if isinstance(record, Thingy) and record.args else None
+        if enabled is not None and name == "scale" and args.pos and self.truth(enabled, st) is None:
+            # What is asked about later, `if args.amp: scaler.step(...)`, has to agree with what was scaled here.
+            return [
+                pair
+                for paths in self.split(enabled, st)
+                for path in paths
+                for pair in self._scale(args, receiver, node, path)
+            ]
+        off = enabled is not None and self.truth(enabled, st) is False
+        if isinstance(record, Thingy) and (record.flag is False or off):
             if name == "scale" and args.pos:
                 return [(args.pos[0], st)]
             if name == "step" and args.pos:
@@ -413,9 +440,7 @@ class Methods(Containers):
         )
         site = self.site(node, st)
         if name == "scale" and args.pos:
-            if self.elements(args.pos[0], st) is not None:
-                return [(self.unknown("scaled"), st)]
-            return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
+            return self._scale(args, receiver, node, st)
         stepped = self._wrapped_optimizer(args.pos[0], st) if args.pos else None
         if (
             name in ("unscale_", "step", "unscale")
@@ -433,9 +458,19 @@ class Methods(Containers):
         if name == "update":
             self.emit(ScalerUpdated(site, scaler, bool(args.all())), st)
             return [(NONE, st)]
+        if name == "get_scale":
+            self.emit(ScaleRead(site, scaler), st)
         if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled"):
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
+
+    def _scale(self, args: Args, scaler: Value, node: ir.Node, st: State) -> Results:
+        record = st.record(scaler)
+        if isinstance(record, Thingy) and record.args and self.truth(record.args[0], st) is False:
+            return [(args.pos[0], st)]
+        if self.elements(args.pos[0], st) is not None:
+            return [(self.unknown("scaled"), st)]
+        return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=scaler, how="scale"), st)]
 
     def on_accelerator(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name in ("clip_grad_norm_", "clip_grad_value_", "clip_gradients"):
@@ -452,6 +487,12 @@ class Methods(Containers):
             "setup_optimizers",
         ):
             return [(args.pos[0] if len(args.pos) == 1 else Tup(tuple(args.pos)), st)]
+        if name == "unscale_gradients":
+            optimizer = args.get(0, "optimizer")
+            known = self.thing(optimizer) if optimizer is not None and self.kind(optimizer, st) == "optimizer" else None
+            owners = self.owners(optimizer, st) if known is not None else None
+            self.emit(Unscaled(self.site(node, st), self.thing(receiver), known, owners), st)
+            return [(NONE, st)]
         if name in ("unwrap_model",):
             return [(args.pos[0] if args.pos else self.unknown(), st)]
         if name in (
