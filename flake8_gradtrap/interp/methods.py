@@ -22,7 +22,6 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
-from flake8_gradtrap.interp.provenance import unscaled
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -49,6 +48,11 @@ _QUIET = frozenset(
     "get_last_lr set_epoch write add_image add_histogram".split()
 )
 
+
+_SCALE_SETTINGS = frozenset(
+    f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
+)
+"""How a scaler is told how its scale shall change: no update of it."""
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
@@ -280,7 +284,7 @@ class Methods(Containers):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        base = unscaled(st, loss)
+        base = provenance.undivided(loss)
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
             graph.frees.add(base)
         record = st.tensor(loss)
@@ -409,7 +413,7 @@ class Methods(Containers):
         if name == "update":
             self.emit(ScalerUpdated(site, scaler, bool(args.all())), st)
             return [(NONE, st)]
-        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled"):
+        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
 
