@@ -123,13 +123,29 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """A tensor of an earlier iteration of a running loop through which the graph of this one goes on.
+
+    `site`: where a name or attribute that was there before took it, else where it was made (`made`). `tensor`: labelled
+    by that name. `needs`: the operations of earlier iterations whose saved tensors a backward through it uses.
+    """
+
+    site: Site
+    tensor: Thing
+    needs: frozenset[Hashable] = frozenset()
+    made: Site | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Backpropagated(Event):
     """`loss.backward()` ran, in whatever form.
 
     `reaches`: every tensor of the graph that was walked, the loss included. `frees`: the operations whose saved tensors
     it used, which are freed unless `retains`. `terms`: the parts of the loss, live and cut. `owners`: the modules that
     received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
-    argument. `opaque`: an engine or wrapper did it, which may also step and clear.
+    argument. `opaque`: an engine or wrapper did it, which may also step and clear. `through`: the accelerator whose
+    `backward` it was. `carried`: where the graph goes on into those of earlier iterations. `asked`: `retain_graph=True`
+    stands there, and nothing else asks for it. `partial`: the graph may go on where it is not seen.
     """
 
     loss: Thing
@@ -147,6 +163,10 @@ class Backpropagated(Event):
     creates: bool = False
     """The gradients get a graph of their own: `create_graph=True`."""
     weights: Weights = Weights()
+    through: Thing | None = None
+    carried: tuple[Carried, ...] = ()
+    asked: bool = False
+    partial: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,13 +377,54 @@ class Unscaled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Clipped(Event):
-    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients; `by`: how."""
+    """Gradients were clipped. `target`: the expression that was clipped; `owners`: whose gradients; `by`: how.
+
+    `own`: torch's own function did it. `dropped`: nothing gets the norm that it returns. `checks`: it may have been
+    told to raise where that is not finite.
+    """
 
     target: Thing
     by: str
     owners: Owners = None
     measures_only: bool = False
     rescales: bool = False
+    own: bool = False
+    dropped: bool = False
+    checks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GradientMeasured(Event):
+    """The norm, the mean or another measure of gradients was taken, or they went into a histogram."""
+
+    owners: Owners
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperMade(Event):
+    """A library was put around modules, and from now on keeps or splits their gradients. `by`: "FSDP", "DeepSpeed"."""
+
+    owners: Owners
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorMade(Event):
+    """An object was made that goes backward for the program. `by`: "Accelerate" or "Fabric"; `scales`: whether it
+    multiplies losses by a loss scale (fp16), None where its precision cannot be seen.
+    """
+
+    accelerator: Thing
+    by: str
+    scales: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRead(Event):
+    """The loss scale of a scaler was read: whoever does may divide by it, or see whether it has shrunk."""
+
+    scaler: Thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +475,52 @@ class ScalerUpdated(Event):
 
     scaler: Thing
     explicit: bool = False
+
+
+# -- leaves -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LostLeaf:
+    """A tensor that was made as a leaf, and of which only what was computed from it is kept.
+
+    `how`, `at`: what computed another tensor from it, and where. `made`: where the leaf is made; `argument`: the
+    `requires_grad=True` of that call. `whole`: the expression in which the leaf is made and lost, None where it has
+    been elsewhere in between. `moves`: it is only moved or cast, which returns the leaf itself if it was there already.
+    """
+
+    how: str
+    at: Site
+    made: Site
+    argument: Site | None = None
+    whole: Site | None = None
+    moves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsedAsLeaf(Event):
+    """A tensor that is no leaf was used like one: given to an optimizer (`by` = "optimizer"), or its `.grad` was read.
+
+    `how`, `made`: what made the tensor, and where. `lost`: the leaf that it should have been. `updated`: a gradient
+    went into it, as in an update written by hand.
+    """
+
+    tensor: Thing
+    by: str
+    how: str
+    made: Site
+    lost: LostLeaf | None = None
+    updated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NonLeafKnown(Event):
+    """The program deals with a tensor that it takes for no leaf: `retain_grad()`, a hook, `is_leaf`, or its `.grad` is
+    compared with None. `made`: where the tensor is made.
+    """
+
+    tensor: Thing
+    made: Site
 
 
 # -- what modules are made of -----------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ def _pieces(change: Change) -> list[_Piece]:
             return [_function_top(change)]
         case "delete-statement":
             return [_Line.of(change.site).deletion()]
+        case "delete-argument":
+            return [_argument(change)]
         case "move-before" if change.target is not None:
             return _move(_Line.of(change.site), _Line.of(change.target))
     raise _Refused
@@ -172,6 +174,21 @@ def _character(unit: Slice, row: int, column: int) -> str:
     """The character at a place in the file, "" outside of the slice."""
     line = unit.line(row)
     return line[column - 1] if 1 <= column <= len(line) else ""
+
+
+def _argument(change: Change) -> _Piece:
+    """One argument of a call taken out, with the comma before it (or after it, if it is the first)."""
+    unit, node = _node(change.site)
+    call = unit.parents.get(node)
+    if not isinstance(node, cst.Arg) or not isinstance(call, cst.Call):
+        raise _Refused
+    place = next(index for index, arg in enumerate(call.args) if arg is node)
+    own = unit.extent(node.keyword or node.value, node.value)
+    before = unit.extent(call.args[place - 1].value, call.args[place - 1].value) if place else None
+    if own is None or (before is None and len(call.args) > 1) or (before is not None and before.end_row != own.row):
+        raise _Refused
+    row, column = (before.end_row, before.end_column) if before is not None else (own.row, own.column)
+    return _Piece(Span(row, column, own.end_row, own.end_column), (0, 0), "")
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------

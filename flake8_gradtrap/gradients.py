@@ -329,6 +329,8 @@ class KeepsGraph(InLoops):
         """Consider a tensor that is kept; called by the rules for the events that they answer for."""
         if isinstance(event, Accumulated):
             self.extend(event, watch)
+            if any(event.previous.key in walk.tensors for _, walk in tagged(watch, "walk")):
+                self.spared.add(place_key(event.site))  # a state, of which GTR405 speaks
             tensor, holder, by, totals = event.term, event.total, "", frozenset({event.total.key})
             key: tuple[Hashable, ...] = ("kept", *place_key(event.site))
         else:

@@ -38,8 +38,8 @@ class Change:
 
     `kind`: "wrap" (put `before` and `after` around the expression), "statement-before" (insert the line `before` in
     front of the statement in which the site stands), "function-top" (insert the line `before` as first statement of the
-    function that the site defines), "decorate" (insert the line `before` above its `def`), "delete-statement", or
-    "move-before" (move the statement of the site in front of that of `target`).
+    function that the site defines), "decorate" (insert the line `before` above its `def`), "delete-statement",
+    "delete-argument" (of a call), or "move-before" (move the statement of the site in front of that of `target`).
     """
 
     kind: str

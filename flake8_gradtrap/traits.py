@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 KEEPS_SEVERAL = "<keeps several>"
@@ -19,9 +19,12 @@ REGISTERS = "<registers>"
 """What an attribute holds is given to a module, or registered by a call."""
 COMPUTES_PARAMETER = "<computes a parameter>"
 """A new Parameter is computed with before it is kept."""
+COMPUTES_LEAF = "<computes a leaf>"
+"""A new tensor that requires a gradient is computed with before it is kept."""
 DROPS_RESULT = "<drops a result>"
 """A method of tensors that returns a new one is called, and what it returns is dropped."""
 
+_LEAF = re.compile(r"requires_grad\s*=\s*True|requires_grad_\(|\bParameter\(")
 _MODULES = frozenset({"nn"})
 OF_CLASSES = frozenset({KEEPS_SEVERAL, REGISTERS})
 """Traits that matter only in the methods of a module."""
@@ -35,7 +38,7 @@ _METHOD = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|deepcopy$")
 """Calls that may make a module: of a name, and of an attribute (`self.conv(x)` is one in a forward)."""
 _REGISTERS = re.compile(
     r"\b(?:ModuleList|ModuleDict|Sequential|ParameterList|ParameterDict|add_module|register_module|register_parameter"
-    r"|setattr)\("
+    r"|setattr|__setattr__)\("
 )
 
 
@@ -45,6 +48,8 @@ def words_of(word: str) -> frozenset[str]:
         return _MODULES
     if word == COMPUTES_PARAMETER:
         return frozenset({"Parameter"})
+    if word == COMPUTES_LEAF:
+        return frozenset({"requires_grad", "requires_grad_", "Parameter"})
     return _droppable() if word == DROPS_RESULT else frozenset({word})
 
 
@@ -55,8 +60,10 @@ def traits(nodes: Iterable[ast.AST], text: str) -> frozenset[str]:
         found.add(KEEPS_SEVERAL)
     if "self" in text and _REGISTERS.search(text):
         found.add(REGISTERS)
-    if "Parameter(" in text and any(_computes(node) for top in nodes for node in ast.walk(top)):
+    if "Parameter(" in text and any(_computes(node, _is_parameter) for top in nodes for node in ast.walk(top)):
         found.add(COMPUTES_PARAMETER)
+    if _LEAF.search(text) and any(_computes(node, _is_leaf) for top in nodes for node in ast.walk(top)):
+        found.add(COMPUTES_LEAF)
     if _dropping().search(text) and any(_drops(node) for top in nodes for node in ast.walk(top)):
         found.add(DROPS_RESULT)
     return frozenset(found)
@@ -150,19 +157,31 @@ def _is_parameter(node: ast.AST) -> bool:
     return (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) == "Parameter"
 
 
-def _computes(node: ast.AST) -> bool:
-    """Whether a node does something with a new Parameter, other than to keep or register it."""
+def _is_leaf(node: ast.AST) -> bool:
+    """Whether a new tensor is asked to require a gradient where it is made."""
+    if not isinstance(node, ast.Call):
+        return False
+    if _is_parameter(node) or (isinstance(node.func, ast.Attribute) and node.func.attr == "requires_grad_"):
+        return True
+    return any(
+        given.arg == "requires_grad" and isinstance(given.value, ast.Constant) and given.value.value is True
+        for given in node.keywords
+    )
+
+
+def _computes(node: ast.AST, test: Callable[[ast.AST], bool]) -> bool:
+    """Whether a node does something with a new Parameter or leaf, other than to keep or register it."""
     if isinstance(node, ast.Attribute | ast.Subscript):
-        return _is_parameter(node.value)
+        return test(node.value)
     if isinstance(node, ast.BinOp):
-        return _is_parameter(node.left) or _is_parameter(node.right)
+        return test(node.left) or test(node.right)
     if isinstance(node, ast.UnaryOp):
-        return _is_parameter(node.operand)
+        return test(node.operand)
     if isinstance(node, ast.Assign):
-        return _is_parameter(node.value) and any(isinstance(target, ast.Name) for target in node.targets)
-    if isinstance(node, ast.Call) and not _is_parameter(node):
+        return test(node.value) and any(isinstance(target, ast.Name) for target in node.targets)
+    if isinstance(node, ast.Call) and not test(node):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        return name[:1].islower() and name != "register_parameter" and any(_is_parameter(arg) for arg in node.args)
+        return name[:1].islower() and name != "register_parameter" and any(test(arg) for arg in node.args)
     return False
 
 

@@ -105,6 +105,8 @@ class InWindows(InLoops):
 
     def __init__(self) -> None:
         self.applied: dict[Story, Stepped] = {}
+        self.short: dict[Window, set[frozenset[Hashable]]] = {}
+        """The steps that were taken in iterations in which a window was not full, path by path."""
         self.added: set[Hashable] = set()
         """Backwards that add to what they made in an earlier iteration, on whatever path."""
 
@@ -153,7 +155,11 @@ class InWindows(InLoops):
 
     def over(self, loop: Hashable, watch: Watch) -> None:
         """An iteration of a loop has ended, if one was running."""
+        tested, steps = watch.get(("tested", loop)), watch.get(("steps", loop), frozenset())
+        for window in tested.short if tested is not None else ():
+            self.short.setdefault(window, set()).add(steps)
         watch.drop(("tested", loop))
+        watch.drop(("steps", loop))
         for key, filled in tagged(watch, "filled"):
             if loop not in filled.loops or loop in filled.ended:
                 continue
@@ -226,6 +232,9 @@ class InWindows(InLoops):
         owners = meet(watch, event.optimizer, event.owners)
         full = [tested.full[-1] for _, tested in tagged(watch, "tested") if tested.full]
         running = self.running(watch)
+        for loop, _ in tagged(watch, "tested"):
+            steps = ("steps", loop[1])
+            watch.put(steps, watch.get(steps, frozenset()) | {event.site.node})
         for key, filled in tagged(watch, "filled"):
             if not concerns(watch, filled.owners, owners):
                 continue
@@ -242,7 +251,13 @@ class InWindows(InLoops):
 
     def windows(self) -> list[tuple[Story, Stepped]]:
         """The windows that a step waits for; first those that are called so, where several are asked about."""
-        return sorted(self.applied.items(), key=lambda item: not ACCUMULATES.search(item[0][1].every.label))
+        waited = [
+            (story, step)
+            for story, step in self.applied.items()
+            # Taken in every iteration in which the window is not full, too, a step does not wait for it (logging does).
+            if not all(step.site.node in steps for steps in self.short.get(story[1], ({None},)))
+        ]
+        return sorted(waited, key=lambda item: not ACCUMULATES.search(item[0][1].every.label))
 
     def guarded(self, watch: Watch) -> bool:
         """Whether this happens only when a window is full."""

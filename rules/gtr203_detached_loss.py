@@ -103,7 +103,8 @@ class DetachedLoss(Rule):
 
     @on(Backpropagated)
     def backpropagated(self, event: Backpropagated, watch: Watch) -> None:
-        if watch.get(event.loss.key) is None:
+        off_by_statement = event.recorded is False and watch.get("switched off")  # GTR604 speaks of it
+        if watch.get(event.loss.key) is None and not off_by_statement:
             self.judge([term for term in event.terms if term.cut in CUTS and term.additive], event, watch)
 
     @on(Produced)

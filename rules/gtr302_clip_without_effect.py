@@ -17,7 +17,8 @@ times that.
 False positives: gradients written by hand, in a way that cannot be seen, between the clearing and the clip.
 
 False negatives: gradients whose owner is unknown while there are several optimizers; a clip of which only some of the
-gradients were cleared or applied; a loop whose backward happens in code that cannot be seen.
+gradients were cleared or applied; a clip in front of another optimizer's step, which is GTR308; a loop whose backward
+happens in code that cannot be seen.
 
 The fix moves the clip in front of the step. It is unsafe: with a scaler, `unscale_` has to come first.
 
@@ -92,6 +93,7 @@ from flake8_gradtrap.gradients import (
     graph_of,
     meet,
     overlap,
+    rest,
     settle,
     tagged,
     touches,
@@ -117,6 +119,8 @@ class Suspect:
     """Something was handed to code that cannot be seen, which may have gone backward."""
     cleared: frozenset[Hashable] = frozenset()
     """Optimizers that have cleared their gradients since, and so do not use what was clipped."""
+    beside: bool = False
+    """Gradients of others, which nobody has clipped, waited for their step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ class Last:
 
 class ClipWithoutEffect(Rule):
     """In memory, by owners: "empty" (cleared, no backward since), "applied" (stepped, no backward since), "begun" (a
-    backward was seen), "used" (a step was seen), "head" (cleared before any step of this path). Suspects, by site:
+    backward was seen), "used" (a step was seen), "head" (cleared before any step of this path), "waiting"
+    (a backward, no step since). Suspects, by site:
     "lost" (clipped when empty), "late" (clipped when applied), "early" (clipped before anything happened).
 
     Where it is not known whose gradients were clipped, "last" (the step that was the last thing done to gradients)
@@ -173,7 +178,7 @@ class ClipWithoutEffect(Rule):
                 if not self.users(suspect, watch):
                     watch.drop(key)
                     self.late(suspect, event.site, watch)
-        settle(watch, owners, "applied")
+        settle(watch, owners, "applied", "waiting")
         if not known:
             return
         watch.put(("empty", owners), Mark(event.site))
@@ -192,6 +197,7 @@ class ClipWithoutEffect(Rule):
         settle(watch, owners, "empty", "applied")
         watch.drop(("last",))
         watch.put(("begun", owners), Mark(event.site))
+        watch.put(("waiting", owners), Mark(event.site))
         watch.put(("walked",), Mark(event.site, graph_of(event)))
         if event.opaque:
             forget(watch, "late", "lost")
@@ -207,7 +213,9 @@ class ClipWithoutEffect(Rule):
         if by_hand(event):
             settle(watch, event.owners, "empty", "applied")
             return
-        suspect = Suspect(event.site, event.by, event.owners)
+        beside = any(key[1] is None or rest(key[1], event.owners) for key, _ in tagged(watch, "waiting"))
+        suspect = Suspect(event.site, event.by, event.owners, beside=beside)
+        watch.put(("limited",), (*watch.get(("limited",), ()), event.owners))
         empty = [(key[1], mark) for key, mark in tagged(watch, "empty")]
         applied = [(key[1], mark) for key, mark in tagged(watch, "applied")]
         if self.covers(empty, event.owners, watch):
@@ -237,6 +245,13 @@ class ClipWithoutEffect(Rule):
             watch.put(("begun", None), Mark(event.site))
             watch.put(("used", None), Mark(event.site))
             return
+        limited = any(overlap(theirs, owners) is not False for theirs in watch.get(("limited",), ()))
+        for key, suspect in tagged(watch, "lost", "late"):
+            if suspect.beside and overlap(suspect.owners, owners) is False and not limited:
+                watch.drop(key)  # this step should have been limited: GTR308 says so
+                self.useful.add(suspect.site.node)
+        watch.drop(("limited",))
+        settle(watch, owners, "waiting")
         for key, suspect in tagged(watch, "lost"):
             if concerns(watch, suspect.owners, owners):
                 watch.drop(key)

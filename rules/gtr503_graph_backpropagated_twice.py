@@ -107,8 +107,9 @@ class GraphBackpropagatedTwice(Rule):
         self.free(event, watch)
 
     def freed(self, event: Backpropagated, watch: Watch) -> Mark | None:
-        """The backward that freed an operation which this one needs."""
-        marks = (watch.get(("freed", operation)) for operation in event.frees)
+        """The backward that freed an operation which this one needs; of a state that is carried on, GTR405 speaks."""
+        carried = frozenset().union(*(state.needs for state in event.carried))
+        marks = (watch.get(("freed", operation)) for operation in event.frees - carried)
         return next((mark for mark in marks if mark is not None), None)
 
     def free(self, event: Backpropagated | Differentiated, watch: Watch) -> None:

@@ -365,3 +365,19 @@ def test_wraps_in_real_code_mean_what_they_say(
             assert ast.dump(ast.parse(apply_edits("\n" * rows + unit.source, edits))) == ast.dump(wanted)
             checked += 1
     assert checked > 20
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("x = f(a, b=True)\n", "x = f(a)\n"),
+        ("x = f(b=True)\n", "x = f()\n"),
+        ("x = f(a, b = True, c=1)  # why\n", "x = f(a, c=1)  # why\n"),
+        ("x = f(b=True, c=1)\n", None),
+        ("x = f(\n    a,\n    b=True,\n)\n", None),
+    ],
+)
+def test_delete_argument(text: str, result: str | None) -> None:
+    where = site(text, lambda node: isinstance(node, ir.Arg) and node.keyword == "b")
+    edits = build_edits((Change("delete-argument", where),))
+    assert (None if edits is None else apply_edits(text, edits)) == result

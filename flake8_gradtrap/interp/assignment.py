@@ -14,6 +14,7 @@ from flake8_gradtrap.events import (
     Thing,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.carrying import carried_loop, note_carrier
 from flake8_gradtrap.interp.core import End
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.provenance import is_loss
@@ -73,6 +74,14 @@ class Assignment(Expressions):
                 if isinstance(record, Tensor) and record.op == "param":
                     ends.append((after, "", None))  # a leaf that is updated in place (under no_grad) is still that leaf
                     continue
+                if (
+                    isinstance(record, Tensor)
+                    and not record.is_number
+                    and after.mode is False
+                    and self.provenance(after).history(old) is True
+                ):
+                    ends.append((after, "", None))  # what changes in place keeps its graph
+                    continue
                 if node.op == "+" and after.stamp and _countable(old) and _countable(value):
                     new: Value = Sym("counted", (id(node), after.stamp), "count")  # whatever it is compared with
                 else:
@@ -113,6 +122,8 @@ class Assignment(Expressions):
         env = self._home(name, st)
         names = st.envs.setdefault(env, {})
         self._watch_total(names.get(name), value, Thing(value, name), st, node)
+        if st.stamp:
+            note_carrier(names.get(name), value, name, self.site(node, st), st)
         names[name] = value
 
     def _home(self, name: str, st: State) -> int:
@@ -173,6 +184,8 @@ class Assignment(Expressions):
             return
         old = st.attr(base, name)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
+        if st.stamp:
+            note_carrier(old, value, self.label(target), self.site(node, st), st, outlives=True)
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         self.attribute_set(base, name, value, st, node, target)
@@ -204,6 +217,11 @@ class Assignment(Expressions):
 
     def computed(self, value: Value, st: State) -> bool:
         """Whether a value was computed from something trainable (not an input that is being made a leaf)."""
+        source = st.tensor(value)
+        while source is not None and source.op in ("pass", "detach") and len(source.parents) == 1:
+            source = st.tensor(source.parents[0])
+        if source is not None and source.op == "param":
+            return False  # a copy of a leaf is another leaf
         provenance = self.provenance(st)
         for part in provenance.ancestors(value):
             tensor = st.tensor(part)
@@ -283,12 +301,12 @@ class Assignment(Expressions):
         before, after = st.tensor(old), st.tensor(value)
         if before is None or after is None:
             return
-        loop = self._carried_loop(before.stamp, st)
+        loop = carried_loop(before.stamp, st.stamp)
         while loop is None and before.op == "add":  # extended for the second time in this iteration
             before = st.tensor(before.parents[0])
             if before is None:
                 return
-            loop = self._carried_loop(before.stamp, st)
+            loop = carried_loop(before.stamp, st.stamp)
         if loop is None:
             return
         provenance = self.provenance(st)
@@ -303,18 +321,6 @@ class Assignment(Expressions):
                 ),
                 st,
             )  # fmt: skip
-
-    @staticmethod
-    def _carried_loop(stamp: Any, st: State) -> Any:
-        """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this
-        one.
-        """
-        for place, (loop, iteration) in enumerate(st.stamp):
-            if place >= len(stamp) or stamp[place][0] != loop:
-                return None
-            if stamp[place][1] < iteration:
-                return loop
-        return None
 
     @staticmethod
     def _term_node(node: ir.Node) -> ir.Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from flake8_gradtrap.events import Site
@@ -32,9 +32,12 @@ class Border:
 
 
 class Borders:
-    def __init__(self, state: State, know: Knowledge) -> None:
+    """`live`: whether a value carries a gradient."""
+
+    def __init__(self, state: State, know: Knowledge, live: Callable[[Value], bool | None]) -> None:
         self.state = state
         self.know = know
+        self.live = live
 
     def hidden(self, condition: Value, branch: Value, chosen: bool) -> Border | None:
         """The operation in a branch whose border the condition excludes: `torch.log(x)` where `x > 0`.
@@ -121,7 +124,8 @@ class Borders:
             return "squares" if left == right else self.squares(left, depth + 1) if isinstance(right, Const) else ""
         if tensor.op == "add":
             parts = {self.squares(part, depth + 1) for part in tensor.parents}
-            return "squares" if parts == {"squares"} else ""
+            constant = any(not self.live(part) for part in tensor.parents)  # it may keep the sum from zero
+            return "squares" if parts == {"squares"} and not constant else ""
         if tensor.op == "pass" and (name in ("sum", "mean") or self.know.activations.get(name) == "views"):
             return self.squares(first, depth + 1)
         return ""

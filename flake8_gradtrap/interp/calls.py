@@ -124,6 +124,8 @@ class Calls(Classes):
             return self.call_api(func.name, args, node, st)
         if isinstance(func, Method):
             return self.call_method(func.receiver, func.name, args, node, st)
+        if isinstance(func, Sym) and func.op == "pure builtins.getattr" and func.args[0] == Api("torch.nn"):
+            return self.call_api("torch.nn.Module", args, node, st)  # a layer whose class is chosen by its name
         kind = self.kind(func, st)
         record = st.record(func)
         if isinstance(record, Thingy) and record.cls is not None:

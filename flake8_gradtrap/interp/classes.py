@@ -5,6 +5,7 @@ from __future__ import annotations
 from flake8_gradtrap.events import Constructed
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Results
+from flake8_gradtrap.interp.leaves import KNOWING
 from flake8_gradtrap.interp.project import ProjectModule
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.statements import Statements, methods_of
@@ -193,6 +194,8 @@ class Classes(Statements):
 
     def _tensor_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool) -> Value:
         record = st.tensor(base)
+        if name in KNOWING:
+            self.known_as_computed(base, node, st)
         if called and name in self.know.method_role:
             return Method(base, name)
         if name == "data":
@@ -200,6 +203,7 @@ class Classes(Statements):
                 "detach", (base,), node, st, how=".data", is_number=bool(record and record.is_number)
             )
         if name == "grad":
+            self.gradient_read(base, node, st)
             return self.make_tensor("grad", (base,), node, st, how=".grad")
         if name in ("T", "mT", "real", "imag", "H"):
             return self.make_tensor("pass", (base,), node, st, how="." + name)

@@ -45,6 +45,8 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
 class Conditions(Windows, Modes):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
+        if isinstance(node.left, ir.Attr) and node.left.attr == "grad":
+            self.asked = id(node.left)
         for values, path in self.eval_many((node.left, *(right for _, right in node.rest)), st):
             if len(node.rest) == 1:
                 results.append((self.compare(node.rest[0][0], values[0], values[1], node, path), path))

@@ -288,7 +288,7 @@ class _Pair:
 
     def _may_hold(self, key: Hashable, x: Value, y: Value) -> bool:
         """Whether the paths may disagree on an attribute or element."""
-        if key in ("returned at", "made by"):
+        if key in ("returned at", "made by", "carried by"):
             return True
         if x is not _MISSING and y is not _MISSING:
             return self._alike(key, x, y)
@@ -447,7 +447,7 @@ class _Pair:
     def _join_attribute(self, result: State, key: Hashable, x: Value, y: Value) -> Value:
         if key == "frozen":
             return TRUE
-        if key == "returned at":
+        if key in ("returned at", "carried by"):
             return y if x is _MISSING else x
         if key == "made by" and isinstance(x, Sym) and isinstance(y, Sym):
             return Sym("sites", tuple(dict.fromkeys((*x.args, *y.args))))

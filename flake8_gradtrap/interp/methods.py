@@ -12,14 +12,17 @@ from flake8_gradtrap.events import (
     Emptied,
     ReadOut,
     ResultDropped,
+    ScaleRead,
     ScalerUpdated,
     SchedulerStepped,
     Stepped,
     SumBackpropagated,
+    Thing,
     Unscaled,
     Weights,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.state import State
@@ -60,6 +63,8 @@ _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_
 
 class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        if name == "__setattr__" and len(args.pos) == 2:
+            return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
@@ -127,6 +132,7 @@ class Methods(Containers):
         if isinstance(receiver, Sym) and self.know.activations.get(name, "views") != "views" and len(args.all()) < 2:
             return self.make_tensor("op", (receiver,), node, st, how="." + name, saves=True)
         for value in args.all():
+            self.measured(value, name, node, st)
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if name not in _QUIET:
@@ -186,6 +192,7 @@ class Methods(Containers):
             if flag is None or flag == TRUE:
                 self.force(receiver, node, st, f"{self.label(node)}")
             return [(receiver, st)]
+        self.measured(receiver, name, node, st)
         if tensor is not None and tensor.op == "grad":
             return self._on_gradient(receiver, tensor, name, args, node, st)
         if name == "register_hook":
@@ -248,6 +255,8 @@ class Methods(Containers):
             and args.pos[0].name in ("torch.long", "torch.int64", "torch.bool")
         ):
             return [(self.make_tensor("hard", (receiver,), node, st, how=".to()"), st)]
+        if name in ("to", "cpu") and self.stays(receiver, name, args, st):
+            return [(receiver, st)]
         return [(self.make_tensor("pass", (receiver,), node, st, is_number=number, how=f".{name}()"), st)]
 
     def _on_gradient(self, receiver: Value, tensor: Tensor, name: str, args: Args, node: ir.Node, st: State) -> Results:
@@ -271,7 +280,14 @@ class Methods(Containers):
         return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
 
     def backward(
-        self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False, weighs: bool = False
+        self,
+        loss: Value,
+        args: Args,
+        node: ir.Node,
+        st: State,
+        wrapped: bool = False,
+        weighs: bool = False,
+        through: Thing | None = None,
     ) -> None:
         """`loss.backward(…)`: what it walks, frees, and leaves gradients in. `weighs`: it may divide the loss."""
         retain_value = args.kw.get("retain_graph", args.get(1))
@@ -285,8 +301,11 @@ class Methods(Containers):
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
         base = provenance.undivided(loss)
-        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym)):
+        leaf = (bottom := st.tensor(base)) is not None and bottom.op == "param"  # it keeps nothing that could be freed
+        if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym) or leaf):
             graph.frees.add(base)
+        for value in self.elements(told, st) or (told,) if (told := args.kw.get("inputs")) is not None else ():
+            self.known_as_computed(value, node, st)  # they are given gradients, leaves or not
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
         scaled: bool | None = graph.scaler is not None
@@ -304,6 +323,10 @@ class Methods(Containers):
                 recorded=record.mode if record is not None else None,
                 creates=create == TRUE,
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
+                through=through,
+                carried=carried(graph, provenance, st),
+                asked=_asks_to_retain(node) and create == FALSE,
+                partial=graph.unknown,
             ),
             st,
         )  # fmt: skip
@@ -320,7 +343,8 @@ class Methods(Containers):
         if kind == "accelerator":
             record = st.record(receiver)
             weighs = not isinstance(record, Thingy) or record.flag is not False
-            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs)
+            through = self.thing(receiver)
+            self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs, through=through)
             return
         loss = args.pos[0]
         graph = self.provenance(st).graph(loss)
@@ -383,7 +407,17 @@ class Methods(Containers):
 
     def on_scaler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
-        if isinstance(record, Thingy) and record.flag is False:
+        enabled = record.args[0] if isinstance(record, Thingy) and record.args else None
+        if enabled is not None and name == "scale" and args.pos and self.truth(enabled, st) is None:
+            # What is asked about later, `if args.amp: scaler.step(...)`, has to agree with what was scaled here.
+            return [
+                pair
+                for paths in self.split(enabled, st)
+                for path in paths
+                for pair in self._scale(args, receiver, node, path)
+            ]
+        off = enabled is not None and self.truth(enabled, st) is False
+        if isinstance(record, Thingy) and (record.flag is False or off):
             if name == "scale" and args.pos:
                 return [(args.pos[0], st)]
             if name == "step" and args.pos:
@@ -394,9 +428,7 @@ class Methods(Containers):
         )
         site = self.site(node, st)
         if name == "scale" and args.pos:
-            if self.elements(args.pos[0], st) is not None:
-                return [(self.unknown("scaled"), st)]
-            return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=receiver, how="scale"), st)]
+            return self._scale(args, receiver, node, st)
         stepped = self._wrapped_optimizer(args.pos[0], st) if args.pos else None
         if (
             name in ("unscale_", "step", "unscale")
@@ -413,9 +445,19 @@ class Methods(Containers):
         if name == "update":
             self.emit(ScalerUpdated(site, scaler, bool(args.all())), st)
             return [(NONE, st)]
+        if name == "get_scale":
+            self.emit(ScaleRead(site, scaler), st)
         if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
+
+    def _scale(self, args: Args, scaler: Value, node: ir.Node, st: State) -> Results:
+        record = st.record(scaler)
+        if isinstance(record, Thingy) and record.args and self.truth(record.args[0], st) is False:
+            return [(args.pos[0], st)]
+        if self.elements(args.pos[0], st) is not None:
+            return [(self.unknown("scaled"), st)]
+        return [(self.make_tensor("scale", (args.pos[0],), node, st, owner=scaler, how="scale"), st)]
 
     def on_accelerator(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name in ("clip_grad_norm_", "clip_grad_value_", "clip_gradients"):
@@ -432,6 +474,12 @@ class Methods(Containers):
             "setup_optimizers",
         ):
             return [(args.pos[0] if len(args.pos) == 1 else Tup(tuple(args.pos)), st)]
+        if name == "unscale_gradients":
+            optimizer = args.get(0, "optimizer")
+            known = self.thing(optimizer) if optimizer is not None and self.kind(optimizer, st) == "optimizer" else None
+            owners = self.owners(optimizer, st) if known is not None else None
+            self.emit(Unscaled(self.site(node, st), self.thing(receiver), known, owners), st)
+            return [(NONE, st)]
         if name in ("unwrap_model",):
             return [(args.pos[0] if args.pos else self.unknown(), st)]
         if name in (
@@ -537,3 +585,11 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
+
+
+def _asks_to_retain(node: ir.Node) -> bool:
+    """Whether a backward says `retain_graph=True`, and not a setting that somebody decides."""
+    return isinstance(node, ir.Call) and any(
+        arg.keyword == "retain_graph" and isinstance(arg.value, ir.Const) and arg.value.value is True
+        for arg in node.args
+    )

@@ -32,9 +32,12 @@ class Numerics(Rewrapping):
 
     def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:
         """Tell of a root that can be one of zero."""
-        if self.hears(RootTaken) and st.mode is not False and (kind := Borders(st, self.know).squares(operand)):
+        if self.hears(RootTaken) and st.mode is not False and (kind := self._squares(operand, st)):
             trains = self.provenance(st).history(operand, guess=True)
             self.emit(RootTaken(self.site(node, st), f"{how} of {kind}", trains), st)
+
+    def _squares(self, operand: Value, st: State) -> str:
+        return Borders(st, self.know, self.provenance(st).history).squares(operand)
 
     def _selection(self, name: str, operands: Sequence[Value], node: ir.Node, st: State) -> None:
         """Tell what a selection hides: of `torch.where(c, x, y)`, or `x.masked_fill(c, 0)`."""
@@ -42,7 +45,7 @@ class Numerics(Rewrapping):
             condition, branches = operands[0], zip(operands[1:3], (True, False), strict=False)
         else:
             condition, branches = operands[1], zip(operands[:1], (False,), strict=True)
-        borders = Borders(st, self.know)
+        borders = Borders(st, self.know, self.provenance(st).history)
         for branch, chosen in branches:
             border = borders.hidden(condition, branch, chosen)
             if border is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value, setting
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Thingy, Tup, Value, setting
 
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
@@ -165,6 +165,9 @@ class Provenance:
             source = self.state.tensor(source.parents[0])  # a part of a part
         if source is None:
             return None
+        layer = self.state.record(source.owner)
+        if isinstance(layer, Thingy) and layer.what.startswith("torch.nn."):
+            return None  # the parts of what a layer of torch returns (an LSTM) have its graph
         # A function that returns several things may have computed each by itself.
         unseen = source.op == "op" if tensor.how == "unpacked" else False
         if source.op == "forward" and source.parents:

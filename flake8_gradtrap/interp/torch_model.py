@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from flake8_gradtrap.events import (
     Clipped,
@@ -15,7 +16,6 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.numerics import Numerics
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -34,6 +34,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
+from flake8_gradtrap.interp.wrappers import Wrappers
 
 _PURE = frozenset(
     "builtins.isinstance builtins.hasattr builtins.callable builtins.issubclass builtins.len builtins.bool "
@@ -50,7 +51,7 @@ _CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
 """What functions are called that clip gradients, and do nothing else."""
 
 
-class TorchModel(Numerics):
+class TorchModel(Wrappers):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
         roles = self.know.roles(name)
@@ -180,6 +181,8 @@ class TorchModel(Numerics):
             )
         tests = args.pos[1].items if len(args.pos) > 1 and isinstance(args.pos[1], Tup) else args.pos[1:2]
         names = {test.name.rpartition(".")[2] for test in tests if isinstance(test, Api)}
+        if "FullyShardedDataParallel" in names and st.attr(args.pos[0], "sharded") == TRUE:
+            return TRUE
         if record is None or len(names) != len(tests):
             return Sym("pure " + name, tuple(args.pos))
         if isinstance(record, Iterator):
@@ -211,7 +214,7 @@ class TorchModel(Numerics):
         if isinstance(record, Thingy) and record.kind == "state":
             return self.unknown("state")
         if isinstance(record, Thingy):
-            return self.new(record, st)
+            return self.new(replace(record, stamp=st.stamp), st)
         if isinstance(value, Sym) and self.kind(value, st) == "module":
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
@@ -242,6 +245,7 @@ class TorchModel(Numerics):
             short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
         )
         older = self._older(params, st)
+        self.leaves_optimised(params, node, st)
         self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
         return optimizer
 
@@ -278,6 +282,9 @@ class TorchModel(Numerics):
     def _make_scaler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         enabled = args.kw.get("enabled", TRUE)
         scaler = self._make("scaler", name, args, node, st, flag=enabled != FALSE)
+        record = st.record(scaler)
+        if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
+            st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym) else ()))
         self.emit(ScalerMade(self.site(node, st), self.thing(scaler)), st)
         return scaler
 
@@ -303,7 +310,9 @@ class TorchModel(Numerics):
     def _make_accelerator(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         """Accelerate divides each loss by the size of a window that it was told; Fabric does not."""
         told = args.more or any("accumulation" in key for key in args.kw)
-        return self._make("accelerator", name, args, node, st, flag=told and name.startswith("accelerate"))
+        accelerator = self._make("accelerator", name, args, node, st, flag=told and name.startswith("accelerate"))
+        self.accelerator_made(accelerator, name, args, node, st)
+        return accelerator
 
     def _make_module(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         short = name.rpartition(".")[2]
@@ -334,6 +343,7 @@ class TorchModel(Numerics):
     def _same(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         if name == "torch.distributed.fsdp.ShardedGradScaler":
             return None
+        self.sharded(name, args, node, st)
         return args.pos[0] if args.pos else args.kw.get("module") or args.kw.get("model")
 
     def _context(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -360,11 +370,23 @@ class TorchModel(Numerics):
     def _clip(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         params = args.get(0, "parameters")
         limit = args.get(1, "max_norm", "clip_value", "value")
-        self.clip(params, limit, name.rpartition(".")[2], node, st)
+        facts = {
+            "own": name.startswith("torch."),
+            "dropped": self.statement == id(node),
+            "checks": args.more or args.get(3, "error_if_nonfinite") not in (None, FALSE),
+        }
+        self.clip(params, limit, name.rpartition(".")[2], node, st, **facts)
         return self.make_tensor("leaf", (), node, st, how="norm")
 
     def clip(
-        self, params: Value | None, limit: Value | None, by: str, node: ir.Node, st: State, rescales: bool = False
+        self,
+        params: Value | None,
+        limit: Value | None,
+        by: str,
+        node: ir.Node,
+        st: State,
+        rescales: bool = False,
+        **facts: bool,
     ) -> None:
         """Gradients of `params` are clipped: the iterator is consumed, then the clip acts."""
         if params is None:
@@ -388,6 +410,7 @@ class TorchModel(Numerics):
                 self.owners(params, st),
                 infinite,
                 rescales or scaled,
+                **facts,
             ),
             st,
         )
@@ -492,6 +515,8 @@ class TorchModel(Numerics):
         if name == "torch.pow" and len(args.pos) == 2:
             return self.binary("**", args.pos[0], args.pos[1], node, st)
         reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
+        if args.pos:
+            self.measured(args.pos[0], short, node, st)
         result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
         self.computed_loss(name, result, args, node, st)
         if args.pos:
@@ -513,6 +538,7 @@ class TorchModel(Numerics):
         if (norm := self.clip_unseen(name, args, node, st)) is not None:
             return norm
         for value in args.all():
+            self.measured(value, name.rpartition(".")[2], node, st)
             if st.tensor(value) is not None and name.startswith(("wandb.", "logging.")):
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
         if not name.startswith(HARMLESS):
@@ -520,6 +546,8 @@ class TorchModel(Numerics):
         short = name.rpartition(".")[2]
         if "loss" in short.lower() and short[:1].isupper():
             return self._make("lossfn", name, args, node, st, flag=None)
+        if "makes.engine" in self.know.roles(name):
+            return self.engine_made(name, args, node, st)
         return self._unknown_result(short, args, st)
 
 

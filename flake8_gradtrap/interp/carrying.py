@@ -1,0 +1,58 @@
+"""State that one iteration hands to the next: where it is bound, and which parts of a graph were made before."""
+
+from __future__ import annotations
+
+from flake8_gradtrap.events import Carried, Site, Thing
+from flake8_gradtrap.interp.provenance import CUTS, Graph, Provenance, unscaled
+from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.values import Listing, Ref, Stamp, Sym, Tensor, Tup, Value
+
+
+def carried_loop(stamp: Stamp, now: Stamp) -> int | None:
+    """The running loop in an earlier iteration of which a thing was made; None if it was made before or in this one."""
+    for place, (loop, iteration) in enumerate(now):
+        if place >= len(stamp) or stamp[place][0] != loop:
+            return None
+        if stamp[place][1] < iteration:
+            return loop
+    return None
+
+
+def note_carrier(old: Value | None, value: Value, label: str, site: Site, st: State, outlives: bool = False) -> None:
+    """Remember of a tensor of this iteration that something holds it now which was there before the iteration.
+
+    `outlives`: it is an attribute, which will be there in the next one, too.
+    """
+    if old == value or not st.stamp or st.mode is False or not isinstance(value, Ref | Tup):
+        return
+    before = st.tensor(old)
+    if not outlives and (old is None or (before is not None and before.stamp == st.stamp)):
+        return  # it was bound in this iteration, and is bound again
+    record = st.record(value)
+    parts = value.items if isinstance(value, Tup) else (record.items or ()) if isinstance(record, Listing) else (value,)
+    for part in parts:
+        tensor = st.tensor(part)
+        if isinstance(tensor, Tensor) and tensor.stamp == st.stamp and tensor.op not in CUTS and tensor.mode:
+            st.set_attr(part, "carried by", Sym("carried", (site, label)))
+
+
+def carried(graph: Graph, provenance: Provenance, st: State) -> tuple[Carried, ...]:
+    """The tensors of earlier iterations of running loops through which a graph goes on, from those of this one."""
+    if not st.stamp:
+        return ()
+    made = {value: tensor for value in graph.reaches if (tensor := st.tensor(value)) is not None}
+    earlier = {value for value, tensor in made.items() if carried_loop(tensor.stamp, st.stamp) is not None}
+    if not earlier:
+        return ()
+    entering = {parent for value, tensor in made.items() if value not in earlier for parent in tensor.parents}
+    found: list[Carried] = []
+    for value in entering & earlier:
+        mark, site = st.attr(value, "carried by"), made[value].site
+        label = ""
+        if isinstance(mark, Sym) and isinstance(mark.args[0], Site):
+            site, label = mark.args[0], str(mark.args[1])
+        # Where nothing is known of what is behind a loss, that loss stands for it.
+        needs = frozenset((provenance.graph(value).frees & graph.frees | {value, unscaled(st, value)}) & earlier)
+        if site is not None and needs:
+            found.append(Carried(site, Thing(value, label), needs, made=made[value].site))
+    return tuple(found)
