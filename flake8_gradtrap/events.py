@@ -91,11 +91,12 @@ class Term:
     """A part of a back-propagated value, as far as provenance can be followed.
 
     `cut` says how it left the graph: "readout" (`.item()`), "detach", "no_grad", "rewrap" (`torch.tensor(t)`), "forced"
-    (`requires_grad` put on a computed value), "first order" (the result of `autograd.grad` without `create_graph`), or
-    "" for a live part. `how` is the expression that cut it. `had_history`: whether the value that was cut carried a
-    gradient. `additive`: it is added to the rest (not multiplied, not divided). `parameter`: what was cut is itself a
-    trainable parameter. `whole`: this part is all there is. `addend`: where it (or what it was computed into) is added
-    to a live part.
+    (`requires_grad` put on a computed value), "first order" (the result of `autograd.grad` without `create_graph`),
+    "rounded" (a step that hands on a gradient of zero: `round`, `sign`), "hard" (a decision that hands on none:
+    `argmax`, `>`), or "" for a live part. `how` is the expression that cut it. `had_history`: whether the value that
+    was cut carried a gradient. `additive`: it is added to the rest (not multiplied, not divided). `parameter`: what was
+    cut is itself a trainable parameter. `whole`: this part is all there is. `addend`: where it (or what it was computed
+    into) is added to a live part.
     """
 
     cut: str
@@ -361,6 +362,18 @@ class SumBackpropagated(Event):
 
     loss: Thing
     summed: Site
+
+
+@dataclass(frozen=True, slots=True)
+class UnreducedBackpropagated(Event):
+    """The losses of all samples were back-propagated as they are, without a gradient argument.
+
+    `how`, `computed`: the loss function, and where it is applied.
+    """
+
+    loss: Thing
+    how: str
+    computed: Site
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------
@@ -749,6 +762,18 @@ class Forwarded(Event):
 @dataclass(frozen=True, slots=True)
 class GradientModeSet(Event):
     """`torch.set_grad_enabled(…)` as a statement: until the next one. `enabled`: None where it is not known."""
+
+    enabled: bool | None
+
+
+# -- anomaly detection ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyDetectionSet(Event):
+    """Autograd's anomaly detection was switched: by a function, or as a block is entered and left. `enabled`: None
+    where a value that is not known decides.
+    """
 
     enabled: bool | None
 

@@ -49,6 +49,8 @@ class Knowledge:
         """The kind of what a function or method of this short name makes."""
         self.numerics: dict[str, str] = {name: key for key, names in data["numerics"].items() for name in names}
         """The list of `numerics` that a function or method of this short name is in."""
+        self.decisions: dict[str, str] = {name: key for key, names in data["decisions"].items() for name in names}
+        """"rounded" or "hard", by the short name of what decides."""
         self.protocol: list[tuple[str, frozenset[str]]] = [
             (kind, frozenset(needed)) for kind, groups in data["protocol"].items() for needed in groups
         ]

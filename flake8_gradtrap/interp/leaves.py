@@ -115,6 +115,8 @@ class Leaves(Registration):
         assert first is not None
         assert first.site is not None
         call = source.site.node
+        if moves and not self._made_on_cpu(source):
+            return None  # it may be there already
         whole = last.site if _within(last.site.node, call) else None
         if not moves and whole is None:
             return None  # the leaf has a name of its own
@@ -123,6 +125,24 @@ class Leaves(Registration):
         given = [arg for arg in call.args if arg.keyword == "requires_grad"] if isinstance(call, ir.Call) else []
         argument = Site(given[0], source.site.caller) if given else None
         return LostLeaf(first.how, first.site, source.site, argument, whole, moves)
+
+    def _made_on_cpu(self, leaf: Tensor) -> bool:
+        """Whether a leaf is made where it is asked for, of nothing that could be elsewhere."""
+        call = leaf.site.node if leaf.site is not None else None
+        if leaf.taken or not isinstance(call, ir.Call) or any(arg.keyword == "device" for arg in call.args):
+            return False
+        name = self._called_by(call)
+        if name in ("Variable", "Parameter") and call.args and isinstance(call.args[0].value, ir.Call):
+            call = call.args[0].value
+            name = self._called_by(call)
+            if any(arg.keyword == "device" for arg in call.args):
+                return False
+        known = "torch." + name in self.know.lists["tensors.factory"] or name in ("tensor", "from_numpy")
+        return known and not name.endswith("_like")
+
+    def _called_by(self, call: ir.Call) -> str:
+        """The last part of what a call calls."""
+        return self.label(call.func).rpartition(".")[2]
 
     def _registered(self, leaf: Value, value: Value, st: State) -> bool:
         """Whether a module keeps the leaf, or what was computed of it (GTR702 speaks of that)."""

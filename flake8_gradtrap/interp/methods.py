@@ -18,6 +18,7 @@ from flake8_gradtrap.events import (
     Stepped,
     SumBackpropagated,
     Thing,
+    UnreducedBackpropagated,
     Unscaled,
     Weights,
 )
@@ -43,7 +44,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
-from flake8_gradtrap.interp.weights import Weighing, summed
+from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
@@ -332,6 +333,9 @@ class Methods(Containers):
         )  # fmt: skip
         if not weighs and self.hears(SumBackpropagated) and (place := summed(st, loss)) is not None:
             self.emit(SumBackpropagated(self.site(node, st), self.thing(loss, shown), place), st)
+        if weight is None and self.hears(UnreducedBackpropagated) and (made := unreduced(st, loss)) is not None:
+            assert made.site is not None
+            self.emit(UnreducedBackpropagated(self.site(node, st), self.thing(loss, shown), made.how, made.site), st)
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import Const, Sym, Tensor, Thingy, Tup, Value, setting
 
@@ -15,6 +16,10 @@ _LIMIT = 400
 
 CUTS = frozenset({"readout", "detach", "rewrap", "forced", "hard", "leaf", "grad", "first order"})
 """Operations whose result has no history, whatever goes in."""
+
+
+DECISIONS = ("hard", "rounded")
+"""The cuts of a term that are steps."""
 
 
 class Provenance:
@@ -233,6 +238,11 @@ class Provenance:
         if op == "first order":
             yield Term(op, site, tensor.how, True, additive)
             return
+        if op == "hard" and tensor.mode is not False:
+            decides = knowledge().decisions.get(tensor.how.strip(".()"))
+            if decides is not None:
+                yield Term(decides, site, tensor.how, self._decides_on_live(tensor, depth), additive)
+            return
         if op in ("hard", "leaf", "grad", "data"):
             return
         if tensor.mode is False and op != "phi":
@@ -251,7 +261,7 @@ class Provenance:
         elif op == "op" and self.history(value) is False:
             cuts = [term for parent in tensor.parents for term in self._terms(parent, additive, seen, depth + 1)]
             for term in cuts:
-                if term.cut in ("detach", "no_grad", "rewrap", "first order"):
+                if term.cut in ("detach", "no_grad", "rewrap", "first order", *DECISIONS):
                     # Where it is not known: what it is computed with may be trained, too.
                     yield replace(term, had_history=bool(term.had_history))
         elif additive:
@@ -317,11 +327,42 @@ class Provenance:
             subtracted = tensor.op == "sub" and parent == tensor.parents[-1]
             target = subtracted and self.history(tensor.parents[0]) is not False
             for term in self._terms(parent, additive, seen, depth + 1):
-                if target and term.cut in ("detach", "no_grad", "first order"):
+                if target and term.cut in ("detach", "no_grad", "first order", *DECISIONS):
                     continue  # what is subtracted from a live value is its target
+                if term.cut in ("detach", *DECISIONS) and self._stands_beside(tensor, parent):
+                    continue
                 if term.cut and term.addend is None and beside_live and tensor.op != "phi":
                     term = replace(term, addend=_operand(tensor, parent))
                 yield term
+
+    def _decides_on_live(self, tensor: Tensor, depth: int) -> bool:
+        """Whether a decision, or one before it, is about a value that carries a gradient."""
+        for parent in tensor.parents:
+            inner = self.state.tensor(parent)
+            while inner is not None and inner.op == "pass" and len(inner.parents) == 1:
+                parent = inner.parents[0]
+                inner = self.state.tensor(parent)
+            if self.history(parent) is True:
+                return True
+            if inner is not None and inner.op == "hard" and depth < 40 and self._decides_on_live(inner, depth + 1):
+                return True
+        return False
+
+    def _stands_beside(self, tensor: Tensor, cut: Value) -> bool:
+        """Whether what was cut stands alive beside it (straight-through), or in its place."""
+        made = self.ancestors(cut)
+        for other in tensor.parents:
+            if other is cut or self.history(other) is False:
+                continue
+            if tensor.op == "phi":
+                return True
+            inner = self.state.tensor(other)
+            while inner is not None and inner.op in ("pass", "neg", "scale") and len(inner.parents) == 1:
+                other = inner.parents[0]
+                inner = self.state.tensor(other)
+            if other in made:
+                return True
+        return False
 
     def _product(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
         left, right = tensor.parents[0], tensor.parents[-1]

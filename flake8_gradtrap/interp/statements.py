@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from flake8_gradtrap.events import (
+    AnomalyDetectionSet,
     Cleared,
     Emptied,
 )
@@ -35,6 +36,11 @@ _EXIT_WORDS = frozenset(name.rpartition(".")[2] for name in _EXITS)
 
 
 class Statements(Loops):
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.detecting: set[ir.Node] = set()
+        """Blocks with anomaly detection as their context."""
+
     def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         """Run a block on all paths that come to it, side by side: they merge after each statement."""
         ends: list[End] = []
@@ -266,6 +272,8 @@ class Statements(Loops):
         for (mode, in_doubt), paths in by_mode.items():
             for after, signal, returned in self.exec_block(node.body, paths):
                 after.mode = mode
+                if node in self.detecting:
+                    self.emit(AnomalyDetectionSet(self.site(node, after), False), after)
                 if not in_doubt:
                     after.conds.pop(IN_DOUBT, None)
                 ends.append((after, signal, returned))
@@ -285,6 +293,8 @@ class Statements(Loops):
                         else:
                             after.mode = record.flag
                         entered = record.args[0] if record.args else self.unknown()
+                    elif isinstance(record, Thingy) and record.kind == "anomaly":
+                        self.detecting.add(node)
                     elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
                         entered = Sym("entered", (value,), getattr(value, "name", ""))
                     if item.target is not None:

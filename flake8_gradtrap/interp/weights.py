@@ -118,6 +118,13 @@ class Weighing:
                 stack.extend(part.items)
 
 
+_SAME_SIZE = frozenset(
+    "to cuda cpu float half double bfloat16 type type_as clone contiguous view reshape flatten squeeze "
+    "unsqueeze".split()
+)
+"""Views and copies with as many elements."""
+
+
 def summed(state: State, loss: Value, depth: int = 0) -> Site | None:
     """Where a loss is summed over the batch, if nothing then weighs or averages the sum."""
     tensor = state.tensor(loss)
@@ -140,6 +147,23 @@ def summed(state: State, loss: Value, depth: int = 0) -> Site | None:
     if tensor.op in ("add", "sub", "neg", "scale"):
         found = (summed(state, part, depth + 1) for part in tensor.parents)
         return next((site for site in found if site is not None), None)
+    return None
+
+
+def unreduced(state: State, loss: Value, depth: int = 0) -> Tensor | None:
+    """The loss function that made a loss for each sample, if nothing reduces them."""
+    tensor = state.tensor(loss)
+    if tensor is None or depth > _DEEP or not tensor.parents:
+        return None
+    if tensor.op == "op":
+        return tensor if tensor.reduction == "none" else None
+    if tensor.op == "forward":
+        return unreduced(state, tensor.parents[0], depth + 1)
+    found = [unreduced(state, part, depth + 1) for part in tensor.parents]
+    if tensor.op in ("add", "sub", "mul", "div", "neg", "scale"):
+        return next((one for one in found if one is not None), None)
+    if tensor.op == "phi" or (tensor.op == "pass" and len(found) == 1 and tensor.how.strip(".()") in _SAME_SIZE):
+        return found[0] if None not in found else None
     return None
 
 
