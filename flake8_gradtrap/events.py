@@ -802,6 +802,18 @@ class GradientModeSet(Event):
     enabled: bool | None
 
 
+# -- anomaly detection ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyDetectionSet(Event):
+    """Autograd's anomaly detection was switched: by a function, or as a block is entered and left. `enabled`: None
+    where a value that is not known decides.
+    """
+
+    enabled: bool | None
+
+
 # -- the course of the run --------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from planting.kinds import kind
 from planting.source import Edit, Loop, Site, Source, dotted
-from planting.training import as_backward
+from planting.training import as_backward, stepped
 
 CUTS = re.compile(r"(^|[._])(detach_?|repackage\w*|detach_\w+)$")
 
@@ -74,3 +74,27 @@ def loss_smoothed_with_history(source: Source) -> Iterator[Site]:
         first = source.insert_before(loop, "smoothed_loss = 0.0")
         mean = source.insert_before(stmt, f"{name} = smoothed_loss = 0.9 * smoothed_loss + 0.1 * {name}")
         yield Site(("GTR405",), stmt.lineno, source.scope(stmt), (first, mean))
+
+
+@kind("graph-retained")
+def graph_retained(source: Source) -> Iterator[Site]:
+    """The only backward of a loop in which an optimizer steps retains its graph.
+
+    Not where something else is differentiated, or the loss is handed to anything after it.
+    """
+    if source.engine or "autograd.grad" in source.text or "retain_graph" in source.text:
+        return
+    for loop, stmt, target in backward_loops(source):
+        if not isinstance(target, ast.Name) or not isinstance(stmt, ast.Expr) or not isinstance(stmt.value, ast.Call):
+            continue
+        calls = [node for node in source.own(loop) if isinstance(node, ast.Call)]
+        if sum(as_backward(source, call) is not None for call in calls) != 1 or stmt.value.keywords:
+            continue
+        if not any(stepped(source, node) for node in source.own(loop)):
+            continue
+        later = [n for call in calls if call.lineno > stmt.lineno for arg in call.args for n in [arg]]
+        if any(dotted(node) == target.id for node in later):
+            continue
+        end = source.span(stmt)[1]
+        more = "retain_graph=True)" if source.segment(stmt).endswith("()") else ", retain_graph=True)"
+        yield Site(("GTR404",), stmt.lineno, source.scope(stmt), (Edit(end - 1, end, more),))

@@ -27,7 +27,6 @@ from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
-from flake8_gradtrap.interp.provenance import unscaled
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -54,6 +53,11 @@ _QUIET = frozenset(
     "get_last_lr set_epoch write add_image add_histogram".split()
 )
 
+
+_SCALE_SETTINGS = frozenset(
+    f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
+)
+"""How a scaler is told how its scale shall change: no update of it."""
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
@@ -308,7 +312,7 @@ class Methods(Containers):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        base = unscaled(st, loss)
+        base = provenance.undivided(loss)
         leaf = (bottom := st.tensor(base)) is not None and bottom.op == "param"  # it keeps nothing that could be freed
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym) or leaf):
             graph.frees.add(base)
@@ -460,7 +464,7 @@ class Methods(Containers):
             return [(NONE, st)]
         if name == "get_scale":
             self.emit(ScaleRead(site, scaler), st)
-        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled"):
+        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
 

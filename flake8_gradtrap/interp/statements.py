@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from flake8_gradtrap.events import (
+    AnomalyDetectionSet,
     Cleared,
     Emptied,
 )
@@ -18,6 +19,7 @@ from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
+    Api,
     Class,
     Func,
     Listing,
@@ -27,8 +29,18 @@ from flake8_gradtrap.interp.values import (
     Value,
 )
 
+_EXITS = frozenset({"builtins.exit", "builtins.quit", "sys.exit", "os._exit"})
+"""Functions that end the program: what stands behind such a call does not run on this path."""
+
+_EXIT_WORDS = frozenset(name.rpartition(".")[2] for name in _EXITS)
+
 
 class Statements(Loops):
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.detecting: set[ir.Node] = set()
+        """Blocks with anomaly detection as their context."""
+
     def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         """Run a block on all paths that come to it, side by side: they merge after each statement."""
         ends: list[End] = []
@@ -88,8 +100,15 @@ class Statements(Loops):
         for value, path in self.eval(node.value, st):
             if isinstance(value, Ref):
                 self.switch_gradients(value, node.value, path)
-            ends.append((path, "", None))
+            ends.append((path, "raise" if self._exits(node.value, path) else "", None))
         return ends
+
+    def _exits(self, node: ir.Node, st: State) -> bool:
+        """Whether a statement is the call of a function that raises `SystemExit`, or ends the process."""
+        if not isinstance(node, ir.Call) or self.label(node.func).rpartition(".")[2] not in _EXIT_WORDS:
+            return False
+        functions = [value for value, _ in self.eval(node.func, st.fork())]
+        return all(isinstance(value, Api) and value.name in _EXITS for value in functions)
 
     def exec_Pass(self, node: ir.Pass, st: State) -> list[End]:
         return [(st, "", None)]
@@ -253,6 +272,8 @@ class Statements(Loops):
         for (mode, in_doubt), paths in by_mode.items():
             for after, signal, returned in self.exec_block(node.body, paths):
                 after.mode = mode
+                if node in self.detecting:
+                    self.emit(AnomalyDetectionSet(self.site(node, after), False), after)
                 if not in_doubt:
                     after.conds.pop(IN_DOUBT, None)
                 ends.append((after, signal, returned))
@@ -272,6 +293,8 @@ class Statements(Loops):
                         else:
                             after.mode = record.flag
                         entered = record.args[0] if record.args else self.unknown()
+                    elif isinstance(record, Thingy) and record.kind == "anomaly":
+                        self.detecting.add(node)
                     elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
                         entered = Sym("entered", (value,), getattr(value, "name", ""))
                     if item.target is not None:

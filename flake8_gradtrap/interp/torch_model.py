@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flake8_gradtrap.events import (
+    AnomalyDetectionSet,
     Clipped,
     Differentiated,
     OptimizerMade,
@@ -365,6 +366,13 @@ class TorchModel(Wrappers):
                 flag = None
         return self.new(Thingy("context", flag=flag, what=name), st)
 
+    def _anomaly(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        """`set_detect_anomaly(…)`, `detect_anomaly()`: acts at once; as the context of a block, until its end."""
+        given = args.get(0, "mode") if "set_" in name else TRUE
+        enabled = bool(given.value) if isinstance(given, Const) else None
+        self.emit(AnomalyDetectionSet(self.site(node, st), enabled), st)
+        return self._make("anomaly", name, args, node, st)
+
     # -- gradients ----------------------------------------------------------------------------------------------------
 
     def _clip(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -581,6 +589,7 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("context.no_grad", TorchModel._context),
     ("context.grad", TorchModel._context),
     ("context.set_grad", TorchModel._context),
+    ("context.anomaly", TorchModel._anomaly),
     ("same.functions", TorchModel._same),
     ("tensors.factory", TorchModel._factory),
     ("tensors.hard", TorchModel._hard),
