@@ -469,13 +469,14 @@ class OptimizerMade(Event):
 @dataclass(frozen=True, slots=True)
 class Stepped(Event):
     """An optimizer stepped. `scaler`: through which gradient scaler, None: by its own `step()`. `closure`: it was given
-    one.
+    one. `needed`: the recorded operations that have saved the parameters as they were, for their backward.
     """
 
     optimizer: Thing
     owners: Owners = None
     scaler: Thing | None = None
     closure: bool = False
+    needed: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,6 +661,41 @@ class StateUsed(Event):
 
     state: Thing
     how: str
+
+
+# -- values that are written in place ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Overwritten(Event):
+    """A tensor was changed in place: by an operator (`-=`), a method (`add_`), an element, or by assigning its `data`.
+
+    `how`: which. `leaf`: it is a leaf that needs a gradient (a Parameter). `through_data`: it was reached by `.data`,
+    which autograd does not notice. `recorded`: whether gradients are on. `by_gradient`: what is written was computed
+    from gradients. `needed`: the recorded operations that have saved what it held, for their backward. `function`: the
+    names of the functions that are running.
+    """
+
+    tensor: Thing
+    how: str
+    leaf: bool = False
+    through_data: bool = False
+    recorded: bool | None = None
+    by_gradient: bool = False
+    needed: frozenset[Hashable] = frozenset()
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebound(Event):
+    """A name that held a tensor holds now what was computed of that tensor and its gradient, with a graph.
+
+    `leaf`: the old tensor was a leaf.
+    """
+
+    tensor: Thing
+    result: Thing
+    leaf: bool = False
 
 
 # -- tensors that come to nothing -------------------------------------------------------------------------------------

@@ -23,12 +23,17 @@ COMPUTES_LEAF = "<computes a leaf>"
 """A new tensor that requires a gradient is computed with before it is kept."""
 DROPS_RESULT = "<drops a result>"
 """A method of tensors that returns a new one is called, and what it returns is dropped."""
+WRITES_DATA = "<writes through data>"
+"""Something is written in place through `.data`."""
 
 _LEAF = re.compile(r"requires_grad\s*=\s*True|requires_grad_\(|\bParameter\(")
 _MODULES = frozenset({"nn"})
 OF_CLASSES = frozenset({KEEPS_SEVERAL, REGISTERS})
 """Traits that matter only in the methods of a module."""
 
+_WRITES_DATA = re.compile(
+    r"\.data\b(?:\[[^\]\n]*\])?\s*(?:[-+*/@%&|^]|//|\*\*)?=(?!=)|\.data(?:\[[^\]\n]*\])?\.[a-z]\w*_\("
+)
 _FILLS = re.compile(r"=\s*(?:[\[{(]|list\(|dict\(|tuple\(|\w*OrderedDict\()|\.(?:append|insert|extend)\(|\]\s*=|\+=")
 _MAKES = re.compile(r"[A-Z]\w*\(|(?:make|build|create|get|new|init)\w*\(|deepcopy|conv\w+\(")
 _CONTAINERS = frozenset({"list", "dict", "tuple", "OrderedDict", "defaultdict"})
@@ -48,6 +53,8 @@ def words_of(word: str) -> frozenset[str]:
         return _MODULES
     if word == COMPUTES_PARAMETER:
         return frozenset({"Parameter"})
+    if word == WRITES_DATA:
+        return frozenset({"data"})
     if word == COMPUTES_LEAF:
         return frozenset({"requires_grad", "requires_grad_", "Parameter"})
     return _droppable() if word == DROPS_RESULT else frozenset({word})
@@ -66,6 +73,8 @@ def traits(nodes: Iterable[ast.AST], text: str) -> frozenset[str]:
         found.add(COMPUTES_LEAF)
     if _dropping().search(text) and any(_drops(node) for top in nodes for node in ast.walk(top)):
         found.add(DROPS_RESULT)
+    if ".data" in text and _WRITES_DATA.search(text):
+        found.add(WRITES_DATA)
     return frozenset(found)
 
 

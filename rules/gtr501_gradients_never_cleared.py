@@ -104,6 +104,8 @@ class Applied:
     steps: frozenset[Hashable]
     again: Site | None = None
     loops: frozenset[Hashable] = frozenset()
+    within: frozenset[Hashable] = frozenset()
+    """Those of `loops` that have not begun anew since: the next step follows in the same run of them."""
     certain: bool = False
     settled: bool = False
     """Whether `again` belongs to the iteration of the next step."""
@@ -137,8 +139,8 @@ class GradientsNeverCleared(InLoops):
         """Steps between which the gradients are cleared on some path."""
         self.waiting: dict[Hashable, tuple[Applied, Site, Stepped]] = {}
         """Findings, by the place of the step."""
-        self.clears: set[tuple[Hashable, Owners, Hashable]] = set()
-        """Every clearing in a loop: its loop, and what it clears."""
+        self.clears: set[tuple[frozenset[Hashable], Owners, Hashable]] = set()
+        """Every clearing in a loop: the loops that were running, and what it clears."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -149,7 +151,7 @@ class GradientsNeverCleared(InLoops):
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         cleared = event.optimizer.key if event.optimizer is not None else None
-        self.clears |= {(loop, owners, cleared) for loop in self.running(watch)}
+        self.clears.add((self.running(watch), owners, cleared))
         for key, applied in tagged(watch, "applied"):
             if overlap(applied.owners, owners) is not False:
                 watch.put(("clearing", key[1]), Clearing(applied.steps, applied.loops))
@@ -198,6 +200,9 @@ class GradientsNeverCleared(InLoops):
         for key, clearing in tagged(watch, "clearing"):
             if event.loop in clearing.loops:  # cleared between two runs of the loop, not within
                 watch.drop(key)
+        for key, applied in tagged(watch, "applied"):
+            if event.loop in applied.within:
+                watch.put(key, replace(applied, within=applied.within - {event.loop}))
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
@@ -232,22 +237,29 @@ class GradientsNeverCleared(InLoops):
         walk: Mark | None = watch.get(("walk",))
         if walk is not None:
             watch.put(("walk",), replace(walk, flag=True))
+        running = self.running(watch)
         watch.put(
             key,
             Applied(
                 owners,
                 event.site,
                 steps | {event.site.node},
-                loops=self.running(watch),
+                loops=running,
+                within=running,
                 walked=walk.walked if walk is not None else frozenset(),
             ),
         )
 
     def may_be_cleared(self, applied: Applied, event: Stepped, owners: Owners) -> bool:
-        """Whether anything in the loops of a step clears its gradients: the path that does may have been forgotten."""
+        """Whether anything in the loops of two steps clears their gradients, on a path that may have been forgotten.
+
+        What stands outside of a loop that both belong to, in the same run of it, cannot come between them.
+        """
         return any(
-            loop in applied.loops and (cleared == event.optimizer.key or overlap(theirs, owners) is not False)
-            for loop, theirs, cleared in self.clears
+            not loops.isdisjoint(applied.loops)
+            and applied.within <= loops
+            and (cleared == event.optimizer.key or overlap(theirs, owners) is not False)
+            for loops, theirs, cleared in self.clears
         )
 
     @on(RunEnded)

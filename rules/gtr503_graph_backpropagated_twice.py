@@ -67,10 +67,11 @@ from __future__ import annotations
 
 from flake8_gradtrap.events import Backpropagated, Differentiated
 from flake8_gradtrap.gradients import Mark, quoted
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.saved import SavedTensors
 
 
-class GraphBackpropagatedTwice(Rule):
+class GraphBackpropagatedTwice(SavedTensors):
     """In memory: "freed", by operation."""
 
     code = "GTR503"
@@ -89,7 +90,7 @@ class GraphBackpropagatedTwice(Rule):
                 trace=[("the gradient of the loss is multiplied by the loss here", event.site)],
             )
         first = self.freed(event, watch)
-        if first is not None:
+        if first is not None and self.spoilt(event, watch) is None:  # else GTR706: to retain the graph would not help
             where = "in an earlier iteration" if first.site == event.site else f"at line {watch.line(first.site)}"
             watch.report(
                 event.site,

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
-from fake_watch import Report, drive
+from fake_watch import FakeWatch, Report, drive
 
 from flake8_gradtrap.events import (
     Accumulated,
@@ -681,6 +681,21 @@ class TestGradientsNeverCleared:
         inner = twice(back(3), step(4), loop="batches")
         assert found("GTR501", made(1), clear(2), *inner, END) == [3]
         assert found("GTR501", made(1), *twice(clear(2), *inner, loop="epochs"), END) == [3]
+
+    def test_where_something_was_forgotten_only_a_clearing_between_the_steps_counts(self) -> None:
+        def forgetful(*events: Event) -> list[Hashable]:
+            return lines(drive(all_rules()["GTR501"], [made(1), *events, END], FakeWatch(lossy=True)))
+
+        step_once = [LoopStarted(Site(2), "batches"), IterationStarted(Site(2), "batches", 0), back(3), step(4)]
+        left = LoopLeft(Site(2), "batches")
+        again = [IterationStarted(Site(2), "batches", 1), back(3), step(4), left]
+        assert forgetful(*step_once, *again) == [3]
+        assert forgetful(*twice(clear(2), *step_once, *again, loop="epochs")) == [3]
+        first = [*step_once[:2], clear(2), *step_once[2:]]  # a path without it may have gone with another condition
+        assert forgetful(*first, *again) == []
+        epochs = [LoopStarted(Site(1), "epochs"), IterationStarted(Site(1), "epochs", 0)]
+        next_epoch = IterationStarted(Site(1), "epochs", 1)
+        assert forgetful(*epochs, clear(2), *step_once, left, next_epoch, *step_once, left) == []
 
     @pytest.mark.parametrize(
         "between",

@@ -72,6 +72,19 @@ def switched_off(source: Source, stmt: ast.stmt) -> bool:
     return name and len(bound) == 1 and isinstance(bound[0], ast.Constant) and not bound[0].value
 
 
+def used_by_another(source: Source, clip: ast.stmt, step: ast.stmt, optimizer: str) -> bool:
+    """True where another optimizer steps later in the function, and does not clear its gradients before it does."""
+    for call in source.calls:
+        what = stepped(source, call)
+        if what is None or what[0] == optimizer or call.lineno <= max(clip.lineno, step.lineno):
+            continue
+        if source.scope(call) != source.scope(step) or source.exclusive(source.statement(call), step):
+            continue
+        if f"{what[0]}.zero_grad" not in "\n".join(source.lines[step.lineno : call.lineno]):
+            return True
+    return False
+
+
 @kind("clip-step-swapped")
 def clip_step_swapped(source: Source) -> Iterator[Site]:
     """The optimizer has taken the gradients unclipped when the clip runs, and they are cleared before they are used
@@ -79,7 +92,8 @@ def clip_step_swapped(source: Source) -> Iterator[Site]:
 
     The file must clear gradients somewhere: if it never did, the clip after the step would bound those of the next one.
     A clip that never runs, because the file switches it off (`if limit is not None` with `limit = None`), is none; nor
-    is a swap where the next statement clips or steps, too: the two may be about different networks.
+    is a swap where the next statement clips or steps, too: the two may be about different networks. A clip behind which
+    another optimizer steps, with the gradients that it finds, still limits what that one does.
     """
     if "zero_grad" not in source.text or source.engine:
         return
@@ -95,6 +109,8 @@ def clip_step_swapped(source: Source) -> Iterator[Site]:
                 block[place] for place in (block.index(clip) - 1, block.index(step) + 1) if 0 <= place < len(block)
             ]
             if any(clip_statement(other) or step_statement(source, other) for other in around):
+                continue
+            if used_by_another(source, clip, step, what[0]):
                 continue
             codes = ("GTR302", "GTR301") if what[1] else ("GTR302",)
             clip_text, step_text = source.segment(clip), source.segment(step)

@@ -71,6 +71,11 @@ class Assignment(Expressions):
                     self.emit(Clipped(self.site(node, after), target, f"`{node.op}=`", owners, rescales=True), after)
                     ends.append((after, "", None))
                     continue
+                if isinstance(record, Tensor) and (record.op == "param" or not isinstance(node.target, ir.Subscript)):
+                    shown = node.target
+                    if isinstance(shown, ir.Attr) and shown.attr == "data":
+                        shown = shown.value
+                    self.overwritten(old, f"{node.op}=", (value,), node, after, shown)
                 if isinstance(record, Tensor) and record.op == "param":
                     ends.append((after, "", None))  # a leaf that is updated in place (under no_grad) is still that leaf
                     continue
@@ -122,6 +127,7 @@ class Assignment(Expressions):
         env = self._home(name, st)
         names = st.envs.setdefault(env, {})
         self._watch_total(names.get(name), value, Thing(value, name), st, node)
+        self.rebound(names.get(name), value, name, node, st)
         if st.stamp:
             note_carrier(names.get(name), value, name, self.site(node, st), st)
         names[name] = value
@@ -181,6 +187,9 @@ class Assignment(Expressions):
                 st.replace(base, Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp))
             return
         if name == "data" and is_tensor:
+            if not isinstance(node, ir.AugAssign):
+                self.overwritten(self.make_tensor("detach", (base,), node, st, how=".data"), "=", (value,), node, st,
+                                 target.value)  # fmt: skip
             return
         old = st.attr(base, name)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
@@ -243,6 +252,7 @@ class Assignment(Expressions):
             self._watch_total(base, value, Thing(base, self.label(target)), st, node)
             before = self.new(record, st)
             st.replace(base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=st.stamp))
+            self.overwritten(base, "[…] =", (value,), node, st, target.value, before)
             return
         if isinstance(record, Mapping) and isinstance(base, Ref):
             if old is None:

@@ -37,6 +37,7 @@ class Knowledge:
             key: frozenset(names) for key, names in data["tensor_methods"].items()
         }
         self.dropped: dict[str, frozenset[str]] = {key: frozenset(names) for key, names in data["dropped"].items()}
+        self.saved: dict[str, frozenset[str]] = {key: frozenset(names) for key, names in data["saved"].items()}
         self.method_role: dict[str, str] = {
             name: key for key, names in data["tensor_methods"].items() for name in names
         }

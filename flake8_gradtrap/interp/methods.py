@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from flake8_gradtrap.events import (
@@ -26,7 +26,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
-from flake8_gradtrap.interp.provenance import unscaled
+from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -53,6 +53,11 @@ _QUIET = frozenset(
     "get_last_lr set_epoch write add_image add_histogram".split()
 )
 
+
+_SCALE_SETTINGS = frozenset(
+    f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
+)
+"""How a scaler is told how its scale shall change: no update of it."""
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
@@ -192,6 +197,16 @@ class Methods(Containers):
         self.measured(receiver, name, node, st)
         if tensor is not None and tensor.op == "grad":
             return self._on_gradient(receiver, tensor, name, args, node, st)
+        if name == "retain_grad":
+            st.set_attr(receiver, "keeps its gradient", TRUE)
+            return [(NONE, st)]
+        if in_place(name) and tensor is not None:
+            shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+            if isinstance(shown, ir.Attr) and shown.attr == "data":
+                shown = shown.value
+            self.overwritten(receiver, f".{name}()", args.all(), node, st, shown)
+            if tensor.op == "param":
+                return [(receiver, st)]  # a leaf that is updated in place (under no_grad) is still that leaf
         if name == "register_hook":
             return [(self.unknown(name), st)]
         role = self.know.method_role.get(name)
@@ -297,7 +312,7 @@ class Methods(Containers):
         provenance = self.provenance(st)
         graph = provenance.graph(loss)
         graph.reaches.add(loss)
-        base = unscaled(st, loss)
+        base = provenance.undivided(loss)
         leaf = (bottom := st.tensor(base)) is not None and bottom.op == "param"  # it keeps nothing that could be freed
         if (isinstance(base, Sym) and base.op != "global") or not (graph.frees or isinstance(base, Sym) or leaf):
             graph.frees.add(base)
@@ -377,12 +392,13 @@ class Methods(Containers):
         owners = self.owners(receiver, st)
         if name == "step":
             closure = args.get(0, "closure")
+            needed = frozenset[Hashable](self.needed_parameters(owners, st)) if closure is None else frozenset()
             if isinstance(closure, Func):
                 results = self.call_value(closure, Args(), node, st)
                 for _, path in results:
                     self.emit(Stepped(self.site(node, path), thing, owners, closure=True), path)
                 return [(NONE, path) for _, path in results]
-            self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None), st)
+            self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None, needed=needed), st)
             return [(NONE, st)]
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), thing, owners), st)
@@ -444,7 +460,8 @@ class Methods(Containers):
             shown = node.args[0].value if isinstance(node, ir.Call) and node.args else None
             optimizer, owners = self.thing(stepped, shown), self.owners(stepped, st)
             if name == "step":
-                self.emit(Stepped(site, optimizer, owners, scaler), st)
+                needed = frozenset[Hashable](self.needed_parameters(owners, st))
+                self.emit(Stepped(site, optimizer, owners, scaler, needed=needed), st)
             else:
                 self.emit(Unscaled(site, scaler, optimizer, owners), st)
             return [(NONE, st)]
@@ -453,7 +470,7 @@ class Methods(Containers):
             return [(NONE, st)]
         if name == "get_scale":
             self.emit(ScaleRead(site, scaler), st)
-        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled"):
+        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
 

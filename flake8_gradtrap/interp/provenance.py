@@ -284,6 +284,23 @@ class Provenance:
             return any(self._presumed(parent, depth + 1) for parent in tensor.parents)
         return False
 
+    def undivided(self, loss: Value) -> Value:
+        """The loss behind `unscaled`, also where it is divided by what is no constant: `loss / args.steps`.
+
+        Only where it is plain which of the two is the loss: the other one is not known to come from anything live.
+        """
+        base = unscaled(self.state, loss)
+        tensor = self.state.tensor(base)
+        while tensor is not None and tensor.op == "div":
+            part, divisor = tensor.parents[0], tensor.parents[-1]
+            if not (self.history(part, guess=True) or self._presumed(part, 0)):
+                break
+            if self.state.tensor(divisor) is not None or self.history(divisor, guess=True):
+                break
+            base = unscaled(self.state, part)
+            tensor = self.state.tensor(base)
+        return base
+
     def _trainable(self, value: Value) -> bool:
         """Whether a value would have history, had its operations been recorded."""
         tensor = self.state.tensor(value)

@@ -19,6 +19,7 @@ from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
+    Api,
     Class,
     Func,
     Listing,
@@ -27,6 +28,11 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Value,
 )
+
+_EXITS = frozenset({"builtins.exit", "builtins.quit", "sys.exit", "os._exit"})
+"""Functions that end the program: what stands behind such a call does not run on this path."""
+
+_EXIT_WORDS = frozenset(name.rpartition(".")[2] for name in _EXITS)
 
 
 class Statements(Loops):
@@ -94,8 +100,15 @@ class Statements(Loops):
         for value, path in self.eval(node.value, st):
             if isinstance(value, Ref):
                 self.switch_gradients(value, node.value, path)
-            ends.append((path, "", None))
+            ends.append((path, "raise" if self._exits(node.value, path) else "", None))
         return ends
+
+    def _exits(self, node: ir.Node, st: State) -> bool:
+        """Whether a statement is the call of a function that raises `SystemExit`, or ends the process."""
+        if not isinstance(node, ir.Call) or self.label(node.func).rpartition(".")[2] not in _EXIT_WORDS:
+            return False
+        functions = [value for value, _ in self.eval(node.func, st.fork())]
+        return all(isinstance(value, Api) and value.name in _EXITS for value in functions)
 
     def exec_Pass(self, node: ir.Pass, st: State) -> list[End]:
         return [(st, "", None)]
