@@ -62,7 +62,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from flake8_gradtrap.events import Backpropagated, Differentiated, Escaped, FileEnded, FunctionLeft, Site, Stepped
+from flake8_gradtrap.events import (
+    Backpropagated,
+    Differentiated,
+    Escaped,
+    FileEnded,
+    FunctionLeft,
+    RunEnded,
+    Site,
+    Stepped,
+)
 from flake8_gradtrap.gradients import InLoops, graph_of, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 
@@ -98,17 +107,21 @@ class GraphRetainedInLoop(InLoops):
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
         graph = graph_of(event)
-        self.use(graph)
+        place = event.site.node
+        self.use(graph, place)
+        if place in self.retained and not graph.isdisjoint(watch.get(("walked", place), frozenset())):
+            self.retained[place].used = True  # on this path, in an earlier iteration
         loops = tagged(watch, "active")
         for (_, loop), _ in loops if event.partial else ():
-            self.partial.setdefault(loop, set()).add(event.site.node)
+            self.partial.setdefault(loop, set()).add(place)
         if loops and event.asked:
             (_, loop), mark = loops[-1]
             new = Retained(event.site, quoted(event.loss, "the loss"), loop, mark.site)
-            known = self.retained.setdefault(event.site.node, new)
+            known = self.retained.setdefault(place, new)
             known.tensors |= graph
             known.partial = known.partial or event.partial
             known.used = known.used or known.loop != loop
+            watch.put(("walked", place), graph)
 
     @on(Differentiated)
     def differentiated(self, event: Differentiated, watch: Watch) -> None:
@@ -123,14 +136,20 @@ class GraphRetainedInLoop(InLoops):
         if not tagged(watch, "active"):  # out of sight; in a loop, its caller is seen
             self.use(frozenset(thing.key for thing in event.values))
 
-    def use(self, tensors: frozenset[Hashable]) -> None:
-        for retained in self.retained.values():
-            retained.used = retained.used or not retained.tensors.isdisjoint(tensors)
+    def use(self, tensors: frozenset[Hashable], but: Hashable = None) -> None:
+        """Something goes through these; `but`: a backward at this place, which other paths have at the same tensors."""
+        for place, retained in self.retained.items():
+            retained.used = retained.used or (place != but and not retained.tensors.isdisjoint(tensors))
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         for (_, loop), _ in tagged(watch, "active"):
             self.trains.setdefault(loop, event.site)
+
+    @on(RunEnded)
+    def over(self, event: RunEnded, watch: Watch) -> None:
+        for retained in self.retained.values():
+            retained.tensors.clear()  # another run may name its own tensors alike
 
     @on(FileEnded)
     def ended(self, event: FileEnded, watch: Watch) -> None:
