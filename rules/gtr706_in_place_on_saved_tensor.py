@@ -140,7 +140,7 @@ def fixed(device: str = "cpu") -> dict[str, float]:
     for _ in range(5):
         value = critic(actor(state))
         critic_optimizer.zero_grad()
-        nn.functional.mse_loss(value, target).backward(retain_graph=True)
+        nn.functional.mse_loss(value, target).backward()
         critic_optimizer.step()
         actor_optimizer.zero_grad()
         value = critic(actor(state))
