@@ -93,13 +93,13 @@ def prove_one(rule: type[Rule], demo: ModuleType, device: str) -> Proof:
 
 def _run(arm: Callable[[str], Measured], device: str) -> tuple[Measured, int | None]:
     """One arm of a demo, with the caller's random state and modes as they were."""
-    torch.manual_seed(0)  # demos seed themselves, too: both arms see the same numbers
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about some traps: it is the numbers that count here
+        torch.manual_seed(0)  # demos seed themselves, too: both arms see the same numbers
         measured = arm(device)
     if device == "cuda":
         torch.cuda.synchronize()
