@@ -25,8 +25,11 @@ from flake8_gradtrap.events import (
     IteratorMade,
     LoopLeft,
     LoopStarted,
+    OptimizerMade,
     Owners,
+    Part,
     ReadOut,
+    Registered,
     RunEnded,
     Site,
     Stored,
@@ -499,3 +502,26 @@ def detach(kept: Kept) -> Remedy | None:
     else:
         before, after = "(", ").detach()"
     return Remedy("Detach it from its graph", (Change("wrap", kept.site, before, after),))
+
+
+class InRegistry(Rule):
+    """Base of rules that ask whether a module or Parameter becomes part of a module, or is trained in another way."""
+
+    def __init__(self) -> None:
+        self.registered: set[Hashable] = set()
+        """Parts that became part of a module on any path, and the places where they were made."""
+
+    @on(Registered)
+    def registers(self, event: Registered, watch: Watch) -> None:
+        self.remember(event.parts)
+
+    @on(OptimizerMade)
+    def optimised(self, event: OptimizerMade, watch: Watch) -> None:
+        """What an optimizer is visibly given is trained, wherever it is kept."""
+        self.registered |= event.owners or frozenset()
+
+    def remember(self, parts: tuple[Part, ...]) -> None:
+        for part in parts:
+            self.registered.add(part.thing.key)
+            if part.site is not None:
+                self.registered.add(part.site.node)

@@ -79,11 +79,9 @@ from flake8_gradtrap.events import (
     ClassEnded,
     Constructed,
     FileEnded,
-    OptimizerMade,
-    Part,
-    Registered,
 )
-from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+from flake8_gradtrap.gradients import InRegistry
+from flake8_gradtrap.rule import Change, Remedy, Watch, on
 from flake8_gradtrap.traits import KEEPS_SEVERAL, REGISTERS
 
 _APART = re.compile(
@@ -100,7 +98,7 @@ class Kept:
     event: AttributeSet = field(compare=False)
 
 
-class ModulesInPlainContainer(Rule):
+class ModulesInPlainContainer(InRegistry):
     code = "GTR701"
     name = "modules-in-plain-container"
     summary = "Modules or Parameters are kept in a plain list, tuple or dict, where torch does not see them"
@@ -110,8 +108,7 @@ class ModulesInPlainContainer(Rule):
     waits = ("hidden",)
 
     def __init__(self) -> None:
-        self.registered: set[Hashable] = set()
-        """Parts that became part of a module on any path, and the places where they were made."""
+        super().__init__()
         self.classes: list[tuple[frozenset[str], list[tuple[AttributeSet, Attribute]]]] = []
         """For each class, what it says itself of its parts, and its attributes that hide some."""
         self.hidden: dict[Hashable, tuple[AttributeSet, Attribute]] = {}
@@ -122,21 +119,6 @@ class ModulesInPlainContainer(Rule):
             self.remember(event.attribute.parts)
         elif event.attribute.kind in ("list", "tuple", "dict"):
             watch.put((event.holder.key, event.attribute.name), Kept(event))
-
-    @on(Registered)
-    def registers(self, event: Registered, watch: Watch) -> None:
-        self.remember(event.parts)
-
-    @on(OptimizerMade)
-    def optimised(self, event: OptimizerMade, watch: Watch) -> None:
-        """What an optimizer is visibly given is trained, wherever it is kept."""
-        self.registered |= event.owners or frozenset()
-
-    def remember(self, parts: tuple[Part, ...]) -> None:
-        for part in parts:
-            self.registered.add(part.thing.key)
-            if part.site is not None:
-                self.registered.add(part.site.node)
 
     @on(Constructed)
     def constructed(self, event: Constructed, watch: Watch) -> None:

@@ -65,12 +65,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from flake8_gradtrap.events import AttributeSet, FileEnded, OptimizerMade, Part, Registered
-from flake8_gradtrap.rule import Rule, Watch, on, spoken
+from flake8_gradtrap.events import AttributeSet, FileEnded
+from flake8_gradtrap.gradients import InRegistry
+from flake8_gradtrap.rule import Watch, on, spoken
 from flake8_gradtrap.traits import COMPUTES_PARAMETER
 
 
-class ParameterNotRegistered(Rule):
+class ParameterNotRegistered(InRegistry):
     code = "GTR702"
     name = "parameter-not-registered"
     summary = "An attribute of a module is computed from a new Parameter, and is a plain tensor"
@@ -78,8 +79,7 @@ class ParameterNotRegistered(Rule):
     waits = ("suspects",)
 
     def __init__(self) -> None:
-        self.registered: set[Hashable] = set()
-        """Parameters that became part of a module on any path, and the places where they were made."""
+        super().__init__()
         self.suspects: dict[tuple[Hashable, str], AttributeSet] = {}
         """By holder and name, the last value that is no Parameter and was computed from one."""
 
@@ -91,21 +91,6 @@ class ParameterNotRegistered(Rule):
         elif event.attribute.kind in ("parameter", "module"):
             self.suspects.pop(key, None)
             self.remember(event.attribute.parts)
-
-    @on(Registered)
-    def registers(self, event: Registered, watch: Watch) -> None:
-        self.remember(event.parts)
-
-    @on(OptimizerMade)
-    def optimised(self, event: OptimizerMade, watch: Watch) -> None:
-        """What an optimizer is visibly given is trained, wherever it is kept."""
-        self.registered |= event.owners or frozenset()
-
-    def remember(self, parts: tuple[Part, ...]) -> None:
-        for part in parts:
-            self.registered.add(part.thing.key)
-            if part.site is not None:
-                self.registered.add(part.site.node)
 
     @on(FileEnded)
     def judge(self, event: FileEnded, watch: Watch) -> None:

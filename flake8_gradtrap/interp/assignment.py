@@ -226,9 +226,7 @@ class Assignment(Expressions):
 
     def computed(self, value: Value, st: State) -> bool:
         """Whether a value was computed from something trainable (not an input that is being made a leaf)."""
-        source = st.tensor(value)
-        while source is not None and source.op in ("pass", "detach") and len(source.parents) == 1:
-            source = st.tensor(source.parents[0])
+        source = st.behind(value, ("pass", "detach"))
         if source is not None and source.op == "param":
             return False  # a copy of a leaf is another leaf
         provenance = self.provenance(st)

@@ -96,9 +96,7 @@ class Rewrapping(Iteration):
 
     def _is_array(self, value: Value, st: State) -> bool:
         """Whether a value is a NumPy array that was read out of a tensor."""
-        tensor = st.tensor(value)
-        while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
-            tensor = st.tensor(tensor.parents[0])
+        tensor = st.behind(value)
         return tensor is not None and tensor.op == "readout" and "numpy" in tensor.how
 
     def _wrappable(self, value: Value, st: State) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,6 +108,13 @@ class State:
     def tensor(self, value: Value | None) -> Tensor | None:
         record = self.heap.get(value.oid) if isinstance(value, Ref) else None
         return record if isinstance(record, Tensor) else None
+
+    def behind(self, value: Value | None, ops: Container[str] = ("pass",)) -> Tensor | None:
+        """The tensor of which a value is a view, a move or a part, through operations of these kinds."""
+        tensor = self.tensor(value)
+        while tensor is not None and tensor.op in ops and len(tensor.parents) == 1:
+            tensor = self.tensor(tensor.parents[0])
+        return tensor
 
 
 def collect(state: State) -> None:

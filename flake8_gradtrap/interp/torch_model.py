@@ -197,18 +197,12 @@ class TorchModel(Wrappers):
         if isinstance(record, Tensor) and names == {"ndarray"}:
             if self._is_array(args.pos[0], st):
                 return TRUE
-            if record.op == "forward" or self._surely_tensor(args.pos[0], st) or self._part_of_output(record, st):
+            source = st.behind(args.pos[0])  # what a module returned, or a part of it
+            if self._surely_tensor(args.pos[0], st) or (source is not None and source.op == "forward"):
                 return FALSE
         if isinstance(record, Mapping):
             return Const.of(bool(names & {"dict", "Mapping", "Iterable", "MutableMapping", "OrderedDict"}))
         return Sym("pure " + name, tuple(args.pos))
-
-    @staticmethod
-    def _part_of_output(tensor: Tensor | None, st: State) -> bool:
-        """Whether a tensor was taken out of what a module returned."""
-        while tensor is not None and tensor.op == "pass" and len(tensor.parents) == 1:
-            tensor = st.tensor(tensor.parents[0])
-        return tensor is not None and tensor.op == "forward"
 
     def _copied(self, value: Value, st: State) -> Value:
         record = st.record(value)

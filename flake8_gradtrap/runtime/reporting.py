@@ -40,9 +40,9 @@ def problems(records: Records) -> list[str]:
         if records.steps and not group.steps:
             found.append(f"{group.name}: no parameter had a gradient in any of {records.steps} steps")
     if records.in_no_group:
-        found.append(f"in no optimizer, though they require gradients: {_some(records.in_no_group)}")
+        found.append(f"in no optimizer, though they require gradients: {some(records.in_no_group)}")
     if records.not_in_model:
-        found.append(f"in an optimizer, though not in the model: {_some(records.not_in_model)} (GTR703)")
+        found.append(f"in an optimizer, though not in the model: {some(records.not_in_model)} (GTR703)")
     if records.graphs_held > GRAPHS:
         found.append(
             f"the graphs of {records.graphs_held} earlier steps are still held: a loss or an output is kept with its "
@@ -84,7 +84,7 @@ def report(records: Records, where: str) -> str:
     if records.activations:
         _activations(records, out)
     if records.without_gradient:
-        out.print(f"without a gradient in the last step looked at: {_some(records.without_gradient)}")
+        out.print(f"without a gradient in the last step looked at: {some(records.without_gradient)}")
     for note in records.notes:
         out.print(f"note: {note}")
     found = problems(records)
@@ -145,6 +145,7 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def some(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from flake8_gradtrap.runtime.reporting import some
 from flake8_gradtrap.runtime.watching import Watch, watch
 
 
@@ -45,8 +46,7 @@ def assert_trains(
             if id(parameter) in owned and parameter.requires_grad and torch.equal(parameter.detach(), before[name])
         ]
         if still:
-            some = ", ".join(still[:5]) + (f" and {len(still) - 5} more" if len(still) > 5 else "")
-            found.append(f"in the optimizer, and unchanged after {watched.records.steps} steps: {some}")
+            found.append(f"in the optimizer, and unchanged after {watched.records.steps} steps: {some(still)}")
     if found:
         raise AssertionError("\n".join([f"{len(found)} problem(s) in {watched.records.steps} steps:", *found]))
     return watched
