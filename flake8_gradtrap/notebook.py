@@ -47,6 +47,8 @@ _END_OF |= {
     quote * 3: re.compile(rf"(?:[^\\{quote}]|\\[\s\S]|{quote}(?!{quote}{quote}))*+{quote * 3}") for quote in "'\""
 }
 """By what opens a string: the rest of it."""
+_LINE = re.compile(r"\bline (\d+)\b")
+"""How messages name another line."""
 _PERCENT = re.compile(r"^# ?%%(?:[ \t\r\n]|$)", re.MULTILINE)
 _HEADER = re.compile(r"(?:#[^\n]*\n)*?# ---[ \t\r]*\n(?:#[^\n]*\n)*?# ---[ \t\r]*\n")
 
@@ -111,16 +113,26 @@ class Cells:
     def located(self, finding: Finding) -> Finding:
         """A finding of the text with places in cells: those of its own, of its fix, and in its trace."""
         cell, span = self._in_cell(finding.span)
+        elsewhere = {step.span.row for step in finding.trace if step.filename != finding.filename}
+
+        def said(match: re.Match[str]) -> str:
+            if int(match[1]) in elsewhere:
+                return match[0]
+            number, row = self.place(int(match[1]))
+            return f"line {row}" if number == cell else f"line {row} of cell {number}"
+
         steps = []
         for step in finding.trace:
-            if step.filename == finding.filename:
-                inside, where = self._in_cell(step.span)
-                step = replace(step, span=where, cell=inside)
-            steps.append(step)
+            inside, where = self._in_cell(step.span)
+            message = _LINE.sub(said, step.message)
+            own = step.filename == finding.filename
+            steps.append(replace(step, message=message, span=where, cell=inside) if own else step)
         fix = finding.fix
         if fix is not None:
-            fix = replace(fix, edits=tuple(self._edit_in_cell(edit) for edit in fix.edits))
-        return replace(finding, span=span, cell=cell, trace=tuple(steps), fix=fix)
+            edits = tuple(self._edit_in_cell(edit) for edit in fix.edits)
+            fix = replace(fix, message=_LINE.sub(said, fix.message), edits=edits)
+        message = _LINE.sub(said, finding.message)
+        return replace(finding, message=message, span=span, cell=cell, trace=tuple(steps), fix=fix)
 
     def _in_cell(self, span: Span) -> tuple[int, Span]:
         cell, row = self.place(span.row)
