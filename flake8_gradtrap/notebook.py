@@ -25,9 +25,8 @@ ENDING = ".ipynb"
 
 _MARK = "# %%gradtrap cell "
 _MAGIC = "get_ipython()  # %%gradtrap line "
-_MARKED = re.compile(rf"^{re.escape(_MARK)}(\d+)\n", re.MULTILINE)
-_BACK = re.compile(rf"^[^\r\n]*{re.escape(_MAGIC)}", re.MULTILINE)
-_KEPT = re.compile(r"^#%%gradtrap ", re.MULTILINE)
+_MARKED = re.compile(rf"(?<![^\r\n]){re.escape(_MARK)}(\d+)\n")
+_BACK = re.compile(rf"(?<![^\r\n])(?:[^\r\n]*{re.escape(_MAGIC)}|#%%gradtrap )")
 
 _PYTHON_CELLS = frozenset(
     "capture debug ipytest prun pypy python python3 time timeit memit mprun snakeviz scalene".split()
@@ -241,7 +240,7 @@ def _kept(line: str, call: str | None) -> str:
 
 
 def _original(text: str) -> str:
-    return _KEPT.sub("", _BACK.sub("", text))
+    return _BACK.sub("", text)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -290,6 +289,8 @@ class Notebook:
             document = json.loads(self._text)
         except json.JSONDecodeError as error:
             raise SourceError(f"the notebook is no valid JSON: {error.msg}", error.lineno, error.colno) from None
+        except RecursionError:
+            raise SourceError("the notebook is nested too deeply") from None
         if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
             old = isinstance(document, dict) and "worksheets" in document
             why = "is older than format 4: `jupyter nbconvert --to notebook` makes it new" if old else "has no cells"
