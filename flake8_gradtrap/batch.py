@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Span
+from flake8_gradtrap.notebook import Notebook, is_notebook, located
 from flake8_gradtrap.source import decode
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def not_analysed(path: str, why: str) -> Finding:
 
 def unique(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings by file and place, one of each code at a place."""
-    first: dict[tuple[str, int, int, str], Finding] = {}
+    first: dict[tuple[str, int, int, int, str], Finding] = {}
     for finding in findings:
         first.setdefault(finding.sort_key(), finding)
     return tuple(first[key] for key in sorted(first))
@@ -96,6 +97,7 @@ def check_file(task: Task) -> Outcome:
             outcome = _fix(task, outcome)
         except Exception as error:
             outcome = replace(outcome, note=f"internal error: {type(error).__name__}: {error}; please report it")
+    outcome = replace(outcome, findings=unique(located(outcome.findings, outcome.new, task.path)))
     if task.data is None and outcome.new == outcome.old:
         outcome = replace(outcome, old=b"", new=b"")  # nobody needs it, and it may have a long way to go
     return outcome
@@ -159,12 +161,19 @@ def fix_text(
 def _fix(task: Task, before: Outcome) -> Outcome:
     if not any(applicable(finding, task.unsafe) for finding in before.findings):
         return before
-    text, encoding = decode(before.old)
+    text, write = _opened(before.old, task.path)
     fixed = fix_text(text, task.path, task.settings, task.unsafe, before.findings)
-    if fixed.text == text:
-        return replace(before, note=fixed.note)
-    new = fixed.text.encode(encoding)
+    new = before.old if fixed.text == text else write(fixed.text)
     return replace(before, findings=fixed.findings, new=new, fixed=fixed.count, note=fixed.note)
+
+
+def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
+    """The text of a file, and what makes a file of another one."""
+    if is_notebook(path):
+        notebook = Notebook(data)
+        return notebook.cells.text, notebook.write
+    text, encoding = decode(data)
+    return text, lambda new: new.encode(encoding)
 
 
 # -- many cores -------------------------------------------------------------------------------------------------------
