@@ -16,8 +16,8 @@ tokens in one batch.
 
 ## Known limits
 
-It is in preview: with micro-batches that are all about as full, it makes little difference, and to let each sample count
-the same is a choice that some make knowingly.
+It is in preview: with micro-batches that are all about as full, it makes little difference, and to let each sample
+count the same is a choice that some make knowingly.
 
 False positives: batches in which nothing is ever ignored; batches that are packed to one length.
 

@@ -120,9 +120,7 @@ class Weighing:
                 stack.extend(part.items)
 
 
-def _uneven(
-    state: State, value: Value, by: frozenset[Hashable], depth: int = 0
-) -> frozenset[frozenset[Hashable]]:
+def _uneven(state: State, value: Value, by: frozenset[Hashable], depth: int = 0) -> frozenset[frozenset[Hashable]]:
     """What weighs each mean below a value that is over another number in each batch; `by`: what weighs the value."""
     tensor = state.tensor(value)
     if tensor is None or depth > _DEEP or tensor.op in CUTS or tensor.is_number:
