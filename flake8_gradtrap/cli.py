@@ -15,17 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
-from flake8_gradtrap.pages import page
+from flake8_gradtrap.notebook import Notebook, is_notebook
 from flake8_gradtrap.report import count
-from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import decode
+
+if TYPE_CHECKING:
+    from flake8_gradtrap.rule import Rule
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -198,13 +200,29 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
-        before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
-        for line in difflib.unified_diff(before, after, outcome.path, outcome.path):
-            click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
+        for name, before, after in _pairs(outcome):
+            for line in difflib.unified_diff(before, after, name, name):
+                click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
     fixed = sum(outcome.fixed for outcome in changed)
     left = sum(len(outcome.findings) for outcome in outcomes)
     what = f"Would fix {count(fixed, 'trap')} in {count(len(changed), 'file')}; {left} would be left."
     click.echo(what, err=True)
+
+
+def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
+    if is_notebook(outcome.path):
+        new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
+        for cell in Notebook(outcome.old).cells:
+            if new[cell.number] != cell.source:
+                before, after = (
+                    [*text.splitlines(keepends=True)[:-1], f"{text.splitlines()[-1]}\n"]
+                    for text in (cell.source, new[cell.number])
+                )
+                yield f"{outcome.path}:cell {cell.number}", before, after
+        return
+    before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
+    yield outcome.path, before, after
 
 
 def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
@@ -233,7 +251,9 @@ def rule(code: str | None, every: bool) -> None:
     """Explain a rule: what it finds, why that is a trap, and how to fix it."""
     if every == (code is not None):
         fail("give a code, or --all")
-    chosen = list(all_rules().values()) if code is None else [_known_rule(code)]
+    from flake8_gradtrap.pages import page
+
+    chosen = _every_rule() if code is None else [_known_rule(code)]
     text = "\n\n".join(page(known) for known in chosen)
     if _colour():
         from rich.console import Console
@@ -244,9 +264,15 @@ def rule(code: str | None, every: bool) -> None:
         click.echo(text, nl=False)
 
 
+def _every_rule() -> list[type[Rule]]:
+    from flake8_gradtrap.rule import all_rules  # not needed to check files that the cache knows
+
+    return list(all_rules().values())
+
+
 def _known_rule(code: str) -> type[Rule]:
     """The rule of a code or a name."""
-    rules = all_rules()
+    rules = {known.code: known for known in _every_rule()}
     if code.upper() in rules:
         return rules[code.upper()]
     by_name = {known.name: known for known in rules.values()}
@@ -274,7 +300,7 @@ def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file
 
     Exit code 0: every trap showed its mechanism, and no fixed step did; 1: a proof failed.
     """
-    chosen = [_known_rule(code) for code in _split(codes)] or list(all_rules().values())
+    chosen = [_known_rule(code) for code in _split(codes)] or _every_rule()
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         if file is not None and not file.absolute().parent.is_dir():
             fail(f"{option}: {file.parent}: no such folder")

@@ -397,7 +397,7 @@ class SomeTrap(Rule):
 
 
 def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flake8_gradtrap.cli.all_rules", lambda: {"GTR301": SomeTrap})
+    monkeypatch.setattr("flake8_gradtrap.rule.all_rules", lambda: {"GTR301": SomeTrap})
     facts = "*On by default · fix: `--fix` · since 0.1.0*"
     expected = f"# GTR301 some-trap\n\n{facts}\n\nFirst line.\n\n## What it does\n\nIt finds.\n"
     for argument in ("GTR301", "gtr301", "some-trap", "--all"):
@@ -412,7 +412,7 @@ def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rule_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flake8_gradtrap.cli.all_rules", lambda: {"GTR301": SomeTrap})
+    monkeypatch.setattr("flake8_gradtrap.rule.all_rules", lambda: {"GTR301": SomeTrap})
     monkeypatch.setattr("flake8_gradtrap.cli._colour", lambda: True)
     output = cli("rule", "GTR301").stdout
     assert "What it does" in output

@@ -1,0 +1,37 @@
+"""Which rules there are, and what this installation of gradtrap consists of, found without importing any of it.
+
+To import the rules takes longer than a warm run may last, so the few facts that settings need are read from their text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_RULE = re.compile(r"(gtr\d{3})_\w+\.py")
+_OFF = re.compile(rb"^    default(?:: [^=\n]+)? = False$", re.MULTILINE)
+
+
+@cache
+def rule_defaults() -> dict[str, bool]:
+    """Every code, and whether it is on by default."""
+    found: dict[str, bool] = {}
+    for path in sorted(_rule_files()):
+        if match := _RULE.fullmatch(path.name):
+            found[match[1].upper()] = _OFF.search(path.read_bytes()) is None
+    if not found:  # the rules are not files: an installation in an archive
+        from flake8_gradtrap.rule import all_rules
+
+        found = {code: rule.default for code, rule in all_rules().items()}
+    return found
+
+
+def _rule_files() -> Iterator[Path]:
+    from flake8_gradtrap import rules
+
+    for folder in dict.fromkeys(rules.__path__):
+        if os.path.isdir(folder):
+            yield from Path(folder).iterdir()
