@@ -70,46 +70,39 @@ def train(model, windows, pad):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from functools import partial
 
-from flake8_gradtrap.events import Cleared, RunEnded
-from flake8_gradtrap.rule import Watch, on
-from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Story, Window
+from flake8_gradtrap.events import Cleared, Stepped
+from flake8_gradtrap.rule import Watch
+from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Window
 
 
 class MeanOfMeans(InWindows):
-    """A finding waits until the run ends: another path may show which test belongs to the step."""
+    """Acquitted: a backward of what something else weighs, or that is cleared before the step, in a window; one whose
+    gradients are divided by hand.
+    """
 
     code = "GTR510"
     name = "mean-of-means"
     summary = "Each micro-batch of a window counts the same, however many tokens it has"
     words = ("backward",)
     default = False
-    waits = ("open",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: dict[Story, Filled] = {}
-        """Backwards of an uneven mean that only the size of the window divides."""
-        self.weighed: set[Story] = set()
-        """Those that something else weighs, or that are cleared before the step, on some path."""
-        self.by_hand: set[Hashable] = set()
-        """Those whose gradients are divided, by their places."""
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
         for window in windows:
+            story = (filled.place, window)
             if window.test == window.loop and not ACCUMULATES.search(window.every.label):
                 continue
             if self.shared_evenly(filled, window):
-                self.open.setdefault((filled.place, window), filled)
+                self.open.setdefault(story, partial(self.tell, filled, window))
             else:
-                self.weighed.add((filled.place, window))
+                self.acquit(story)
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
-        self.weighed |= {(filled.place, window) for window in filled.short}
+        self.acquit(*((filled.place, window) for window in filled.short))
 
     def rescaled(self, filled: Filled) -> None:
-        self.by_hand.add(filled.place)
+        self.acquit(filled.place)
 
     @staticmethod
     def shared_evenly(filled: Filled, window: Window) -> bool:
@@ -119,30 +112,20 @@ class MeanOfMeans(InWindows):
             return False  # nothing divides it, which is another trap (GTR505)
         return any(by <= {size} for by in weights.uneven)
 
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for story, step in self.windows():
-            filled = self.open.get(story)
-            if filled is None or story in self.weighed or filled.place in self.by_hand:
-                continue
-            window = story[1]
-            size = window.spoken()
-            tested = window.test != window.loop
-            watch.report(
-                filled.backward,
-                f"each of the {size} micro-batches before the step at line {watch.line(step.site)} counts the same, "
-                "however many of its targets are ignored: a token of a short one weighs more; divide the sum of the "
-                "losses by the number of tokens in the whole window",
-                trace=[
-                    ("the mean over the targets of one micro-batch goes backward here", filled.backward),
-                    ("the window is full here" if tested else "over so many micro-batches", window.site),
-                    ("and the mean of their means is applied here", step.site),
-                ],
-            )
-        self.open.clear()
-        self.applied.clear()
-        self.weighed.clear()
-        self.by_hand.clear()
+    @staticmethod
+    def tell(filled: Filled, window: Window, step: Stepped, watch: Watch) -> None:
+        tested = window.test != window.loop
+        watch.report(
+            filled.backward,
+            f"each of the {window.spoken()} micro-batches before the step at line {watch.line(step.site)} counts the "
+            "same, however many of its targets are ignored: a token of a short one weighs more; divide the sum of the "
+            "losses by the number of tokens in the whole window",
+            trace=[
+                ("the mean over the targets of one micro-batch goes backward here", filled.backward),
+                ("the window is full here" if tested else "over so many micro-batches", window.site),
+                ("and the mean of their means is applied here", step.site),
+            ],
+        )
 
 
 def measured(device: str, by_tokens: bool) -> dict[str, float]:
