@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile, decode
 from flake8_gradtrap.traits import words_of
+from flake8_gradtrap.versions import Look
 
 if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
@@ -41,6 +42,8 @@ class Statistics:
     functions_run: int = 0
     functions_over_budget: int = 0
     seconds: float = 0.0
+    over_budget: tuple[str, ...] = ()
+    """The names of these functions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,10 @@ class Result:
 
     findings: tuple[Finding, ...]
     statistics: Statistics = Statistics()
+    looks: tuple[Look, ...] = ()
+    """What else of the project they depend on."""
+    settled: bool = True
+    """Whether the same file would give the same again: not after an error of ours, or where memory ran out."""
 
 
 def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
@@ -59,25 +66,25 @@ def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Mod
     cannot be analysed is a GTR000 finding.
     """
     start = time.process_time()
+    text = ""
     try:
         text = decode(data)[0] if isinstance(data, bytes) else data.removeprefix("\ufeff")
         with _no_collector():
-            findings, functions, over = _analyse(SourceFile(path, text, tree), settings)
+            result = _analyse(SourceFile(path, text, tree), settings)
     except SourceError as error:
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-        findings, functions, over = [_not_analysed(path, error.message, error.row, error.column)], 0, 0
-    except (RecursionError, MemoryError) as error:
-        findings, functions, over = (
-            [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")],
-            0,
-            0,
-        )
-    findings = [finding for finding in findings if settings.reports(finding)]
+        result = Result((_not_analysed(path, error.message, error.row, error.column),))
+    except RecursionError:
+        result = Result((_not_analysed(path, "the file is nested too deeply to be analysed"),), settled=False)
+    except MemoryError:
+        result = Result((_not_analysed(path, "there is too little memory to analyse the file"),), settled=False)
+    findings = [finding for finding in result.findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
         findings = [finding for finding in findings if not noqa.hides(finding.code, finding.span.row)]
     findings.sort(key=Finding.sort_key)
-    return Result(tuple(findings), Statistics(functions, over, time.process_time() - start))
+    statistics = replace(result.statistics, seconds=time.process_time() - start)
+    return replace(result, findings=tuple(findings), statistics=statistics)
 
 
 @contextmanager
@@ -118,12 +125,12 @@ def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[s
     return rules, words, pattern
 
 
-def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int, int]:
+def _analyse(source: SourceFile, settings: Settings) -> Result:
     """The gates, each cheaper than the next: text, table of contents, abstract run."""
     rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
     if pattern is None or not tree.body or not _LIBRARIES.search(source.text) or not pattern.search(source.text):
-        return [], 0, 0
+        return Result(())
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project
 
@@ -131,7 +138,8 @@ def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int
         exists = Path(source.path).is_file()
     except (OSError, ValueError):
         exists = False
-    machine = Machine(Module(source, Project(read=exists)), rules, words)
+    project = Project(read=exists)
+    machine = Machine(Module(source, project), rules, words)
     failure: list[Finding] = []
     try:
         machine.run()
@@ -147,8 +155,10 @@ def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int
             failure.append(_internal(source.path, error))
         else:
             findings.extend([finding] if finding is not None else [])
-    findings += [*failure, *_failures(machine, source)]
-    return findings, machine.tally.functions_run, machine.tally.functions_over_budget
+    failure.extend(_failures(machine, source))
+    tally = machine.tally
+    statistics = Statistics(tally.functions_run, len(tally.over_budget), over_budget=tuple(tally.over_budget))
+    return Result((*findings, *failure), statistics, tuple(project.looks.values()), not failure)
 
 
 def _internal(path: str, error: Exception) -> Finding:
