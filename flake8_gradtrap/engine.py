@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
+from flake8_gradtrap.result import Result, Statistics
 from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile, decode
 from flake8_gradtrap.traits import words_of
-from flake8_gradtrap.versions import Look
 
 if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
@@ -33,29 +33,6 @@ _LIBRARIES = re.compile(
     r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What it took to check a file."""
-
-    functions_run: int = 0
-    functions_over_budget: int = 0
-    seconds: float = 0.0
-    over_budget: tuple[str, ...] = ()
-    """The names of these functions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The findings of a file, in the order of their places, and what it took to find them."""
-
-    findings: tuple[Finding, ...]
-    statistics: Statistics = Statistics()
-    looks: tuple[Look, ...] = ()
-    """What else of the project they depend on."""
-    settled: bool = True
-    """Whether the same file would give the same again: not after an error of ours, or where memory ran out."""
 
 
 def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:

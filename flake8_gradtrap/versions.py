@@ -49,11 +49,18 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def whole_stamp(status: os.stat_result) -> Stamp | None:
+    """The stamp of a file; None for what is no file."""
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
 def stamp(status: os.stat_result) -> Stamp | None:
     """The stamp of a file; None if it has changed so lately that it proves nothing."""
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _SETTLED:
         return None
-    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return whole_stamp(status)
 
 
 def read(path: str) -> tuple[bytes, Stamp | None]:

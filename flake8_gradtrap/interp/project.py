@@ -200,7 +200,10 @@ class Project:
         """What the run depends on besides the checked file: files that were read, and places where none was."""
 
     def _is_there(self, path: Path, there: Callable[[Path], bool]) -> bool:
-        found = there(path)
+        try:
+            found = there(path)
+        except OSError:  # a folder that may not be looked into
+            found = False
         self.looks.setdefault(str(path), Look(str(path), "" if found else None))
         return found
 
