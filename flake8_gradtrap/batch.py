@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Fix, Span
+from flake8_gradtrap.notebook import Notebook, is_notebook, located
 from flake8_gradtrap.result import Result, Statistics
 from flake8_gradtrap.source import decode
 from flake8_gradtrap.versions import Look, Stamp, digest, read
@@ -61,7 +62,7 @@ def not_analysed(path: str, why: str) -> Finding:
 
 def unique(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings by file and place, one of each code at a place."""
-    first: dict[tuple[str, int, int, str], Finding] = {}
+    first: dict[tuple[str, int, int, int, str], Finding] = {}
     for finding in findings:
         first.setdefault(finding.sort_key(), finding)
     return tuple(first[key] for key in sorted(first))
@@ -92,6 +93,7 @@ def check_file(task: Task) -> Outcome:
             outcome = _fix(task, outcome)
         except Exception as error:
             outcome = replace(outcome, note=f"internal error: {type(error).__name__}: {error}; please report it")
+    outcome = replace(outcome, findings=unique(located(outcome.findings, outcome.new, task.path)))
     if task.data is None and outcome.new == outcome.old:
         # Nobody needs the content, and it may have a long way to go.
         outcome = replace(outcome, old=b"", new=b"", version=(digest(data), seen))
@@ -127,7 +129,7 @@ def _fix(task: Task, before: Outcome) -> Outcome:
         while True:
             fixable = [finding for finding in current.findings if applicable(finding, task.unsafe)]
             fixes = [finding.fix for finding in fixable if finding.fix and finding.code not in restless]
-            new, applied = _apply(current.new, fixes)
+            new, applied = _apply(current.new, task.path, fixes)
             if new == current.new:
                 note = f"the fixes of {', '.join(sorted(restless))} do not settle" if restless else ""
                 return replace(current, old=before.old, fixed=fixed, note=note)
@@ -139,12 +141,16 @@ def _fix(task: Task, before: Outcome) -> Outcome:
             current = _check(task, new)
 
 
-def _apply(data: bytes, fixes: Sequence[Fix]) -> tuple[bytes, int]:
+def _apply(data: bytes, path: str, fixes: Sequence[Fix]) -> tuple[bytes, int]:
     """The content with as many of these fixes as go together, and how many."""
     from flake8_gradtrap.fixes import apply_fixes
 
     if not fixes:
         return data, 0
+    if is_notebook(path):
+        notebook = Notebook(data)
+        fixed, applied = apply_fixes(notebook.cells.text, fixes)
+        return notebook.write(fixed), applied
     text, encoding = decode(data)
     fixed, applied = apply_fixes(text, fixes)
     return fixed.encode(encoding), applied

@@ -22,6 +22,7 @@ import click
 from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
+from flake8_gradtrap.notebook import Notebook, is_notebook
 from flake8_gradtrap.report import count
 from flake8_gradtrap.source import decode
 
@@ -199,13 +200,29 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
-        before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
-        for line in difflib.unified_diff(before, after, outcome.path, outcome.path):
-            click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
+        for name, before, after in _pairs(outcome):
+            for line in difflib.unified_diff(before, after, name, name):
+                click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
     fixed = sum(outcome.fixed for outcome in changed)
     left = sum(len(outcome.findings) for outcome in outcomes)
     what = f"Would fix {count(fixed, 'trap')} in {count(len(changed), 'file')}; {left} would be left."
     click.echo(what, err=True)
+
+
+def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
+    if is_notebook(outcome.path):
+        new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
+        for cell in Notebook(outcome.old).cells:
+            if new[cell.number] != cell.source:
+                before, after = (
+                    [*text.splitlines(keepends=True)[:-1], f"{text.splitlines()[-1]}\n"]
+                    for text in (cell.source, new[cell.number])
+                )
+                yield f"{outcome.path}:cell {cell.number}", before, after
+        return
+    before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
+    yield outcome.path, before, after
 
 
 def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
+from flake8_gradtrap.notebook import text_of
 from flake8_gradtrap.result import Result, Statistics
 from flake8_gradtrap.rule import Rule, all_rules
-from flake8_gradtrap.source import SourceError, SourceFile, decode
+from flake8_gradtrap.source import SourceError, SourceFile
 from flake8_gradtrap.traits import words_of
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ _LIBRARIES = re.compile(
 def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
     """Check one file.
 
-    `data`: its bytes or its text. `path`: where it lies (imports of its project are resolved from there; nothing else
-    is read if there is no such place). `tree`: its syntax tree, if the caller has it. Bad input never raises: what
-    cannot be analysed is a GTR000 finding.
+    `data`: its bytes or its text; of a notebook its bytes, or its cells as one text. `path`: where it lies (imports of
+    its project are resolved from there; nothing else is read if there is no such place). `tree`: its syntax tree, if
+    the caller has it. Bad input never raises: what cannot be analysed is a GTR000 finding.
     """
     start = time.process_time()
     text = ""
     try:
-        text = decode(data)[0] if isinstance(data, bytes) else data.removeprefix("\ufeff")
+        text = text_of(data, path) if isinstance(data, bytes) else data.removeprefix("\ufeff")
         with _no_collector():
             result = _analyse(SourceFile(path, text, tree), settings)
     except SourceError as error:
