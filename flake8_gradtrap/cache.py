@@ -101,8 +101,10 @@ class _Shelf:
         entries: dict[str, _Entry] = {}
         for name, (found, seen, numbers, findings, statistics) in data["files"].items():
             own, stamped = _version(found, seen)
-            if not own or (numbers and not 0 <= min(numbers) <= max(numbers) < len(looks)):
+            if not own or type(numbers) is not list or not set(map(type, numbers)) <= {int}:
                 raise Refused("an entry")
+            if numbers and not 0 <= min(numbers) <= max(numbers) < len(looks):
+                raise Refused("the number of a look")
             entries[name] = _Entry(own, stamped, numbers, findings, list(statistics))
         self.looks, self.entries = looks, entries
 
@@ -173,7 +175,7 @@ class Cache:
 
     def _outcome(self, task: Task, entry: _Entry, shelf: _Shelf) -> Outcome:
         findings: tuple[Finding, ...] = ()
-        if entry.findings:
+        if entry.findings != []:
             others = {look.path for number in entry.looks if (look := shelf.looks[number]).digest}
             findings = Unpacker(task.path, others).findings(entry.findings)
             if not all(map(task.settings.reports, findings)):
