@@ -9,11 +9,12 @@ import ast
 import gc
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
@@ -36,19 +37,49 @@ _LIBRARIES = re.compile(
 )
 
 
-def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
+class Surroundings:
+    """What an editor adds to a check: texts that are not saved yet, and a way to end it early.
+
+    `unsaved`: texts that count instead of files of the project, by absolute path.
+    """
+
+    def __init__(self, unsaved: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.unsaved = unsaved
+        self.stopped = False
+        self._machine: Machine | None = None
+
+    def stop(self) -> None:
+        """End the check, from another thread: nobody waits for what it says, and it means nothing."""
+        self.stopped = True
+        if self._machine is not None:
+            self._machine.give_up()
+
+    def watch(self, machine: Machine) -> None:
+        self._machine = machine
+        if self.stopped:
+            machine.give_up()
+
+
+def check_source(
+    data: bytes | str,
+    path: str,
+    settings: Settings,
+    tree: ast.Module | None = None,
+    surroundings: Surroundings | None = None,
+) -> Result:
     """Check one file.
 
     `data`: its bytes or its text; of a notebook its bytes, or its cells as one text. `path`: where it lies (imports of
     its project are resolved from there; nothing else is read if there is no such place). `tree`: its syntax tree, if
-    the caller has it. Bad input never raises: what cannot be analysed is a GTR000 finding.
+    the caller has it. `surroundings`: what an editor adds. Bad input never raises: what cannot be analysed is a GTR000
+    finding.
     """
     start = time.process_time()
     text = ""
     try:
         text = text_of(data, path) if isinstance(data, bytes) else data.removeprefix("\ufeff")
         with _no_collector():
-            result = _analyse(SourceFile(path, text, tree), settings)
+            result = _analyse(SourceFile(path, text, tree), settings, surroundings or Surroundings())
     except SourceError as error:
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
         result = Result((_not_analysed(path, error.message, error.row, error.column),))
@@ -103,7 +134,7 @@ def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[s
     return rules, words, pattern
 
 
-def _analyse(source: SourceFile, settings: Settings) -> Result:
+def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings) -> Result:
     """The gates, each cheaper than the next: text, table of contents, abstract run."""
     rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
@@ -116,8 +147,9 @@ def _analyse(source: SourceFile, settings: Settings) -> Result:
         exists = Path(source.path).is_file()
     except (OSError, ValueError):
         exists = False
-    project = Project(read=exists)
+    project = Project(exists or source.path in surroundings.unsaved, surroundings.unsaved)
     machine = Machine(Module(source, project), rules, words)
+    surroundings.watch(machine)
     failure: list[Finding] = []
     try:
         machine.run()

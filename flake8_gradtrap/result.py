@@ -29,3 +29,8 @@ class Result:
     """What else of the project they depend on."""
     settled: bool = True
     """Whether the same file would give the same again: not after an error of ours, or where memory ran out."""
+
+    @property
+    def consulted(self) -> frozenset[str]:
+        """The files of the project that had a part in it, by their content or by not being there."""
+        return frozenset(look.path for look in self.looks)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from flake8_gradtrap.interp.ir import Attr, ClassDef, Expression, FunctionDef, Name, Statement
 from flake8_gradtrap.interp.ir import Const as Constant
@@ -188,11 +189,12 @@ class Project:
     """The files that a run may read: those to which the imports of the checked file resolve, below the project's root.
 
     `read` is False for text without a place (standard input without a name, a text from elsewhere): nothing is read
-    then.
+    then. `unsaved`: texts that count instead of files, by path.
     """
 
-    def __init__(self, read: bool = True) -> None:
+    def __init__(self, read: bool = True, unsaved: Mapping[str, str] = MappingProxyType({})) -> None:
         self.read = read
+        self._unsaved = unsaved
         self._modules: dict[str, Module | None] = {}
         self._roots: dict[str, list[Path]] = {}
         self._found: dict[tuple[str, int, str], Module | None] = {}
@@ -267,6 +269,9 @@ class Project:
         try:
             if sum(module is not None for module in self._modules.values()) >= _FILES:
                 return None
+            if (text := self._unsaved.get(str(path))) is not None:
+                self.looks[str(path)] = Look(str(path), UNREADABLE)
+                return Module(_unsaved_source(str(path), text), self)
             if not self._is_there(path, Path.is_file):
                 return None
             status = path.stat()
@@ -276,7 +281,7 @@ class Project:
             source, look = _source(str(path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
             self.looks[look.path] = look
             return None if source is None else Module(source, self)
-        except (OSError, ValueError):
+        except (OSError, SourceError, ValueError):
             self.looks[str(path)] = Look(str(path), UNREADABLE)
             return None
 
@@ -295,3 +300,8 @@ def _source(path: str, size: int, changed: int) -> tuple[SourceFile | None, Look
     except SourceError:
         return None, look
     return source, look
+
+
+@lru_cache(maxsize=16)
+def _unsaved_source(path: str, text: str) -> SourceFile:
+    return SourceFile(path, text.removeprefix("\ufeff"))
