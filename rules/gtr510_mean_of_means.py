@@ -150,7 +150,7 @@ def measured(device: str, by_tokens: bool) -> dict[str, float]:
     assert used is not None
     return {
         "distance from the gradient of one batch, relative": ((used - whole).norm() / whole.norm()).item(),
-        "tokens": count.item(),
+        "tokens": float(count),
     }
 
 
