@@ -128,38 +128,51 @@ class MeanOfMeans(InWindows):
         )
 
 
-def measured(device: str, by_tokens: bool) -> dict[str, float]:
-    """The gradient of a window of two micro-batches, and that of the same tokens in one batch."""
+def trapped(device: str = "cpu") -> dict[str, float]:
     import torch
     from torch import nn
     from torch.nn import functional as F
 
     torch.manual_seed(0)
     model = nn.Linear(8, 5).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = torch.randn(2, 32, 8, device=device), torch.randint(1, 5, (2, 32), device=device)
     y[1, 2:] = 0  # of the second micro-batch only two targets are left
     whole = torch.autograd.grad(F.cross_entropy(model(x.flatten(0, 1)), y.flatten(), ignore_index=0), model.weight)[0]
-    count = (y != 0).sum()
-    for part, target in zip(x, y, strict=True):
-        if by_tokens:
-            loss = F.cross_entropy(model(part), target, ignore_index=0, reduction="sum") / count
-        else:
-            loss = F.cross_entropy(model(part), target, ignore_index=0) / 2
+    distance = 0.0
+    for i, (part, target) in enumerate(zip(x, y, strict=True)):
+        loss = F.cross_entropy(model(part), target, ignore_index=0) / 2
         loss.backward()
-    used = model.weight.grad
-    assert used is not None
-    return {
-        "distance from the gradient of one batch, relative": ((used - whole).norm() / whole.norm()).item(),
-        "tokens": float(count),
-    }
-
-
-def trapped(device: str = "cpu") -> dict[str, float]:
-    return measured(device, by_tokens=False)
+        if (i + 1) % 2 == 0:
+            assert model.weight.grad is not None
+            distance = ((model.weight.grad - whole).norm() / whole.norm()).item()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {"distance from the gradient of one batch, relative": distance}
 
 
 def fixed(device: str = "cpu") -> dict[str, float]:
-    return measured(device, by_tokens=True)
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    torch.manual_seed(0)
+    model = nn.Linear(8, 5).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(2, 32, 8, device=device), torch.randint(1, 5, (2, 32), device=device)
+    y[1, 2:] = 0  # of the second micro-batch only two targets are left
+    whole = torch.autograd.grad(F.cross_entropy(model(x.flatten(0, 1)), y.flatten(), ignore_index=0), model.weight)[0]
+    distance = 0.0
+    count = (y != 0).sum()
+    for i, (part, target) in enumerate(zip(x, y, strict=True)):
+        loss = F.cross_entropy(model(part), target, ignore_index=0, reduction="sum") / count
+        loss.backward()
+        if (i + 1) % 2 == 0:
+            assert model.weight.grad is not None
+            distance = ((model.weight.grad - whole).norm() / whole.norm()).item()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {"distance from the gradient of one batch, relative": distance}
 
 
 def check(trapped: dict[str, float], fixed: dict[str, float]) -> None:
