@@ -307,7 +307,8 @@ class Cache:
         if key not in self._shelves:
             if id(task.settings) not in self._keys:
                 self._keys[id(task.settings)] = _key(task.settings)
-            whole = os.path.abspath(folder)
+            # Behind a link, `..` is not where it seems to be.
+            whole = (os.path.realpath if os.pardir in folder else os.path.abspath)(folder)
             label = digest(f"{whole}\n{self._keys[id(task.settings)]}".encode(errors="surrogatepass"))
             self._shelves[key] = self._load(label, whole, task.settings)
         return self._shelves[key], name
