@@ -12,6 +12,7 @@ from flake8_gradtrap.interp.ir import Attr, ClassDef, Expression, FunctionDef, N
 from flake8_gradtrap.interp.ir import Const as Constant
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
+from flake8_gradtrap.own import OwnApis, current
 from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
 
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
@@ -252,14 +253,16 @@ class Project:
                 return None
             if not path.is_file() or (size := path.stat().st_size) > 2_000_000:
                 return None
-            return Module(_source(str(path), size, path.stat().st_mtime_ns), self)
+            return Module(_source(str(path), size, path.stat().st_mtime_ns, current()), self)
         except (OSError, SourceError, ValueError):
             return None
 
 
 @lru_cache(maxsize=64)
-def _source(path: str, size: int, changed: int) -> SourceFile:
-    """A file of the project; many files import the same few. `size` and `changed` tell one version from another."""
+def _source(path: str, size: int, changed: int, own: OwnApis) -> SourceFile:
+    """A file of the project; many files import the same few. `size` and `changed` tell one version from another; what
+    a function mentions depends on `own`.
+    """
     text, _ = decode(Path(path).read_bytes())
     source = SourceFile(path, text)
     _ = source.tree
