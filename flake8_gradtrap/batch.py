@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
-from flake8_gradtrap.finding import Finding, Fix, Span
+from flake8_gradtrap.finding import Finding, Span
 from flake8_gradtrap.notebook import Notebook, is_notebook, located
 from flake8_gradtrap.source import decode
 
@@ -72,9 +72,13 @@ def check_data(
 
         result = check_source(data, path, settings, tree)
     except Exception as error:
-        why = f"internal error: {type(error).__name__}: {error}; please report it"
-        return _wanted([not_analysed(path, why)], settings), None
+        return internal_error(error, path, settings), None
     return unique(result.findings), result.statistics
+
+
+def internal_error(error: Exception, path: str, settings: Settings) -> tuple[Finding, ...]:
+    why = f"internal error: {type(error).__name__}: {error}; please report it"
+    return _wanted([not_analysed(path, why)], settings)
 
 
 def check_file(task: Task) -> Outcome:
@@ -115,42 +119,61 @@ def applicable(finding: Finding, unsafe: bool) -> bool:
     return finding.fix is not None and (finding.fix.safe or unsafe)
 
 
-def _fix(task: Task, before: Outcome) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A text after `count` fixes, and what is still found in it."""
+
+    text: str
+    findings: tuple[Finding, ...]
+    count: int
+    note: str
+
+
+def fix_text(
+    text: str, path: str, settings: Settings, unsafe: bool = False, known: tuple[Finding, ...] | None = None
+) -> Fixed:
     """Check and fix in turn until nothing changes, so that a second run has nothing left to do.
 
+    `known`: what is found in the text as it is, if that was asked already.
     Rules whose fixes undo each other, or go on for ever, are left out, and the rest is done again without them.
     """
+    from flake8_gradtrap.fixes import apply_fixes
+
     restless: set[str] = set()
+    first = check_data(text, path, settings)[0] if known is None else known
     while True:
-        current, fixed, seen = before, 0, {before.new}
+        current, findings, count, seen = text, first, 0, {text}
         while True:
-            fixable = [finding for finding in current.findings if applicable(finding, task.unsafe)]
+            fixable = [finding for finding in findings if applicable(finding, unsafe)]
             fixes = [finding.fix for finding in fixable if finding.fix and finding.code not in restless]
-            new, applied = _apply(current.new, task.path, fixes)
-            if new == current.new:
+            new, applied = apply_fixes(current, fixes)
+            if new == current:
                 note = f"the fixes of {', '.join(sorted(restless))} do not settle" if restless else ""
-                return replace(current, old=before.old, fixed=fixed, note=note)
+                return Fixed(current, findings, count, note)
             if new in seen or len(seen) > ROUNDS:
                 restless |= {finding.code for finding in fixable}
                 break
             seen.add(new)
-            fixed += applied
-            current = _check(task, new)
+            count += applied
+            current, findings = new, check_data(new, path, settings)[0]
 
 
-def _apply(data: bytes, path: str, fixes: Sequence[Fix]) -> tuple[bytes, int]:
-    """The content with as many of these fixes as go together, and how many."""
-    from flake8_gradtrap.fixes import apply_fixes
+def _fix(task: Task, before: Outcome) -> Outcome:
+    if not any(applicable(finding, task.unsafe) for finding in before.findings):
+        return before
+    text, write = _opened(before.old, task.path)
+    fixed = fix_text(text, task.path, task.settings, task.unsafe, before.findings)
+    new = before.old if fixed.text == text else write(fixed.text)
+    return replace(before, findings=fixed.findings, new=new, fixed=fixed.count, note=fixed.note)
 
-    if not fixes:
-        return data, 0
+
+def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
+    """The text of a file, and what makes a file of another one."""
     if is_notebook(path):
         notebook = Notebook(data)
-        fixed, applied = apply_fixes(notebook.cells.text, fixes)
-        return notebook.write(fixed), applied
+        return notebook.cells.text, notebook.write
     text, encoding = decode(data)
-    fixed, applied = apply_fixes(text, fixes)
-    return fixed.encode(encoding), applied
+    return text, lambda new: new.encode(encoding)
 
 
 # -- many cores -------------------------------------------------------------------------------------------------------

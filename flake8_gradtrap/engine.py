@@ -9,11 +9,12 @@ import ast
 import gc
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
@@ -51,35 +52,68 @@ class Result:
 
     findings: tuple[Finding, ...]
     statistics: Statistics = Statistics()
+    consulted: frozenset[str] = frozenset()
+    """The files of the project that had a part in it, by their content or by not being there."""
 
 
-def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
+class Surroundings:
+    """What an editor adds to a check: texts that are not saved yet, and a way to end it early.
+
+    `unsaved`: texts that count instead of files of the project, by absolute path.
+    """
+
+    def __init__(self, unsaved: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.unsaved = unsaved
+        self.stopped = False
+        self._machine: Machine | None = None
+
+    def stop(self) -> None:
+        """End the check, from another thread: nobody waits for what it says, and it means nothing."""
+        self.stopped = True
+        if self._machine is not None:
+            self._machine.give_up()
+
+    def watch(self, machine: Machine) -> None:
+        self._machine = machine
+        if self.stopped:
+            machine.give_up()
+
+
+def check_source(
+    data: bytes | str,
+    path: str,
+    settings: Settings,
+    tree: ast.Module | None = None,
+    surroundings: Surroundings | None = None,
+) -> Result:
     """Check one file.
 
     `data`: its bytes or its text; of a notebook its bytes, or its cells as one text. `path`: where it lies (imports of
     its project are resolved from there; nothing else is read if there is no such place). `tree`: its syntax tree, if
-    the caller has it. Bad input never raises: what cannot be analysed is a GTR000 finding.
+    the caller has it. `surroundings`: what an editor adds. Bad input never raises: what cannot be analysed is a GTR000
+    finding.
     """
     start = time.process_time()
     try:
         text = text_of(data, path) if isinstance(data, bytes) else data.removeprefix("\ufeff")
         with _no_collector(), using(settings.apis):
-            findings, functions, over = _analyse(SourceFile(path, text, tree), settings)
+            findings, machine = _analyse(SourceFile(path, text, tree), settings, surroundings or Surroundings())
     except SourceError as error:
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-        findings, functions, over = [_not_analysed(path, error.message, error.row, error.column)], 0, 0
+        findings, machine = [_not_analysed(path, error.message, error.row, error.column)], None
     except (RecursionError, MemoryError) as error:
-        findings, functions, over = (
-            [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")],
-            0,
-            0,
-        )
+        why = f"the file is nested too deeply to be analysed ({type(error).__name__})"
+        findings, machine = [_not_analysed(path, why)], None
     findings = [finding for finding in findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
         findings = [finding for finding in findings if not noqa.hides(finding.code, finding.span.row)]
     findings.sort(key=Finding.sort_key)
-    return Result(tuple(findings), Statistics(functions, over, time.process_time() - start))
+    seconds = time.process_time() - start
+    if machine is None:
+        return Result(tuple(findings), Statistics(seconds=seconds))
+    done = Statistics(machine.tally.functions_run, machine.tally.functions_over_budget, seconds)
+    return Result(tuple(findings), done, machine.module.project.consulted)
 
 
 @contextmanager
@@ -120,17 +154,19 @@ def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[s
     return rules, words, pattern
 
 
-def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int, int]:
-    """The gates, each cheaper than the next: text, table of contents, abstract run."""
+def _analyse(
+    source: SourceFile, settings: Settings, surroundings: Surroundings
+) -> tuple[list[Finding], Machine | None]:
+    """The gates, each cheaper than the next: text, table of contents, abstract run. With the machine, if one ran."""
     rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
     if pattern is None or not tree.body:
-        return [], 0, 0
+        return [], None
     own = settings.apis.mentioned
     if not (own and own.search(source.text)) and not (
         _LIBRARIES.search(source.text) and pattern.search(source.text)
     ):
-        return [], 0, 0
+        return [], None
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project
 
@@ -138,7 +174,9 @@ def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int
         exists = Path(source.path).is_file()
     except (OSError, ValueError):
         exists = False
-    machine = Machine(Module(source, Project(read=exists)), rules, words)
+    project = Project(exists or source.path in surroundings.unsaved, surroundings.unsaved)
+    machine = Machine(Module(source, project), rules, words)
+    surroundings.watch(machine)
     failure: list[Finding] = []
     try:
         machine.run()
@@ -155,7 +193,7 @@ def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int
         else:
             findings.extend([finding] if finding is not None else [])
     findings += [*failure, *_failures(machine, source)]
-    return findings, machine.tally.functions_run, machine.tally.functions_over_budget
+    return findings, machine
 
 
 def _internal(path: str, error: Exception) -> Finding:

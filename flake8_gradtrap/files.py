@@ -19,7 +19,7 @@ def discover(paths: Iterable[str], configuration: Configuration) -> list[str]:
     found: dict[str, str] = {}
     for path in paths:
         for file in _walk(path, configuration) if os.path.isdir(path) else [path]:
-            if not file.endswith(".pyi"):
+            if not file.endswith(".pyi") and not (os.path.isfile(path) and configuration.for_file(path).leaves_out(path)):
                 found.setdefault(STDIN if file == STDIN else os.path.realpath(file), file)
     return sorted(found.values())
 

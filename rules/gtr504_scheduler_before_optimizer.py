@@ -103,6 +103,7 @@ class SchedulerBeforeOptimizer(InLoops):
     name = "scheduler-before-optimizer"
     summary = "The scheduler steps before the optimizer, or once a batch though it was built for epochs"
     words = ("backward",)
+    torch = "1.1"  # before, this was the order
     waits = ("waiting",)
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Dead, Results
-from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.own_apis import OwnModel
+from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     NONE,
     Const,

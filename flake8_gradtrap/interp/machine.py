@@ -229,6 +229,11 @@ class Machine(Methods):
             self.tally.steps += self.steps
         return True
 
+    def give_up(self) -> None:
+        """End the run at its next step, and start no other function. Another thread may call this."""
+        self.budget = -1
+        self.tally.steps = FILE_BUDGET + 1
+
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
         self.base.envs[0] = {}
         self.base.frames = (Frame(0),)

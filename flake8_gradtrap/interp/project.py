@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from flake8_gradtrap.interp.ir import Attr, ClassDef, Expression, FunctionDef, Name, Statement
 from flake8_gradtrap.interp.ir import Const as Constant
@@ -185,14 +187,20 @@ class Project:
     """The files that a run may read: those to which the imports of the checked file resolve, below the project's root.
 
     `read` is False for text without a place (standard input without a name, a text from elsewhere): nothing is read
-    then.
+    then. `unsaved`: texts that count instead of files, by path.
     """
 
-    def __init__(self, read: bool = True) -> None:
+    def __init__(self, read: bool = True, unsaved: Mapping[str, str] = MappingProxyType({})) -> None:
         self.read = read
+        self._unsaved = unsaved
         self._modules: dict[str, Module | None] = {}
         self._roots: dict[str, list[Path]] = {}
         self._found: dict[tuple[str, int, str], Module | None] = {}
+
+    @property
+    def consulted(self) -> frozenset[str]:
+        """The files that were looked for, also those that are not there."""
+        return frozenset(self._modules)
 
     def _search_path(self, directory: Path) -> list[Path]:
         """The directories from which an absolute import may start: the file's own, and its parents up to the root."""
@@ -251,6 +259,8 @@ class Project:
         try:
             if sum(module is not None for module in self._modules.values()) >= _FILES:
                 return None
+            if (text := self._unsaved.get(str(path))) is not None:
+                return Module(_unsaved_source(str(path), text, current()), self)
             if not path.is_file() or (size := path.stat().st_size) > 2_000_000:
                 return None
             return Module(_source(str(path), size, path.stat().st_mtime_ns, current()), self)
@@ -267,3 +277,8 @@ def _source(path: str, size: int, changed: int, own: OwnApis) -> SourceFile:
     source = SourceFile(path, text)
     _ = source.tree
     return source
+
+
+@lru_cache(maxsize=16)
+def _unsaved_source(path: str, text: str, own: OwnApis) -> SourceFile:
+    return SourceFile(path, text.removeprefix("\ufeff"))
