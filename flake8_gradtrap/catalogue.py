@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 _RULE = re.compile(r"(gtr\d{3})_\w+\.py")
-_SINCE = re.compile(rb'^    torch(?:: [^=\n]+)? = "([\d.]+)"$', re.MULTILINE)
+_SINCE = re.compile(rb'^    torch(?:: [^=\n]+)? = "([\d.]+)"', re.MULTILINE)
 _OFF = re.compile(rb"^    default(?:: [^=\n]+)? = False$", re.MULTILINE)
 
 

@@ -163,9 +163,7 @@ def _analyse(
     if pattern is None or not tree.body:
         return [], None
     own = settings.apis.mentioned
-    if not (own and own.search(source.text)) and not (
-        _LIBRARIES.search(source.text) and pattern.search(source.text)
-    ):
+    if not (own and own.search(source.text)) and not (_LIBRARIES.search(source.text) and pattern.search(source.text)):
         return [], None
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project

@@ -19,7 +19,8 @@ def discover(paths: Iterable[str], configuration: Configuration) -> list[str]:
     found: dict[str, str] = {}
     for path in paths:
         for file in _walk(path, configuration) if os.path.isdir(path) else [path]:
-            if not file.endswith(".pyi") and not (os.path.isfile(path) and configuration.for_file(path).leaves_out(path)):
+            named = file is path and file != STDIN
+            if not file.endswith(".pyi") and not (named and configuration.for_file(path).leaves_out(path)):
                 found.setdefault(STDIN if file == STDIN else os.path.realpath(file), file)
     return sorted(found.values())
 

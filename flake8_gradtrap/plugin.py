@@ -11,7 +11,7 @@ from flake8.exceptions import ExecutionError
 from flake8.options.manager import OptionManager
 from flake8.style_guide import Decision, DecisionEngine
 
-from flake8_gradtrap import __version__
+from flake8_gradtrap import __version__, config
 from flake8_gradtrap.batch import check_data
 from flake8_gradtrap.config import (
     FAMILY,
@@ -21,7 +21,6 @@ from flake8_gradtrap.config import (
     Settings,
     check_apis,
     check_version,
-    known_rules,
 )
 from flake8_gradtrap.report import message_of
 
@@ -63,7 +62,7 @@ class Plugin:
                 f"--{name.replace('_', '-')}", default="", parse_from_config=True, comma_separated_list=True,
                 metavar="NAMES", help=f"gradtrap: functions of your own {help}",
             )  # fmt: skip
-        option_manager.extend_default_ignore([code for code, default in known_rules().items() if not default])
+        option_manager.extend_default_ignore([code for code, default in config.known_rules().items() if not default])
 
     @classmethod
     def parse_options(cls, options: Namespace) -> None:
@@ -73,7 +72,7 @@ class Plugin:
         except ConfigError as error:
             raise ExecutionError(f"gradtrap: {error}") from error
         if options.preview:
-            off = {code for code, default in known_rules().items() if not default}
+            off = {code for code, default in config.known_rules().items() if not default}
             options.extended_default_ignore = [code for code in options.extended_default_ignore if code not in off]
         cls.settings = Settings(_codes(options), noqa=not options.disable_noqa, apis=apis, target_torch=version)
 
@@ -97,9 +96,7 @@ def _codes(options: Namespace) -> Codes:
     precise = tuple(prefix for prefix in prefixes if len(prefix) > len(FAMILY))
     enabled = {
         code
-        for code, default in known_rules().items()
+        for code, default in config.known_rules().items()
         if decide(code) is Decision.Selected and (default or options.preview or code.startswith(precise))
     }
-    return Codes(
-        frozenset(enabled), frozenset(code for code in enabled if options.preview or code.startswith(precise))
-    )
+    return Codes(frozenset(enabled), frozenset(code for code in enabled if options.preview or code.startswith(precise)))

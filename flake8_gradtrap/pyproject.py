@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flake8_gradtrap.catalogue import rule_defaults
+from flake8_gradtrap import config
 from flake8_gradtrap.config import (
     SKIPPED_FOLDERS,
     Choice,
@@ -43,7 +43,7 @@ def read_table(path: Path, data: bytes) -> Table | None:
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and numbers of too many digits
         raise ConfigError(f"{path}: invalid TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
@@ -96,7 +96,7 @@ class Table:
         value = self._table.get(key, []) if value is None else value
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise self._error((key, inner) if inner else (key,), f"{inner or key!r} must be a list of strings")
+        raise self._error((key, inner) if inner else (key,), f"{(inner or key)!r} must be a list of strings")
 
     def _codes(self, key: str, inner: str = "", value: Any = None) -> tuple[str, ...]:
         checked: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class Table:
 
 def settings_text(path: str, settings: Settings) -> str:
     """The settings of a file or folder, as `--show-settings` shows them: what a [tool.gradtrap] would say, and more."""
-    names = rule_defaults()
+    names = config.known_rules()
     codes = settings.codes_for(path)
     lines = [
         f"# {path}",

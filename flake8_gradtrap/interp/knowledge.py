@@ -108,7 +108,6 @@ class Knowledge:
                 return kind
         return ""
 
-
     def extended(self, own: OwnApis) -> Knowledge:
         """The table and a project's own APIs."""
         result = copy(self)

@@ -48,9 +48,7 @@ class OwnModel(TorchModel):
         what = record.what if isinstance(record, Thingy) else ""
         return self.know.own.kinds.get(f"{what}.{name}") or self.know.own.methods.get(name, "")
 
-    def own_call(
-        self, kind: str, short: str, receiver: Value | None, args: Args, node: ir.Node, st: State
-    ) -> Results:
+    def own_call(self, kind: str, short: str, receiver: Value | None, args: Args, node: ir.Node, st: State) -> Results:
         """Act out a call of a function or method of one's own."""
         results = _ACTS[kind](self, short, args, node, st)
         if kind == "step_wrappers" and receiver is not None:
