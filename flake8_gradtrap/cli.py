@@ -21,6 +21,7 @@ import click
 
 from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
+from flake8_gradtrap.cache import Cache, clean, default_folder
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
 from flake8_gradtrap.notebook import Notebook, is_notebook
 from flake8_gradtrap.pyproject import settings_text
@@ -61,6 +62,14 @@ def _codes(name: str, help: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", multiple=True, metavar="CODES", help=help)
 
 
+_CACHE_FOLDER = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="GRADTRAP_CACHE_DIR",
+    help="Where the cache lies; .gradtrap_cache in the root of the project if not given.",
+)
+
+
 @main.command()
 @click.argument("paths", nargs=-1, metavar="[PATH|-]...")
 @_codes("select", "Only these codes or prefixes, comma-separated; ALL for all.")
@@ -80,6 +89,8 @@ def _codes(name: str, help: str) -> Callable[[Any], Any]:
 @click.option("--isolated", is_flag=True, help="Read no configuration.")
 @click.option("--show-settings", is_flag=True, help="Show the settings of these paths, and check nothing.")
 @click.option("-j", "--jobs", callback=_jobs, metavar="N", help="Processes; 0 or 'auto': one a core.")
+@click.option("--no-cache", is_flag=True, envvar="GRADTRAP_NO_CACHE", help="Neither read nor write the cache.")
+@_CACHE_FOLDER
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 also if there are findings.")
 def check(
     paths: tuple[str, ...],
@@ -100,6 +111,8 @@ def check(
     isolated: bool,
     show_settings: bool,
     jobs: int | None,
+    no_cache: bool,
+    cache_dir: Path | None,
     exit_zero: bool,
 ) -> None:
     """Check files and folders ("." where none is given; "-": standard input).
@@ -130,7 +143,8 @@ def check(
     except ConfigError as error:
         fail(str(error))
 
-    outcomes = _fix(tasks, jobs) if fix and not diff else batch.run(tasks, jobs)
+    cache = None if no_cache else Cache(_cache_folder(cache_dir))
+    outcomes = _fix(tasks, jobs, cache) if fix and not diff else batch.run(tasks, jobs, cache)
     piped = next((outcome for task, outcome in zip(tasks, outcomes, strict=True) if task.data is not None), None)
     for outcome in outcomes:
         if outcome.note:
@@ -148,6 +162,11 @@ def check(
     raise click.exceptions.Exit(int(any(outcome.findings for outcome in outcomes) and not exit_zero))
 
 
+def _cache_folder(given: Path | None) -> str:
+    """A folder that is given may be a link; where we choose, none is followed."""
+    return default_folder() if given is None else os.path.realpath(given)
+
+
 def _split(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(part for value in values for part in re.split(r"[,\s]+", value) if part)
 
@@ -163,13 +182,13 @@ def _choice(
     )
 
 
-def _fix(tasks: Sequence[Task], jobs: int | None) -> list[Outcome]:
+def _fix(tasks: Sequence[Task], jobs: int | None, cache: Cache | None) -> list[Outcome]:
     """Fix and write the files until none changes: what is fixed in one file can matter to another."""
     todo = list(tasks)
     fixed: Counter[str] = Counter()
     notes: dict[str, str] = {}
     for _ in range(batch.ROUNDS):
-        outcomes = batch.run(todo, jobs)
+        outcomes = batch.run(todo, jobs, cache)
         written = 0
         for number, outcome in enumerate(outcomes):
             if outcome.new == outcome.old:
@@ -238,20 +257,48 @@ def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
     yield outcome.path, before, after
 
 
+SLOWEST = 10
+"""So many of the slowest files are shown by --statistics."""
+SLOW = 0.01
+"""Of what takes fewer seconds nobody needs to know."""
+
+
 def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
     findings = [finding for outcome in outcomes for finding in outcome.findings]
     names = {finding.code: finding.name for finding in findings}
     for code, number in sorted(Counter(finding.code for finding in findings).items()):
         click.echo(f"{number:6}  {code}  {names[code]}", err=err)
-    gathered = [outcome.statistics for outcome in outcomes if outcome.statistics is not None]
-    over = sum(statistics.functions_over_budget for statistics in gathered)
+    gathered = [(outcome.path, outcome.statistics) for outcome in outcomes if outcome.statistics is not None]
+    slowest = sorted(gathered, key=lambda pair: -pair[1].seconds)[:SLOWEST]
+    if slowest and slowest[0][1].seconds >= SLOW:
+        click.echo("Slowest files (CPU seconds):", err=err)
+    for path, one in slowest:
+        if one.seconds >= SLOW:
+            click.echo(f"{one.seconds:6.2f}  {report.printable(path)}", err=err)
+    over = [(path, name) for path, one in gathered for name in one.over_budget]
+    if over:
+        click.echo("Given up over budget, and so not judged:", err=err)
+    for path, name in over:
+        click.echo(f"        {report.printable(path)}: {report.printable(name)}", err=err)
     parts = (
         count(len(outcomes), "file"),
-        f"{count(sum(statistics.functions_run for statistics in gathered), 'function')} run",
-        f"{over} given up over budget",
+        f"{count(sum(one.functions_run for _, one in gathered), 'function')} run",
+        f"{sum(one.functions_over_budget for _, one in gathered)} given up over budget",
         f"{seconds:.2f} s",
     )
     click.echo(", ".join(parts), err=err)
+
+
+# -- clean ------------------------------------------------------------------------------------------------------------
+
+
+@main.command("clean")
+@_CACHE_FOLDER
+def clean_cache(cache_dir: Path | None) -> None:
+    """Remove the cache of the project in which you are (or that in --cache-dir). Nothing else is removed."""
+    folder = _cache_folder(cache_dir)
+    removed = clean(folder)
+    click.echo(f"Removed {count(removed, 'file')} from {folder}." if removed else f"No cache in {folder}.")
 
 
 # -- rule -------------------------------------------------------------------------------------------------------------
