@@ -5,8 +5,10 @@ To import the rules takes longer than a warm run may last, so the few facts that
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -27,6 +29,39 @@ def rule_defaults() -> dict[str, bool]:
 
         found = {code: rule.default for code, rule in all_rules().items()}
     return found
+
+
+@cache
+def installation() -> str:
+    """What tells this installation from another one, of which the findings may differ.
+
+    In a checkout the times of the files count, too: there they are edited.
+    """
+    import hashlib
+
+    from flake8_gradtrap import __version__, rules
+
+    here = Path(__file__).parent
+    edited = any(Path(folder).parent != here for folder in rules.__path__)
+    found = [__version__, sys.implementation.cache_tag or "", _libcst()]
+    for folder in dict.fromkeys([str(here), *rules.__path__]):
+        for top, folders, files in os.walk(folder):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(files):
+                status = os.stat(os.path.join(top, name))
+                found.append(f"{name} {status.st_size} {status.st_mtime_ns if edited else ''}")
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
+
+
+def _libcst() -> str:
+    """The version of libcst, which decides what can be read, without importing it."""
+    found = importlib.util.find_spec("libcst")
+    if found is None or found.origin is None:
+        return ""
+    try:
+        return Path(found.origin).with_name("_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _rule_files() -> Iterator[Path]:
