@@ -114,13 +114,13 @@ class Weights:
     """How the means in a loss are weighed on their way to the backward.
 
     `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
-    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `ragged`: what is averaged
-    over differs from batch to batch: tokens that are not ignored.
+    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `uneven`: for each mean over
+    a number that differs from batch to batch (tokens that are not ignored), what weighs it beside numbers and settings.
     """
 
     share: float | None = None
     by: frozenset[Hashable] = frozenset()
-    ragged: bool = False
+    uneven: frozenset[frozenset[Hashable]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

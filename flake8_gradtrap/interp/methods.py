@@ -62,6 +62,9 @@ _SCALE_SETTINGS = frozenset(
 _ADDS = frozenset({"add_module", "register_module", "register_parameter", "append", "extend", "insert"})
 """Methods by which a module gets another part."""
 
+_BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
+"""What leaves a number what it counts."""
+
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
 
@@ -146,7 +149,7 @@ class Methods(Containers):
             self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
             return Sym("pure " + name, (receiver, *args.pos), name)
-        if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
+        if isinstance(receiver, Sym) and (name in self.know.methods["pass"] or name in _BOUNDS):
             value = Sym("derived", (self.fresh(),), receiver.name)
             for group in (self.data, self.likely):
                 if receiver in group:
