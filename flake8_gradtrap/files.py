@@ -20,8 +20,10 @@ def discover(paths: Iterable[str], configuration: Configuration) -> list[str]:
         if os.path.isdir(path):
             for file, real in _walk(os.path.normpath(path), os.path.realpath(path), configuration):
                 found.setdefault(real, file)
-        elif not path.endswith(".pyi"):
-            found.setdefault(STDIN if path == STDIN else os.path.realpath(path), path)
+        elif path == STDIN:
+            found.setdefault(STDIN, path)
+        elif not path.endswith(".pyi") and not configuration.for_file(path).leaves_out(path):
+            found.setdefault(os.path.realpath(path), path)
     return sorted(found.values())
 
 
