@@ -168,8 +168,8 @@ class NonFiniteNormClipped(Waiting):
         watch.report(
             clip,
             "where one gradient is inf or NaN, this clip makes all of them 0 or NaN, nobody looks at the norm that it "
-            f"returns, and the step at line {watch.line(step)} applies them; skip the step if the norm is not finite, or "
-            "pass `error_if_nonfinite=True`",
+            f"returns, and the step at line {watch.line(step)} applies them; skip the step if the norm is not finite, "
+            "or pass `error_if_nonfinite=True`",
             trace=[("the norm that this returns is dropped", clip), ("and this step applies what it leaves", step)],
         )
 
