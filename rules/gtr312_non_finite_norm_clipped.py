@@ -181,8 +181,8 @@ def trapped(device: str = "cpu") -> dict[str, float]:
 
     torch.manual_seed(0)
     main, side = nn.Linear(8, 1).to(device), nn.Linear(8, 1, bias=False).to(device)
-    model = nn.ModuleList([main, side])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    parameters = [*main.parameters(), *side.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
         x, y = torch.randn(4, 8, device=device), torch.randn(1, 8, device=device)
@@ -190,7 +190,7 @@ def trapped(device: str = "cpu") -> dict[str, float]:
             y = y * 0  # one bad sample: the gradient of the root is not finite there
         loss = main(x).square().mean() + side(y).square().sum().sqrt()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     return {"norm of the parameters whose own gradients were always finite": main.weight.detach().norm().item()}
 
@@ -201,8 +201,8 @@ def fixed(device: str = "cpu") -> dict[str, float]:
 
     torch.manual_seed(0)
     main, side = nn.Linear(8, 1).to(device), nn.Linear(8, 1, bias=False).to(device)
-    model = nn.ModuleList([main, side])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    parameters = [*main.parameters(), *side.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
         x, y = torch.randn(4, 8, device=device), torch.randn(1, 8, device=device)
@@ -210,7 +210,7 @@ def fixed(device: str = "cpu") -> dict[str, float]:
             y = y * 0  # one bad sample: the gradient of the root is not finite there
         loss = main(x).square().mean() + side(y).square().sum().sqrt()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         if torch.isfinite(norm):
             optimizer.step()
     return {"norm of the parameters whose own gradients were always finite": main.weight.detach().norm().item()}
