@@ -117,6 +117,8 @@ class Rule:
     They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward.
     None: `words`.
     """
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Identifiers of which such a function (or its class) must mention one, too; none: `roots` say enough."""
 
     @classmethod
     def doc(cls) -> str:
