@@ -6,7 +6,7 @@ import ast
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from flake8_gradtrap.events import (
     ClassEnded,
@@ -79,18 +79,7 @@ class Machine(Methods):
     ) -> None:
         super().__init__(module, rules, budget)
         self.words = words
-        starting: dict[frozenset[str], frozenset[str]] = {}
-        for rule in rules:
-            needs = frozenset(rule.needs)
-            starting[needs] = starting.get(needs, frozenset()).union(rule.words if rule.roots is None else rule.roots)
-        self.root_words = starting.pop(frozenset(), frozenset())
-        """Words that are a reason to start a run, whatever stands beside them."""
-        self.root_pairs = tuple((roots, needs) for needs, roots in starting.items())
-        """Words that are one beside one of some others."""
-        self.promised_words = frozenset(
-            word for rule in rules if not rule.needs and Produced in dict(rule.handlers()) for word in rule.words
-        )
-        """Words that are one in a function that promises a loss: a rule looks at what it returns."""
+        self.root_words, self.root_pairs, self.promised_words = _starting(tuple(rules))
         self.rules = rules
         self.tally = Tally()
         self.base = State()
@@ -188,7 +177,9 @@ class Machine(Methods):
             return False
         if any(self._starts(mentions - OF_CLASSES, part.mentions) for mentions in part.methods.values()):
             return True
-        return self._is_module(part) and any(self._starts(mentions, part.mentions) for mentions in part.methods.values())
+        return self._is_module(part) and any(
+            self._starts(mentions, part.mentions) for mentions in part.methods.values()
+        )
 
     def _is_module(self, part: TopLevel) -> bool:
         cls = self.module.lookup(part.name) if part.kind == "class" else None
@@ -452,7 +443,9 @@ class Machine(Methods):
         kept = any(KEEPS_SEVERAL in method.mentions for method, _ in methods)  # what is registered elsewhere matters
         around = frozenset[str]().union(*(method.mentions for method, _ in methods))
         relevant = [
-            pair for pair in methods if self._starts(pair[0].mentions, around) or (kept and REGISTERS in pair[0].mentions)
+            pair
+            for pair in methods
+            if self._starts(pair[0].mentions, around) or (kept and REGISTERS in pair[0].mentions)
         ]
         names = {method.name for method, _ in relevant}
         callers = [
@@ -511,6 +504,24 @@ class Machine(Methods):
                 self._guarded(work)
         finally:
             self.assumed_runs = False
+
+
+@cache
+def _starting(
+    rules: tuple[type[Rule], ...],
+) -> tuple[frozenset[str], tuple[tuple[frozenset[str], frozenset[str]], ...], frozenset[str]]:
+    """Words that are a reason to start a run: alone; one of these beside one of those; in what promises a loss, since a
+    rule looks at what that returns.
+    """
+    starting: dict[frozenset[str], frozenset[str]] = {}
+    for rule in rules:
+        needs = frozenset(rule.needs)
+        starting[needs] = starting.get(needs, frozenset()).union(rule.words if rule.roots is None else rule.roots)
+    alone = starting.pop(frozenset(), frozenset())
+    promised = frozenset(
+        word for rule in rules if not rule.needs and Produced in dict(rule.handlers()) for word in rule.words
+    )
+    return alone, tuple((roots, needs) for needs, roots in starting.items()), promised
 
 
 def _takes_one_shot(arguments: ast.arguments) -> bool:

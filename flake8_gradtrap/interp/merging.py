@@ -61,6 +61,7 @@ class Services(Protocol):
 _MISSING = Const("<missing>", str)
 _NOTHING: dict[Any, Any] = {}
 _WITNESSES = 8
+"""So many things that kept pairs apart are looked at first."""
 _TRAINED = frozenset({"module", "optimizer", "scaler", "scheduler", "lossfn", "accelerator"})
 """Kinds of things of which it matters which one a path has."""
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
@@ -232,7 +233,8 @@ class _Pair:
                 ours, others = a.envs.get(number, _NOTHING), b.envs.get(number, _NOTHING)
                 for name, x, y in _differences(ours, others) if ours is not others else ():
                     if not self._may_bind(str(name), x, y):
-                        return self._differ("name", number, name)
+                        self._differ("name", number, name)
+                        return None
                     envs.append((number, str(name), x, y))
         attributes: list[tuple[Value, Hashable, Value, Value]] = []
         if a.overlay != b.overlay:
@@ -242,7 +244,8 @@ class _Pair:
                     if self._unshared(holder):
                         continue
                     if not self._may_hold(key, x, y):
-                        return self._differ("attribute", holder, key)
+                        self._differ("attribute", holder, key)
+                        return None
                     attributes.append((holder, key, x, y))
         changed: list[tuple[int, Record, Record]] = []
         if a.changed != b.changed:
@@ -286,28 +289,27 @@ class _Pair:
 
     def _known_apart(self) -> bool:
         """Whether something that kept other pairs apart does so with this one: a look at few things, before at all."""
-        a, b = self.a, self.b
         for what, where, key in self.merger.apart:
-            if what == "name":
-                mine, theirs = a.envs.get(where, _NOTHING), b.envs.get(where, _NOTHING)  # type: ignore[call-overload]
-                x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
-                apart = x is not y and x != y and not self._may_bind(key, x, y)
-            elif what == "attribute":
-                mine, theirs = a.overlay.get(where, _NOTHING), b.overlay.get(where, _NOTHING)
-                x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
-                apart = x is not y and x != y and not self._unshared(where) and not self._may_hold(key, x, y)
-            else:
-                mine, theirs = a.mem.get(where, _NOTHING), b.mem.get(where, _NOTHING)
-                apart = (
-                    self.level < Level.FORCE
-                    and mine is not theirs
-                    and mine.get(key, _MISSING) != theirs.get(key, _MISSING)
-                    and all(oid in a.heap and oid in b.heap for oid in oids(key))
-                )
-            if apart:
+            if self._kept_apart(what, where, key):
                 self._differ(what, where, key)
                 return True
         return False
+
+    def _kept_apart(self, what: str, where: Any, key: Any) -> bool:
+        a, b = self.a, self.b
+        held: tuple[dict[Any, dict[Any, Any]], dict[Any, dict[Any, Any]]]
+        held = (a.envs, b.envs) if what == "name" else (a.overlay, b.overlay) if what == "attribute" else (a.mem, b.mem)
+        mine, theirs = held[0].get(where, _NOTHING), held[1].get(where, _NOTHING)
+        if mine is theirs:
+            return False
+        x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
+        if x is y or x == y:
+            return False
+        if what == "name":
+            return not self._may_bind(key, x, y)
+        if what == "attribute":
+            return not self._unshared(where) and not self._may_hold(key, x, y)
+        return self.level < Level.FORCE and all(oid in a.heap and oid in b.heap for oid in oids(key))
 
     def _unshared(self, holder: Value) -> bool:
         """Whether something exists on one of the paths only: nothing is lost if it is kept as it is."""
@@ -473,7 +475,8 @@ class _Pair:
                     ):
                         kept[key] = inner[key]  # there is no such thing on the other path
                     elif self.level < Level.FORCE:
-                        return self._differ("memory", code, key)
+                        self._differ("memory", code, key)
+                        return None
                     elif inner is mine and type(there) is type(mine[key]) and hasattr(there, "meet"):
                         kept[key] = mine[key].meet(there)
             if kept:

@@ -142,7 +142,7 @@ class Statements(Loops):
     def exec_Delete(self, node: ir.Delete, st: State) -> list[End]:
         for target in node.targets:
             if isinstance(target, ir.Name):
-                st.keep_names(st.frame.env, lambda name, gone=target.id: name != gone)
+                st.keep_names(st.frame.env, target.id.__ne__)
             elif isinstance(target, ir.Subscript):
                 for value, path in self.eval(target.value, st)[:1]:
                     self.empty(value, target, path)
