@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from flake8_gradtrap.events import (
@@ -69,7 +69,8 @@ class Tally:
     """What an abstract run did."""
 
     functions_run: int = 0
-    functions_over_budget: int = 0
+    over_budget: list[str] = field(default_factory=list)
+    """The names of functions that were given up."""
     steps: int = 0
 
 
@@ -100,7 +101,7 @@ class Machine(Methods):
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
                 if value.ident not in self.entered:
-                    self._guarded(lambda value=value: self._function(value))
+                    self._guarded(part.name, lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
         for part in sides:
@@ -222,11 +223,11 @@ class Machine(Methods):
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
+    def _guarded(self, name: str, work: object) -> bool:
+        """Run within the budget; a run that exceeds it is dropped and noted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
-            self.tally.functions_over_budget += 1
+            self.tally.over_budget.append(name)
             return False
         self.steps = 0
         self.outermost = (0, 0)
@@ -241,7 +242,7 @@ class Machine(Methods):
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
-            self.tally.functions_over_budget += 1
+            self.tally.over_budget.append(name)
             self.entered = entered  # what was entered may still be run by itself
             self.reports = reports
             for rule, name, before in waiting:
@@ -252,6 +253,11 @@ class Machine(Methods):
         finally:
             self.tally.steps += self.steps
         return True
+
+    def give_up(self) -> None:
+        """End the run at its next step, and start no other function. Another thread may call this."""
+        self.budget = -1
+        self.tally.steps = FILE_BUDGET + 1
 
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
         self.base.put_names(0, {})
@@ -275,7 +281,7 @@ class Machine(Methods):
 
         budget = self.budget
         self.budget += budget // 2  # else what it calls would be run again, without what it is called with
-        passed = self._guarded(work)
+        passed = self._guarded("<module>", work)
         self.budget = budget
         if passed and ran:
             self.base = ran[0].fork()
@@ -378,7 +384,7 @@ class Machine(Methods):
                 for start in starts:
                     self.emit(self.constructed(cls, instance, start), start)
 
-        if not self._guarded(construct) or not starts:
+        if not self._guarded(cls.name, construct) or not starts:
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
@@ -390,7 +396,8 @@ class Machine(Methods):
                 continue
             for start in starts:
                 self._guarded(
-                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
+                    f"{cls.name}.{method.name}",
+                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start),
                 )
         if self.hears(ClassEnded):
             self.emit(self.class_ended(cls, instance), self.base)
@@ -507,7 +514,7 @@ class Machine(Methods):
                     for path in self.root(target, st, assumed=True):
                         self.emit(RunEnded(Site(node)), path)
 
-                self._guarded(work)
+                self._guarded(node.name, work)
         finally:
             self.assumed_runs = False
 
