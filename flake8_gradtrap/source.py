@@ -20,6 +20,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
 
+from flake8_gradtrap import own
 from flake8_gradtrap.finding import Span
 from flake8_gradtrap.traits import traits
 
@@ -101,14 +102,17 @@ def line_starts(text: str) -> list[int]:
 
 
 def identifiers(text: str) -> frozenset[str]:
-    """Every identifier in a text that is valid Python. Words in f-strings count; comments and other strings do not."""
+    """Every identifier in a text that is valid Python. Words in f-strings count; comments and other strings do not.
+
+    Names of a project's own APIs bring the words of torch along for which they stand.
+    """
     found = set(_IDENTIFIER.findall(text))
     for formatted in [word for word in found if word[-1:] in ("'", '"')]:
         found.remove(formatted)
         found.update(_WORD.findall(formatted))
     if not text.isascii():
         found = {unicodedata.normalize("NFKC", word) for word in found}
-    return frozenset(found - _KEYWORDS - {""})
+    return own.current().stand_for(frozenset(found - _KEYWORDS - {""}))
 
 
 def parse(text: str) -> ast.Module:

@@ -73,6 +73,8 @@ class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         if name == "__setattr__" and len(args.pos) == 2:
             return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
+        if self.know.own.kinds and (own := self.own_method(receiver, name, st)):
+            return self.own_call(own, name, receiver, args, node, st)
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written

@@ -458,7 +458,7 @@ class TorchModel(Wrappers):
             self.backward(whole, Args(args.pos[1:], args.kw), node, st)
         return NONE
 
-    def backward(self, loss: Value, args: Args, node: ir.Node, st: State) -> None:
+    def backward(self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False) -> None:
         raise NotImplementedError
 
     def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
