@@ -98,9 +98,8 @@ def _step(materialize: bool, device: str) -> dict[str, float]:
     inputs = torch.randn(16, 8, device=device)
     loss = model[2](model[0](inputs)).pow(2).mean()  # the second layer takes no part
     parameters = list(model.parameters())
-    gradients = torch.autograd.grad(
-        loss, parameters, allow_unused=True, materialize_grads=materialize, retain_graph=True
-    )
+    asked = {"allow_unused": True, "materialize_grads": materialize, "retain_graph": True}
+    gradients = torch.autograd.grad(loss, parameters, **asked)  # type: ignore[arg-type]
     own = torch.autograd.grad(loss, [parameters[0], parameters[2]])
     expected = [own[0], torch.zeros_like(own[0]), own[1]]
     kept = [gradient for gradient in gradients if gradient is not None]
