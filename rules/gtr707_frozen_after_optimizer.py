@@ -172,7 +172,7 @@ class FrozenAfterOptimizer(Rule):
             watch.report(
                 frozen.event.site,
                 f"these parameters are frozen, and {what} moves them on by {moves.why}: their gradients are set to "
-                f"zero at line {watch.line(frozen.cleared)}, and not to None; use `zero_grad()`, which sets None, or build "
+                f"zero at line {watch.line(frozen.cleared)}; use `zero_grad()`, which sets None, or build "
                 "the optimizer again without them",
                 trace=[
                     ("the optimizer is given the parameters here", moves.site),
