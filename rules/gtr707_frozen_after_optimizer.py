@@ -28,15 +28,15 @@ There is no fix: let `zero_grad` leave None, or build the optimizer again for wh
 import torch
 
 
-def train(model, loader, criterion, epochs):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def train(encoder, head, loader, criterion, epochs):
+    optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.1, momentum=0.9)
     for epoch in range(epochs):
         if epoch == 5:
-            for parameter in model.backbone.parameters():
+            for parameter in encoder.parameters():
                 parameter.requires_grad = False
         for x, y in loader:
             optimizer.zero_grad(set_to_none=False)  # zeros: momentum goes on
-            criterion(model(x), y).backward()
+            criterion(head(encoder(x)), y).backward()
             optimizer.step()
 ```
 
@@ -46,15 +46,15 @@ def train(model, loader, criterion, epochs):
 import torch
 
 
-def train(model, loader, criterion, epochs):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def train(encoder, head, loader, criterion, epochs):
+    optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.1, momentum=0.9)
     for epoch in range(epochs):
         if epoch == 5:
-            for parameter in model.backbone.parameters():
+            for parameter in encoder.parameters():
                 parameter.requires_grad = False
         for x, y in loader:
             optimizer.zero_grad()
-            criterion(model(x), y).backward()
+            criterion(head(encoder(x)), y).backward()
             optimizer.step()
 ```
 
@@ -184,29 +184,41 @@ class FrozenAfterOptimizer(Rule):
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:
-    return _train(False, device)
-
-
-def fixed(device: str = "cpu") -> dict[str, float]:
-    return _train(True, device)
-
-
-def _train(set_to_none: bool, device: str) -> dict[str, float]:
     import torch
     from torch import nn
 
     torch.manual_seed(0)
     backbone, head = nn.Linear(8, 8).to(device), nn.Linear(8, 1).to(device)
-    model = nn.Sequential(backbone, nn.Tanh(), head)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    parameters = [*backbone.parameters(), *head.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
     inputs, targets = torch.randn(64, 8, device=device), torch.randn(64, 1, device=device)
     at_freeze = backbone.weight.detach().clone()
     for step in range(10):
         if step == 5:
             backbone.requires_grad_(False)
             at_freeze = backbone.weight.detach().clone()
-        optimizer.zero_grad(set_to_none=set_to_none)
-        nn.functional.mse_loss(model(inputs), targets).backward()
+        optimizer.zero_grad(set_to_none=False)
+        nn.functional.mse_loss(head(torch.tanh(backbone(inputs))), targets).backward()
+        optimizer.step()
+    return {"change of the frozen layer": (backbone.weight.detach() - at_freeze).norm().item()}
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    backbone, head = nn.Linear(8, 8).to(device), nn.Linear(8, 1).to(device)
+    parameters = [*backbone.parameters(), *head.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
+    inputs, targets = torch.randn(64, 8, device=device), torch.randn(64, 1, device=device)
+    at_freeze = backbone.weight.detach().clone()
+    for step in range(10):
+        if step == 5:
+            backbone.requires_grad_(False)
+            at_freeze = backbone.weight.detach().clone()
+        optimizer.zero_grad()
+        nn.functional.mse_loss(head(torch.tanh(backbone(inputs))), targets).backward()
         optimizer.step()
     return {"change of the frozen layer": (backbone.weight.detach() - at_freeze).norm().item()}
 

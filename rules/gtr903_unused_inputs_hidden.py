@@ -57,6 +57,8 @@ def inner_step(model, loss, rate):
 
 from __future__ import annotations
 
+from typing import Any
+
 from flake8_gradtrap.events import UnusedDropped
 from flake8_gradtrap.rule import Rule, Watch, on
 
@@ -82,28 +84,42 @@ class UnusedInputsHidden(Rule):
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:
-    return _step(False, device)
-
-
-def fixed(device: str = "cpu") -> dict[str, float]:
-    return _step(True, device)
-
-
-def _step(materialize: bool, device: str) -> dict[str, float]:
     import torch
     from torch import nn
 
     torch.manual_seed(0)
     model = nn.ModuleList([nn.Linear(8, 8, bias=False) for _ in range(3)]).to(device)
-    inputs = torch.randn(16, 8, device=device)
-    loss = model[2](model[0](inputs)).pow(2).mean()  # the second layer takes no part
     parameters = list(model.parameters())
-    asked = {"allow_unused": True, "materialize_grads": materialize, "retain_graph": True}
-    gradients = torch.autograd.grad(loss, parameters, **asked)  # type: ignore[arg-type]
+    loss = _loss(model, device)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    return _measure(loss, parameters, [gradient for gradient in gradients if gradient is not None])
+
+
+def fixed(device: str = "cpu") -> dict[str, float]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(8, 8, bias=False) for _ in range(3)]).to(device)
+    parameters = list(model.parameters())
+    loss = _loss(model, device)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=True)
+    return _measure(loss, parameters, list(gradients))
+
+
+def _loss(model: Any, device: str) -> Any:
+    import torch
+
+    inputs = torch.randn(16, 8, device=device)
+    return model[2](model[0](inputs)).pow(2).mean()  # the second layer takes no part
+
+
+def _measure(loss: Any, parameters: list[Any], gradients: list[Any]) -> dict[str, float]:
+    import torch
+
     own = torch.autograd.grad(loss, [parameters[0], parameters[2]])
     expected = [own[0], torch.zeros_like(own[0]), own[1]]
-    kept = [gradient for gradient in gradients if gradient is not None]
-    pairs = list(zip(parameters, kept, expected, strict=False))
+    pairs = list(zip(parameters, gradients, expected, strict=False))
     wrong = sum(not torch.equal(gradient, right) for _, gradient, right in pairs)
     return {"parameters that get the gradient of another": float(wrong), "parameters in pairs": float(len(pairs))}
 
