@@ -289,6 +289,11 @@ class ReadOut(Event):
     reaches: frozenset[Hashable] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class FiniteAsked(Event):
+    """The program asked whether a value is finite (`isnan`, `isinf`, `isfinite`), or replaced what is not."""
+
+
 # -- numerics ---------------------------------------------------------------------------------------------------------
 
 

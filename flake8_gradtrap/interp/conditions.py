@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from flake8_gradtrap.events import FiniteAsked
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, Results
 from flake8_gradtrap.interp.inference import Inference
@@ -26,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Tensor,
     Tup,
     Value,
+    infinite,
 )
 from flake8_gradtrap.interp.windows import Windows
 
@@ -77,6 +79,8 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
                 return Const.of(bool(FOLD[op](left.value, right.value)))
             except (TypeError, ValueError, KeyError):
                 return self.unknown()
+        if (left == right or infinite(right)) and self.hears(FiniteAsked):  # `loss != loss`: only NaN is
+            self.emit(FiniteAsked(self.site(node, st)), st)
         if self.is_tensor(left, st) or self.is_tensor(right, st):
             return self.make_tensor("hard", (left, right), node, st, how=op)
         if op in ("!=", "is not"):

@@ -10,6 +10,7 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Emptied,
+    FiniteAsked,
     ReadOut,
     ResultDropped,
     ScaleRead,
@@ -28,6 +29,7 @@ from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -73,6 +75,8 @@ class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         if name == "__setattr__" and len(args.pos) == 2:
             return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
+        if name in ASKS_FINITE and self.hears(FiniteAsked):
+            self.emit(FiniteAsked(self.site(node, st)), st)
         if self.know.own.kinds and (own := self.own_method(receiver, name, st)):
             return self.own_call(own, name, receiver, args, node, st)
         kind = self.kind(receiver, st)
