@@ -13,6 +13,7 @@ from flake8_gradtrap.interp.inference import Inference
 from flake8_gradtrap.interp.modes import Modes
 from flake8_gradtrap.interp.overwriting import Overwriting
 from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.unused import Unused
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -46,7 +47,7 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Conditions(Windows, Modes, Overwriting, Inference):
+class Conditions(Windows, Modes, Overwriting, Inference, Unused):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
         if isinstance(node.left, ir.Attr) and node.left.attr == "grad":

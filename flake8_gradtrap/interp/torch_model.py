@@ -264,7 +264,10 @@ class TorchModel(Wrappers):
         )
         older = self._older(params, st)
         self.leaves_optimised(params, node, st)
-        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
+        decay = args.kw.get("weight_decay", FALSE)
+        decays = decay not in (FALSE, Const.of(0), Const.of(0.0))
+        made = OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short, decays)
+        self.emit(made, st)
         return optimizer
 
     def _older(self, params: Value | None, st: State) -> bool | None:
@@ -320,6 +323,7 @@ class TorchModel(Wrappers):
                 self.thing(optimizer) if optimizer is not None else None,
                 name,
                 self.thing(span) if span is not None else None,
+                args.more or "last_epoch" in args.kw,
             ),
             st,
         )
@@ -478,10 +482,13 @@ class TorchModel(Wrappers):
             reaches, frees = frozenset(graph.reaches & walked), frozenset(graph.frees & walked)
             self.emit(Differentiated(self.site(node, st), reaches, frees, kept), st)
         if create != FALSE and not isinstance(create, Const):  # first order or second: it is not known
-            return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
-        if create != FALSE:
-            return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
-        return self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
+            made = self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
+        elif create != FALSE:
+            made = self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
+        else:
+            made = self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
+        self.note_unused(made, args, node, st)
+        return made
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
