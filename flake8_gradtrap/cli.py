@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import json
@@ -23,10 +22,9 @@ from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
 from flake8_gradtrap.cache import Cache, clean, default_folder
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
-from flake8_gradtrap.notebook import Notebook, is_notebook
+from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.pyproject import settings_text
 from flake8_gradtrap.report import count
-from flake8_gradtrap.source import decode
 
 if TYPE_CHECKING:
     from flake8_gradtrap.rule import Rule
@@ -230,6 +228,8 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 
 
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
+    import difflib
+
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
         for name, before, after in _pairs(outcome):
@@ -243,6 +243,9 @@ def _show_diff(outcomes: Sequence[Outcome]) -> None:
 
 def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
     """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
+    from flake8_gradtrap.notebook import Notebook
+    from flake8_gradtrap.source import decode
+
     if is_notebook(outcome.path):
         new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
         for cell in Notebook(outcome.old).cells:

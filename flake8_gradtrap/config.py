@@ -6,7 +6,6 @@ file, from `[tool.gradtrap]` of the nearest pyproject.toml and from the command 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -73,6 +72,8 @@ def check_codes(codes: Iterable[str], known: Iterable[str] | None = None, where:
 
 def nearest(given: str, valid: Iterable[str]) -> str:
     """'; did you mean …?' with the valid name that looks most like what was given, '' where none does."""
+    import difflib
+
     match = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
@@ -252,10 +253,14 @@ class Configuration:
         self._force_exclude = force_exclude
         self._isolated = isolated
         self._folders: dict[str, Settings] = {}
+        self._spelt: dict[str, Settings] = {}
         self._forced = None if config is None else self._from_file(config, must=True)
 
     def for_file(self, path: str) -> Settings:
-        return self.for_folder(os.path.dirname(os.path.abspath(path)))
+        folder = os.path.dirname(path)
+        if folder not in self._spelt:
+            self._spelt[folder] = self.for_folder(os.path.abspath(folder))
+        return self._spelt[folder]
 
     def for_path(self, path: str) -> Settings:
         """The settings of a file, or of the files in a folder."""

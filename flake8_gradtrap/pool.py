@@ -52,6 +52,18 @@ class _Measured(Generic[A, B]):
         return self._function(item), size()
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even if it was killed: nobody else would."""
+    parent = multiprocessing.parent_process()
+
+    def wait_for_it() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_for_it, daemon=True).start()
+
+
 def _context(prepare: Callable[[], None]) -> BaseContext:
     """How processes are started. Where they can be copied from this one, it first does what each would have to do."""
     if sys.platform.startswith("linux") and threading.active_count() == 1:
@@ -91,7 +103,7 @@ def _generation(
     running: dict[Future[tuple[B, int]], int] = {}
     measured = _Measured(function)
     go_on = True
-    with ProcessPoolExecutor(min(jobs, len(waiting)), context) as pool:
+    with ProcessPoolExecutor(min(jobs, len(waiting)), context, _end_with_parent) as pool:
         while True:
             while go_on and waiting and len(running) < jobs * _AHEAD:
                 try:
