@@ -15,17 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
+from flake8_gradtrap.cache import Cache, clean, default_folder
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
-from flake8_gradtrap.pages import page
+from flake8_gradtrap.notebook import Notebook, is_notebook
 from flake8_gradtrap.report import count
-from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import decode
+
+if TYPE_CHECKING:
+    from flake8_gradtrap.rule import Rule
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,6 +61,14 @@ def _codes(name: str, help: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", multiple=True, metavar="CODES", help=help)
 
 
+_CACHE_FOLDER = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="GRADTRAP_CACHE_DIR",
+    help="Where the cache lies; .gradtrap_cache in the root of the project if not given.",
+)
+
+
 @main.command()
 @click.argument("paths", nargs=-1, metavar="[PATH|-]...")
 @_codes("select", "Only these codes or prefixes, comma-separated; ALL for all.")
@@ -74,6 +85,8 @@ def _codes(name: str, help: str) -> Callable[[Any], Any]:
 @click.option("--config", type=click.Path(path_type=Path), help="Read [tool.gradtrap] of this file.")
 @click.option("--isolated", is_flag=True, help="Read no configuration.")
 @click.option("-j", "--jobs", callback=_jobs, metavar="N", help="Processes; 0 or 'auto': one a core.")
+@click.option("--no-cache", is_flag=True, envvar="GRADTRAP_NO_CACHE", help="Neither read nor write the cache.")
+@_CACHE_FOLDER
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 also if there are findings.")
 def check(
     paths: tuple[str, ...],
@@ -91,6 +104,8 @@ def check(
     config: Path | None,
     isolated: bool,
     jobs: int | None,
+    no_cache: bool,
+    cache_dir: Path | None,
     exit_zero: bool,
 ) -> None:
     """Check files and folders ("." where none is given; "-": standard input).
@@ -115,7 +130,8 @@ def check(
     except ConfigError as error:
         fail(str(error))
 
-    outcomes = _fix(tasks, jobs) if fix and not diff else batch.run(tasks, jobs)
+    cache = None if no_cache else Cache(_cache_folder(cache_dir))
+    outcomes = _fix(tasks, jobs, cache) if fix and not diff else batch.run(tasks, jobs, cache)
     piped = next((outcome for task, outcome in zip(tasks, outcomes, strict=True) if task.data is not None), None)
     for outcome in outcomes:
         if outcome.note:
@@ -133,6 +149,11 @@ def check(
     raise click.exceptions.Exit(int(any(outcome.findings for outcome in outcomes) and not exit_zero))
 
 
+def _cache_folder(given: Path | None) -> str:
+    """A folder that is given may be a link; where we choose, none is followed."""
+    return default_folder() if given is None else os.path.realpath(given)
+
+
 def _split(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(part for value in values for part in re.split(r"[,\s]+", value) if part)
 
@@ -148,13 +169,13 @@ def _choice(
     )
 
 
-def _fix(tasks: Sequence[Task], jobs: int | None) -> list[Outcome]:
+def _fix(tasks: Sequence[Task], jobs: int | None, cache: Cache | None) -> list[Outcome]:
     """Fix and write the files until none changes: what is fixed in one file can matter to another."""
     todo = list(tasks)
     fixed: Counter[str] = Counter()
     notes: dict[str, str] = {}
     for _ in range(batch.ROUNDS):
-        outcomes = batch.run(todo, jobs)
+        outcomes = batch.run(todo, jobs, cache)
         written = 0
         for number, outcome in enumerate(outcomes):
             if outcome.new == outcome.old:
@@ -198,13 +219,35 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
-        before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
-        for line in difflib.unified_diff(before, after, outcome.path, outcome.path):
-            click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
+        for name, before, after in _pairs(outcome):
+            for line in difflib.unified_diff(before, after, name, name):
+                click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
     fixed = sum(outcome.fixed for outcome in changed)
     left = sum(len(outcome.findings) for outcome in outcomes)
     what = f"Would fix {count(fixed, 'trap')} in {count(len(changed), 'file')}; {left} would be left."
     click.echo(what, err=True)
+
+
+def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
+    if is_notebook(outcome.path):
+        new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
+        for cell in Notebook(outcome.old).cells:
+            if new[cell.number] != cell.source:
+                before, after = (
+                    [*text.splitlines(keepends=True)[:-1], f"{text.splitlines()[-1]}\n"]
+                    for text in (cell.source, new[cell.number])
+                )
+                yield f"{outcome.path}:cell {cell.number}", before, after
+        return
+    before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
+    yield outcome.path, before, after
+
+
+SLOWEST = 10
+"""So many of the slowest files are shown by --statistics."""
+SLOW = 0.01
+"""Of what takes fewer seconds nobody needs to know."""
 
 
 def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
@@ -212,15 +255,37 @@ def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> 
     names = {finding.code: finding.name for finding in findings}
     for code, number in sorted(Counter(finding.code for finding in findings).items()):
         click.echo(f"{number:6}  {code}  {names[code]}", err=err)
-    gathered = [outcome.statistics for outcome in outcomes if outcome.statistics is not None]
-    over = sum(statistics.functions_over_budget for statistics in gathered)
+    gathered = [(outcome.path, outcome.statistics) for outcome in outcomes if outcome.statistics is not None]
+    slowest = sorted(gathered, key=lambda pair: -pair[1].seconds)[:SLOWEST]
+    if slowest and slowest[0][1].seconds >= SLOW:
+        click.echo("Slowest files (CPU seconds):", err=err)
+    for path, one in slowest:
+        if one.seconds >= SLOW:
+            click.echo(f"{one.seconds:6.2f}  {report.printable(path)}", err=err)
+    over = [(path, name) for path, one in gathered for name in one.over_budget]
+    if over:
+        click.echo("Given up over budget, and so not judged:", err=err)
+    for path, name in over:
+        click.echo(f"        {report.printable(path)}: {report.printable(name)}", err=err)
     parts = (
         count(len(outcomes), "file"),
-        f"{count(sum(statistics.functions_run for statistics in gathered), 'function')} run",
-        f"{over} given up over budget",
+        f"{count(sum(one.functions_run for _, one in gathered), 'function')} run",
+        f"{sum(one.functions_over_budget for _, one in gathered)} given up over budget",
         f"{seconds:.2f} s",
     )
     click.echo(", ".join(parts), err=err)
+
+
+# -- clean ------------------------------------------------------------------------------------------------------------
+
+
+@main.command("clean")
+@_CACHE_FOLDER
+def clean_cache(cache_dir: Path | None) -> None:
+    """Remove the cache of the project in which you are (or that in --cache-dir). Nothing else is removed."""
+    folder = _cache_folder(cache_dir)
+    removed = clean(folder)
+    click.echo(f"Removed {count(removed, 'file')} from {folder}." if removed else f"No cache in {folder}.")
 
 
 # -- rule -------------------------------------------------------------------------------------------------------------
@@ -233,7 +298,9 @@ def rule(code: str | None, every: bool) -> None:
     """Explain a rule: what it finds, why that is a trap, and how to fix it."""
     if every == (code is not None):
         fail("give a code, or --all")
-    chosen = list(all_rules().values()) if code is None else [_known_rule(code)]
+    from flake8_gradtrap.pages import page
+
+    chosen = _every_rule() if code is None else [_known_rule(code)]
     text = "\n\n".join(page(known) for known in chosen)
     if _colour():
         from rich.console import Console
@@ -244,9 +311,15 @@ def rule(code: str | None, every: bool) -> None:
         click.echo(text, nl=False)
 
 
+def _every_rule() -> list[type[Rule]]:
+    from flake8_gradtrap.rule import all_rules  # not needed to check files that the cache knows
+
+    return list(all_rules().values())
+
+
 def _known_rule(code: str) -> type[Rule]:
     """The rule of a code or a name."""
-    rules = all_rules()
+    rules = {known.code: known for known in _every_rule()}
     if code.upper() in rules:
         return rules[code.upper()]
     by_name = {known.name: known for known in rules.values()}
@@ -274,7 +347,7 @@ def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file
 
     Exit code 0: every trap showed its mechanism, and no fixed step did; 1: a proof failed.
     """
-    chosen = [_known_rule(code) for code in _split(codes)] or list(all_rules().values())
+    chosen = [_known_rule(code) for code in _split(codes)] or _every_rule()
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         if file is not None and not file.absolute().parent.is_dir():
             fail(f"{option}: {file.parent}: no such folder")

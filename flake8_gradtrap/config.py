@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flake8_gradtrap.catalogue import rule_defaults
 from flake8_gradtrap.finding import Finding
-from flake8_gradtrap.rule import all_rules
 
 FAMILY = "GTR"
 NOT_ANALYSED = "GTR000"
@@ -57,7 +57,7 @@ class Choice:
 
 def known_rules() -> dict[str, bool]:
     """Every code, and whether it is on by default."""
-    return {NOT_ANALYSED: True} | {code: rule.default for code, rule in all_rules().items()}
+    return {NOT_ANALYSED: True} | rule_defaults()
 
 
 def check_codes(codes: Iterable[str], known: Iterable[str] | None = None, where: str = "") -> tuple[str, ...]:

@@ -9,18 +9,21 @@ import ast
 import gc
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
+from flake8_gradtrap.notebook import text_of
+from flake8_gradtrap.result import Result, Statistics
 from flake8_gradtrap.rule import Rule, all_rules
-from flake8_gradtrap.source import SourceError, SourceFile, decode
+from flake8_gradtrap.source import SourceError, SourceFile
 from flake8_gradtrap.traits import words_of
 
 if TYPE_CHECKING:
@@ -34,50 +37,63 @@ _LIBRARIES = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What it took to check a file."""
+class Surroundings:
+    """What an editor adds to a check: texts that are not saved yet, and a way to end it early.
 
-    functions_run: int = 0
-    functions_over_budget: int = 0
-    seconds: float = 0.0
+    `unsaved`: texts that count instead of files of the project, by absolute path.
+    """
+
+    def __init__(self, unsaved: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.unsaved = unsaved
+        self.stopped = False
+        self._machine: Machine | None = None
+
+    def stop(self) -> None:
+        """End the check, from another thread: nobody waits for what it says, and it means nothing."""
+        self.stopped = True
+        if self._machine is not None:
+            self._machine.give_up()
+
+    def watch(self, machine: Machine) -> None:
+        self._machine = machine
+        if self.stopped:
+            machine.give_up()
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The findings of a file, in the order of their places, and what it took to find them."""
-
-    findings: tuple[Finding, ...]
-    statistics: Statistics = Statistics()
-
-
-def check_source(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
+def check_source(
+    data: bytes | str,
+    path: str,
+    settings: Settings,
+    tree: ast.Module | None = None,
+    surroundings: Surroundings | None = None,
+) -> Result:
     """Check one file.
 
-    `data`: its bytes or its text. `path`: where it lies (imports of its project are resolved from there; nothing else
-    is read if there is no such place). `tree`: its syntax tree, if the caller has it. Bad input never raises: what
-    cannot be analysed is a GTR000 finding.
+    `data`: its bytes or its text; of a notebook its bytes, or its cells as one text. `path`: where it lies (imports of
+    its project are resolved from there; nothing else is read if there is no such place). `tree`: its syntax tree, if
+    the caller has it. `surroundings`: what an editor adds. Bad input never raises: what cannot be analysed is a GTR000
+    finding.
     """
     start = time.process_time()
+    text = ""
     try:
-        text = decode(data)[0] if isinstance(data, bytes) else data.removeprefix("\ufeff")
+        text = text_of(data, path) if isinstance(data, bytes) else data.removeprefix("\ufeff")
         with _no_collector():
-            findings, functions, over = _analyse(SourceFile(path, text, tree), settings)
+            result = _analyse(SourceFile(path, text, tree), settings, surroundings or Surroundings())
     except SourceError as error:
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-        findings, functions, over = [_not_analysed(path, error.message, error.row, error.column)], 0, 0
-    except (RecursionError, MemoryError) as error:
-        findings, functions, over = (
-            [_not_analysed(path, f"the file is nested too deeply to be analysed ({type(error).__name__})")],
-            0,
-            0,
-        )
-    findings = [finding for finding in findings if settings.reports(finding)]
+        result = Result((_not_analysed(path, error.message, error.row, error.column),))
+    except RecursionError:
+        result = Result((_not_analysed(path, "the file is nested too deeply to be analysed"),), settled=False)
+    except MemoryError:
+        result = Result((_not_analysed(path, "there is too little memory to analyse the file"),), settled=False)
+    findings = [finding for finding in result.findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
         findings = [finding for finding in findings if not noqa.hides(finding.code, finding.span.row)]
     findings.sort(key=Finding.sort_key)
-    return Result(tuple(findings), Statistics(functions, over, time.process_time() - start))
+    statistics = replace(result.statistics, seconds=time.process_time() - start)
+    return replace(result, findings=tuple(findings), statistics=statistics)
 
 
 @contextmanager
@@ -118,12 +134,12 @@ def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[s
     return rules, words, pattern
 
 
-def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int, int]:
+def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings) -> Result:
     """The gates, each cheaper than the next: text, table of contents, abstract run."""
     rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
     if pattern is None or not tree.body or not _LIBRARIES.search(source.text) or not pattern.search(source.text):
-        return [], 0, 0
+        return Result(())
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project
 
@@ -131,7 +147,9 @@ def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int
         exists = Path(source.path).is_file()
     except (OSError, ValueError):
         exists = False
-    machine = Machine(Module(source, Project(read=exists)), rules, words)
+    project = Project(exists or source.path in surroundings.unsaved, surroundings.unsaved)
+    machine = Machine(Module(source, project), rules, words)
+    surroundings.watch(machine)
     failure: list[Finding] = []
     try:
         machine.run()
@@ -147,8 +165,10 @@ def _analyse(source: SourceFile, settings: Settings) -> tuple[list[Finding], int
             failure.append(_internal(source.path, error))
         else:
             findings.extend([finding] if finding is not None else [])
-    findings += [*failure, *_failures(machine, source)]
-    return findings, machine.tally.functions_run, machine.tally.functions_over_budget
+    failure.extend(_failures(machine, source))
+    tally = machine.tally
+    statistics = Statistics(tally.functions_run, len(tally.over_budget), over_budget=tuple(tally.over_budget))
+    return Result((*findings, *failure), statistics, tuple(project.looks.values()), not failure)
 
 
 def _internal(path: str, error: Exception) -> Finding:

@@ -114,13 +114,13 @@ class Weights:
     """How the means in a loss are weighed on their way to the backward.
 
     `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
-    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `ragged`: what is averaged
-    over differs from batch to batch: tokens that are not ignored.
+    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `uneven`: for each mean over
+    a number that differs from batch to batch (tokens that are not ignored), what weighs it beside numbers and settings.
     """
 
     share: float | None = None
     by: frozenset[Hashable] = frozenset()
-    ragged: bool = False
+    uneven: frozenset[frozenset[Hashable]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -638,6 +638,45 @@ class ClassEnded(Event):
     collecting: frozenset[str] = frozenset()
 
 
+# -- parameters that change after an optimizer was given them ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersReplaced(Event):
+    """A module has other parameters from now on than those that it had when it was made.
+
+    `place`: which attribute, element or name got something new; `owners`: the modules that had parameters there,
+    `gained`: those that came. `whole`: a name that held a module holds another one now. `how`: the method or function
+    that made new Parameters of the old ones, "" where a part was assigned or added.
+    """
+
+    place: Thing
+    owners: Owners
+    gained: Owners
+    whole: bool = False
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersFrozen(Event):
+    """`requires_grad` of Parameters was set. `frozen`: to False; None where a value that is not known decides."""
+
+    target: Thing
+    owners: Owners = None
+    frozen: bool | None = True
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdded(Event):
+    """An optimizer was given more parameters: `add_param_group`, or a change of its `param_groups`.
+
+    `optimizer`: None where it may be any. `owners`: of the new ones.
+    """
+
+    optimizer: Thing | None
+    owners: Owners = None
+
+
 # -- states of modules ------------------------------------------------------------------------------------------------
 
 
@@ -711,6 +750,18 @@ class ResultDropped(Event):
     tensor: Thing
     how: str
     view: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceTensorSaved(Event):
+    """A recorded operation (`by`) needs to save a tensor that was made under `inference_mode`: it raises.
+
+    `made`: where.
+    """
+
+    tensor: Thing
+    by: str
+    made: Site
 
 
 # -- accumulation windows and schedules -------------------------------------------------------------------------------

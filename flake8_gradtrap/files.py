@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from flake8_gradtrap.config import Configuration
+from flake8_gradtrap.notebook import ENDING
 
 STDIN = "-"
 
 
 def discover(paths: Iterable[str], configuration: Configuration) -> list[str]:
-    """The files to check, each once, in a fixed order: files that are named, and the `*.py` below named folders."""
+    """The files to check, each once, in a fixed order: those that are named, and the programs below named folders."""
     found: dict[str, str] = {}
     for path in paths:
         for file in _walk(path, configuration) if os.path.isdir(path) else [path]:
@@ -35,7 +36,7 @@ def _walk(top: str, configuration: Configuration) -> Iterator[str]:
         )
         for name in sorted(files):
             path = os.path.normpath(os.path.join(folder, name))
-            if name.endswith(".py") and not settings.excludes(path) and _is_regular(path):
+            if name.endswith((".py", ENDING)) and not settings.excludes(path) and _is_regular(path):
                 yield path
 
 

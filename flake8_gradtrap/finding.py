@@ -22,6 +22,8 @@ class Step:
     message: str
     filename: str
     span: Span
+    cell: int | None = None
+    """In a notebook, the cell in which the span lies."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,6 +32,7 @@ class Edit:
 
     span: Span
     content: str
+    cell: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Finding:
     severity: str = "warning"
     preview: bool = False
     """True where the finding itself is off by default, whatever its rule's default is."""
+    cell: int | None = None
+    """In a notebook, the cell in which `span` lies, from 1; in a percent script the cell, and `span` in the file."""
 
-    def sort_key(self) -> tuple[str, int, int, str]:
-        return (self.filename, self.span.row, self.span.column, self.code)
+    def sort_key(self) -> tuple[str, int, int, int, str]:
+        return (self.filename, self.cell or 0, self.span.row, self.span.column, self.code)

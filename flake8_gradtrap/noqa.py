@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import re
 import tokenize
+from collections.abc import Iterable
 from functools import cached_property
+
+from flake8_gradtrap.finding import Edit, Span
 
 _CODE = "[A-Z]+[0-9]+"
 _ON_LINE = re.compile(rf"# noqa(?::\s?(?P<codes>{_CODE}(?:[,\s]+{_CODE})*))?", re.IGNORECASE)
@@ -33,6 +36,24 @@ class Noqa:
             match["codes"] is None or code.startswith(_codes(match)) for match in _ON_LINE.finditer(self._line(row))
         )
 
+    def comment(self, codes: Iterable[str], row: int) -> Edit | None:
+        """The edit that hides these codes in this row (from 1); None where no comment can stand.
+
+        A comment that hides other codes already gets these ones as well.
+        """
+        if not 0 < row <= len(self._lines):
+            return None
+        last = self._last.get(row, row)
+        line = self._lines[last - 1].rstrip()
+        if line.endswith("\\"):
+            return None
+        match = next((match for match in _ON_LINE.finditer(line) if match["codes"]), None)
+        if match is not None:
+            at, text = match.end("codes"), "".join(f",{code}" for code in codes)
+        else:
+            at, text = len(line), f"  # noqa: {','.join(codes)}"
+        return Edit(Span(last, at + 1, last, at + 1), text)
+
     @cached_property
     def _in_file(self) -> tuple[str, ...]:
         """The prefixes that are hidden in the whole file; an empty one hides all."""
@@ -51,7 +72,16 @@ class Noqa:
     @cached_property
     def _joined(self) -> dict[int, str]:
         """The rows that are read together with others, with the text of all of them."""
-        joined: dict[int, str] = {}
+        rows: dict[int, list[int]] = {}
+        for row, last in self._last.items():
+            rows.setdefault(last, []).append(row)
+        texts = {last: "".join(self._lines[min(group) - 1 : last]) for last, group in rows.items()}
+        return {row: texts[last] for row, last in self._last.items()}
+
+    @cached_property
+    def _last(self) -> dict[int, int]:
+        """The rows that are read together with others, with the last of them."""
+        joined: dict[int, int] = {}
         lines = iter(self._lines)
         first = last = 0
         try:
@@ -61,8 +91,7 @@ class Noqa:
                 first, last = min(first or token.start[0], token.start[0]), max(last, token.end[0])
                 if token.type in (tokenize.NL, tokenize.NEWLINE):
                     if last > first:
-                        text = "".join(self._lines[first - 1 : last])
-                        joined.update(dict.fromkeys(range(first, last + 1), text))
+                        joined.update(dict.fromkeys(range(first, last + 1), last))
                     first = last = 0
         except (tokenize.TokenError, SyntaxError):
             return {}

@@ -40,8 +40,7 @@ class Plugin:
         settings = self.settings or Settings()
         if settings.codes.enabled <= {NOT_ANALYSED}:
             return
-        findings, _ = check_data("".join(self._lines), self._filename, settings, self._tree)
-        for finding in findings:
+        for finding in check_data("".join(self._lines), self._filename, settings, self._tree).findings:
             text = f"{finding.code} {message_of(finding)}"
             yield finding.span.row, finding.span.column - 1, text, type(self)
 

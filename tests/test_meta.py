@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from flake8_gradtrap.catalogue import rule_defaults
 from flake8_gradtrap.rule import Rule, all_rules
 
 HEADINGS = ["What it does", "Why it is a trap", "Known limits", "Trap", "Fixed", "References"]
@@ -103,6 +104,7 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
         "flake8_gradtrap.finding",
         "flake8_gradtrap.gradients",
         "flake8_gradtrap.modes",
+        "flake8_gradtrap.waiting",
         "flake8_gradtrap.saved",
         "flake8_gradtrap.traits",
         "flake8_gradtrap.windows",
@@ -134,3 +136,7 @@ def test_readme_commands_are_those_that_ci_runs() -> None:
     assert stories
     assert stories[1] == stories[2]
     assert list((ROOT / stories[1]).rglob("*.py"))
+
+
+def test_the_catalogue_agrees_with_the_rules() -> None:
+    assert rule_defaults() == {code: rule.default for code, rule in all_rules().items()}

@@ -9,6 +9,7 @@ import pytest
 from flake8.processor import FileProcessor
 from flake8.violation import Violation
 
+from flake8_gradtrap.fixes import apply_edits
 from flake8_gradtrap.noqa import Noqa
 
 
@@ -102,3 +103,31 @@ def test_nothing_is_read_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch)
 def test_rows_that_are_not_there() -> None:
     comments = Noqa("x = 1  # noqa\n")
     assert [comments.hides("GTR301", row) for row in (0, 1, 2)] == [False, True, False]
+
+
+HIDDEN = {
+    "plain": ("x = 1\ny = 2\n", 2, "x = 1\ny = 2  # noqa: GTR301\n"),
+    "another code": ("y = 2  # noqa: E501 (long)\n", 1, "y = 2  # noqa: E501,GTR301 (long)\n"),
+    "another comment": ("y = 2  # why\n", 1, "y = 2  # why  # noqa: GTR301\n"),
+    "brackets": ("f(\n    1,\n)\n", 2, "f(\n    1,  # noqa: GTR301\n)\n"),
+    "string": ('f("""\na\n""", 1,\n  2)\n', 1, 'f("""\na\n""", 1,  # noqa: GTR301\n  2)\n'),
+    "backslash": ("x = 1 + \\\n    2\ny = 2\n", 1, "x = 1 + \\\n    2  # noqa: GTR301\ny = 2\n"),
+    "CRLF": ("x = 1\r\ny = 2 \r\n", 2, "x = 1\r\ny = 2  # noqa: GTR301 \r\n"),
+    "no final newline": ("y = 2", 1, "y = 2  # noqa: GTR301"),
+    "form feed": ("\x0cy = 2\nz = 3\n", 1, "\x0cy = 2  # noqa: GTR301\nz = 3\n"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_comment_that_hides(name: str) -> None:
+    before, row, after = HIDDEN[name]
+    edit = Noqa(before).comment(["GTR301"], row)
+    assert edit is not None
+    assert apply_edits(before, [edit]) == after
+    assert row in hidden(after)
+    assert row not in hidden(before)
+
+
+def test_no_comment_where_none_can_stand() -> None:
+    assert Noqa("x = 1\n").comment(["GTR301"], 2) is None
+    assert Noqa("x = (1 + \\\n").comment(["GTR301"], 1) is None

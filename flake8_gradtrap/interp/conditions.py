@@ -8,6 +8,7 @@ from typing import Any
 
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, Results
+from flake8_gradtrap.interp.inference import Inference
 from flake8_gradtrap.interp.modes import Modes
 from flake8_gradtrap.interp.overwriting import Overwriting
 from flake8_gradtrap.interp.state import State
@@ -43,7 +44,7 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Conditions(Windows, Modes, Overwriting):
+class Conditions(Windows, Modes, Overwriting, Inference):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
         if isinstance(node.left, ir.Attr) and node.left.attr == "grad":

@@ -36,6 +36,7 @@ class Containers(TorchModel):
         assert isinstance(record, Listing)
         assert isinstance(receiver, Ref)
         label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
+        self.groups_changed(receiver, name, args, node, st)
         if record.shape in ("ModuleList", "ParameterList"):
             self.handed_over(args.all(), node, st, record.shape)
         if name in ("append", "appendleft", "add", "insert") and args.pos:

@@ -21,6 +21,7 @@ class Knowledge:
         patterns: list[tuple[re.Pattern[str], str]] = []
         sections = (
             "makes", "same", "context", "iterators", "gradients", "tensors", "modules", "activations", "losses",
+            "parameters",
         )  # fmt: skip
         for section in sections:
             for key, names in data[section].items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from flake8_gradtrap.events import (
@@ -63,7 +63,8 @@ class Tally:
     """What an abstract run did."""
 
     functions_run: int = 0
-    functions_over_budget: int = 0
+    over_budget: list[str] = field(default_factory=list)
+    """The names of functions that were given up."""
     steps: int = 0
 
 
@@ -95,7 +96,7 @@ class Machine(Methods):
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
                 if value.ident not in self.entered:
-                    self._guarded(lambda value=value: self._function(value))
+                    self._guarded(part.name, lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
         for part in sides:
@@ -199,11 +200,11 @@ class Machine(Methods):
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
+    def _guarded(self, name: str, work: object) -> bool:
+        """Run within the budget; a run that exceeds it is dropped and noted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
-            self.tally.functions_over_budget += 1
+            self.tally.over_budget.append(name)
             return False
         self.steps = 0
         self.outermost = (0, 0)
@@ -217,7 +218,7 @@ class Machine(Methods):
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
-            self.tally.functions_over_budget += 1
+            self.tally.over_budget.append(name)
             self.entered = entered  # what was entered may still be run by itself
             self.reports = reports
             for rule, name, before in waiting:
@@ -228,6 +229,11 @@ class Machine(Methods):
         finally:
             self.tally.steps += self.steps
         return True
+
+    def give_up(self) -> None:
+        """End the run at its next step, and start no other function. Another thread may call this."""
+        self.budget = -1
+        self.tally.steps = FILE_BUDGET + 1
 
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
         self.base.envs[0] = {}
@@ -249,7 +255,7 @@ class Machine(Methods):
             for path in ran:
                 self.emit(RunEnded(Site(_last(codes))), path)
 
-        if self._guarded(work) and ran:
+        if self._guarded("<module>", work) and ran:
             self.base = ran[0].fork()
         self.base.mem = {}
         self.base.conds = {
@@ -349,7 +355,7 @@ class Machine(Methods):
                 for start in starts:
                     self.emit(self.constructed(cls, instance, start), start)
 
-        if not self._guarded(construct) or not starts:
+        if not self._guarded(cls.name, construct) or not starts:
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
@@ -361,7 +367,8 @@ class Machine(Methods):
                 continue
             for start in starts:
                 self._guarded(
-                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
+                    f"{cls.name}.{method.name}",
+                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start),
                 )
         if self.hears(ClassEnded):
             self.emit(self.class_ended(cls, instance), self.base)
@@ -475,7 +482,7 @@ class Machine(Methods):
                     for path in self.root(target, st, assumed=True):
                         self.emit(RunEnded(Site(node)), path)
 
-                self._guarded(work)
+                self._guarded(node.name, work)
         finally:
             self.assumed_runs = False
 

@@ -59,6 +59,12 @@ _SCALE_SETTINGS = frozenset(
 )
 """How a scaler is told how its scale shall change: no update of it."""
 
+_ADDS = frozenset({"add_module", "register_module", "register_parameter", "append", "extend", "insert"})
+"""Methods by which a module gets another part."""
+
+_BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
+"""What leaves a number what it counts."""
+
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
 
@@ -110,6 +116,7 @@ class Methods(Containers):
     def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
         if self.statement == id(node):
             self._dropped(receiver, name, args, node, st)
+        self.groups_changed(receiver, name, args, node, st)
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -142,13 +149,16 @@ class Methods(Containers):
             self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
             return Sym("pure " + name, (receiver, *args.pos), name)
-        if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
+        if isinstance(receiver, Sym) and (name in self.know.methods["pass"] or name in _BOUNDS):
             value = Sym("derived", (self.fresh(),), receiver.name)
             for group in (self.data, self.likely):
                 if receiver in group:
                     group.add(value)
             return value
-        return self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
+        result = self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
+        if name == "__call__":
+            self.note_output(receiver, result, node, st)
+        return result
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -191,6 +201,7 @@ class Methods(Containers):
             return [(NONE, st)]
         if name == "requires_grad_":
             flag = args.get(0, "requires_grad")
+            self.froze(receiver, flag, node, st)
             if flag is None or flag == TRUE:
                 self.force(receiver, node, st, f"{self.label(node)}")
             return [(receiver, st)]
@@ -404,6 +415,8 @@ class Methods(Containers):
             self.emit(Cleared(self.site(node, st), thing, owners), st)
             return [(NONE, st)]
         if name in ("state_dict", "load_state_dict", "add_param_group", "train", "eval", "__call__"):
+            if name == "add_param_group":
+                self.group_added(receiver, args.get(0, "param_group"), node, st)
             if name == "add_param_group" and args.pos:
                 self._consume_groups(self.new(Listing((args.pos[0],)), st), "add_param_group", node, st)
             if name != "__call__":
@@ -533,6 +546,7 @@ class Methods(Containers):
             return [(NONE, st)]
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
+                self.froze(receiver, args.get(0, "requires_grad"), node, st)
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             elif name in ("train", "eval"):
                 self.set_mode(receiver, name, args, node, st)
@@ -543,6 +557,10 @@ class Methods(Containers):
             return [(self.take_state(receiver, node, st), st)]
         if name == "load_state_dict":
             self.use_state(args.all(), "load", node, st)
+        if name in self.know.lists["parameters.remade_by_methods"] or (
+            name == "load_state_dict" and args.get(2, "assign") == TRUE
+        ):
+            self.parameters_remade(receiver, name, node, st)
         if name in (
             "load_state_dict",
             "register_buffer",
@@ -559,6 +577,8 @@ class Methods(Containers):
                 for part in self.leaves(receiver, st) or frozenset({receiver}):
                     if isinstance(part, Value):
                         st.set_attr(part, "loaded", Sym("stamp", st.stamp))
+            if name in _ADDS:
+                self.parts_added(receiver, args.all(), name, node, st)
             self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
@@ -572,6 +592,7 @@ class Methods(Containers):
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
                     self.escape([arg], node, st, name, harmless=True)
+            self.saved_by_module(receiver, args, node, st)
             output = self.output(receiver, NONE, args, node, st)
             self.forwarded(receiver, output, node, st)
             return [(output, st)]
@@ -587,6 +608,8 @@ class Methods(Containers):
             return [(self._unknown_result(self._called(node), args, st), st)]
         operands = self._operands_of(args, st)
         reduction = record.reduction if isinstance(record, Thingy) else ""
+        if isinstance(record, Thingy):
+            self.saved_by_function(record.what, args, node, st)
         made = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True, reduction=reduction)
         if isinstance(record, Thingy):
             self.computed_loss(record.what, made, args, node, st)

@@ -13,6 +13,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, End
+from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.loops import Loops
 from flake8_gradtrap.interp.merging import SOME
 from flake8_gradtrap.interp.modes import IN_DOUBT
@@ -263,19 +264,21 @@ class Statements(Loops):
         return after
 
     def run_With(self, node: ir.With, live: list[State]) -> list[End]:
-        by_mode: dict[tuple[bool | None, bool], list[State]] = {}
+        by_mode: dict[tuple[bool | None, bool, bool], list[State]] = {}
         for path in live:
             with suppress(Dead):
-                before = path.mode, IN_DOUBT in path.conds
+                before = path.mode, IN_DOUBT in path.conds, INFERENCE in path.conds
                 by_mode.setdefault(before, []).extend(self._enter_contexts(node, path))
         ends: list[End] = []
-        for (mode, in_doubt), paths in by_mode.items():
+        for (mode, in_doubt, inferring), paths in by_mode.items():
             for after, signal, returned in self.exec_block(node.body, paths):
                 after.mode = mode
                 if node in self.detecting:
                     self.emit(AnomalyDetectionSet(self.site(node, after), False), after)
                 if not in_doubt:
                     after.conds.pop(IN_DOUBT, None)
+                if not inferring:
+                    after.conds.pop(INFERENCE, None)
                 ends.append((after, signal, returned))
         return ends
 
@@ -292,6 +295,7 @@ class Statements(Loops):
                             after.conds[IN_DOUBT] = True
                         else:
                             after.mode = record.flag
+                        self.enters_inference(value, after)
                         entered = record.args[0] if record.args else self.unknown()
                     elif isinstance(record, Thingy) and record.kind == "anomaly":
                         self.detecting.add(node)

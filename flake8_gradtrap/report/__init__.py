@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flake8_gradtrap.config import NOT_ANALYSED
-from flake8_gradtrap.finding import Finding
+from flake8_gradtrap.finding import Finding, Span
+from flake8_gradtrap.notebook import Notebook, is_notebook
 from flake8_gradtrap.source import SourceError, decode
 
 FORMATS = ("full", "concise", "json")
@@ -31,25 +32,37 @@ class Sources:
 
     def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
         self._given = given or {}
-        self._files: dict[str, list[str]] = {}
+        self._files: dict[str, dict[int | None, list[str]]] = {}
 
-    def line(self, path: str, row: int) -> str:
-        """A line without its end; empty where there is none."""
+    def line(self, path: str, row: int, cell: int | None = None) -> str:
+        """A line, of a cell if the file is a notebook, without its end; empty where there is none."""
         if path not in self._files:
             self._files[path] = self._read(path)
-        lines = self._files[path]
+        lines = self._files[path].get(cell if is_notebook(path) else None, [])
         return lines[row - 1].rstrip("\n") if 0 < row <= len(lines) else ""
 
-    def _read(self, path: str) -> list[str]:
+    def _read(self, path: str) -> dict[int | None, list[str]]:
         try:
             data = self._given[path] if path in self._given else Path(path).read_bytes()
         except (OSError, ValueError):
-            return []
+            return {}
         try:
+            if is_notebook(path):
+                return {cell.number: _lines(cell.source) for cell in Notebook(data).cells}
             text, _ = decode(data)
-        except SourceError:
+        except (SourceError, RecursionError):
             text = data.decode("latin-1")
-        return list(io.StringIO(text, newline=None))
+        return {None: _lines(text)}
+
+
+def _lines(text: str) -> list[str]:
+    return list(io.StringIO(text, newline=None))
+
+
+def place(filename: str, span: Span, cell: int | None, column: bool = True) -> tuple[str, ...]:
+    """The parts of `path:row:column`; in a notebook, of `path:cell 3:row:column`."""
+    inside = (f"cell {cell}",) if cell is not None and is_notebook(filename) else ()
+    return (printable(filename), *inside, str(span.row), *((str(span.column),) if column else ()))
 
 
 class Style:

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from flake8_gradtrap.finding import Finding, Span
-from flake8_gradtrap.report import Sources, Style, count, is_trap, printable
+from flake8_gradtrap.report import Sources, Style, count, is_trap, place, printable
 from flake8_gradtrap.report.concise import headline
 
 WIDTH = 160
@@ -42,7 +42,7 @@ def _block(finding: Finding, sources: Sources, style: Style) -> Iterator[str]:
     last = min(max(span.row, span.end_row), span.row + ROWS - 1)
     gutter = len(str(last))
     bar = style.blue("|")
-    lines = [(row, sources.line(finding.filename, row)) for row in range(span.row, last + 1)]
+    lines = [(row, sources.line(finding.filename, row, finding.cell)) for row in range(span.row, last + 1)]
     if any(line.strip() for _, line in lines):
         yield f"{' ' * gutter} {bar}"
         for row, line in lines:
@@ -54,9 +54,9 @@ def _block(finding: Finding, sources: Sources, style: Style) -> Iterator[str]:
             yield f"{' ' * gutter} {bar} {style.faint('...')}"
         yield f"{' ' * gutter} {bar}"
     for number, step in enumerate(finding.trace, 1):
-        place = style.bold(f"{printable(step.filename)}:{step.span.row}")
-        yield f"{number:>{gutter + 2}}. {place}: {printable(step.message)}"
-        text, _ = underline(sources.line(step.filename, step.span.row).strip(), 1, 1)
+        where = style.bold(":".join(place(step.filename, step.span, step.cell, column=False)))
+        yield f"{number:>{gutter + 2}}. {where}: {printable(step.message)}"
+        text, _ = underline(sources.line(step.filename, step.span.row, step.cell).strip(), 1, 1)
         if text:
             yield f"{' ' * (gutter + 4)}{bar} {text}"
     if finding.fix is not None:

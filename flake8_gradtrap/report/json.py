@@ -23,10 +23,15 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "url": None,
         "fix": None if finding.fix is None else _fix(finding.fix),
         "trace": [
-            {"message": step.message, "filename": step.filename, "location": _range(step.span)["location"]}
+            {
+                "message": step.message,
+                "filename": step.filename,
+                "location": _range(step.span)["location"],
+                **_cell(step.cell),
+            }
             for step in finding.trace
         ],
-        "cell": None,
+        "cell": finding.cell,
     }
 
 
@@ -34,8 +39,13 @@ def _fix(fix: Fix) -> dict[str, Any]:
     return {
         "applicability": "safe" if fix.safe else "unsafe",
         "message": fix.message,
-        "edits": [{"content": edit.content, **_range(edit.span)} for edit in fix.edits],
+        "edits": [{"content": edit.content, **_range(edit.span), **_cell(edit.cell)} for edit in fix.edits],
     }
+
+
+def _cell(cell: int | None) -> dict[str, int]:
+    """Edits and steps in a notebook say in which cell they are: it need not be that of the finding."""
+    return {} if cell is None else {"cell": cell}
 
 
 def _range(span: Span) -> dict[str, dict[str, int]]:

@@ -1,0 +1,72 @@
+"""Which rules there are, and what this installation of gradtrap consists of, found without importing any of it.
+
+To import the rules takes longer than a warm run may last, so the few facts that settings need are read from their text.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_RULE = re.compile(r"(gtr\d{3})_\w+\.py")
+_OFF = re.compile(rb"^    default(?:: [^=\n]+)? = False$", re.MULTILINE)
+
+
+@cache
+def rule_defaults() -> dict[str, bool]:
+    """Every code, and whether it is on by default."""
+    found: dict[str, bool] = {}
+    for path in sorted(_rule_files()):
+        if match := _RULE.fullmatch(path.name):
+            found[match[1].upper()] = _OFF.search(path.read_bytes()) is None
+    if not found:  # the rules are not files: an installation in an archive
+        from flake8_gradtrap.rule import all_rules
+
+        found = {code: rule.default for code, rule in all_rules().items()}
+    return found
+
+
+@cache
+def installation() -> str:
+    """What tells this installation from another one, of which the findings may differ.
+
+    In a checkout the times of the files count, too: there they are edited.
+    """
+    import hashlib
+
+    from flake8_gradtrap import __version__, rules
+
+    here = Path(__file__).parent
+    edited = any(Path(folder).parent != here for folder in rules.__path__)
+    found = [__version__, sys.implementation.cache_tag or "", _libcst()]
+    for folder in dict.fromkeys([str(here), *rules.__path__]):
+        for top, folders, files in os.walk(folder):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(files):
+                status = os.stat(os.path.join(top, name))
+                found.append(f"{name} {status.st_size} {status.st_mtime_ns if edited else ''}")
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
+
+
+def _libcst() -> str:
+    """The version of libcst, which decides what can be read, without importing it."""
+    found = importlib.util.find_spec("libcst")
+    if found is None or found.origin is None:
+        return ""
+    try:
+        return Path(found.origin).with_name("_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _rule_files() -> Iterator[Path]:
+    from flake8_gradtrap import rules
+
+    for folder in dict.fromkeys(rules.__path__):
+        if os.path.isdir(folder):
+            yield from Path(folder).iterdir()
