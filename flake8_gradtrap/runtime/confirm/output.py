@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from flake8_gradtrap import __version__
-from flake8_gradtrap.pages import url
 from flake8_gradtrap.report import count
 from flake8_gradtrap.rule import all_rules
 from flake8_gradtrap.runtime.confirm.running import Outcome
@@ -127,7 +126,6 @@ def as_sarif(outcome: Outcome) -> dict[str, Any]:
                                 "id": code,
                                 "name": rules[code].name,
                                 "shortDescription": {"text": rules[code].summary},
-                                "helpUri": url(code),
                             }
                             for code in codes
                             if code in rules
