@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -445,6 +446,9 @@ def confirm(
         status = command.run(request, configuration, files, _colour())
     except (targets.NotFound, ConfigError) as error:
         fail(str(error))
+    except Exception as error:  # of ours: exit code 1 would say that a trap was confirmed
+        traceback.print_exc()
+        fail(f"internal error: {type(error).__name__}: {error}; please report it")
     raise click.exceptions.Exit(status)
 
 

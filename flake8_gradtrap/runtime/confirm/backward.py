@@ -176,7 +176,7 @@ class Backwards:
         whole = not changed
         for cut in cuts:
             for code in _RULES.get(cut.term.cut, ()):
-                tracer.measure(code, cut.term.site, True, cut.said, cut.value)
+                tracer.measure(code, cut.term.site, True, cut.said, cut.value, counted=True)
                 if cut.term.addend is not None:
                     tracer.measure(code, cut.term.addend, True, cut.said, cut.value)
                 if cut.term.whole:
@@ -186,7 +186,7 @@ class Backwards:
         forced = self.forced.get(key)
         if forced is not None:
             said = f"the backward filled {many(len(changed), 'gradient')} of the optimizers"
-            tracer.measure("GTR209", forced, whole, said, float(len(changed)), "gradients")
+            tracer.measure("GTR209", forced, whole, said, float(len(changed)), "gradients", counted=True)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -226,19 +226,22 @@ class Backwards:
         loops = self.tracer.loops
         if tensor.grad_fn is None or not loops:
             return
-        keys = self._mark_all(tensor.grad_fn, _NEAR)
+        keys = self._mark_all(tensor.grad_fn, _NEAR, beyond=False)
         state = State(site, label, frozenset(keys), loops[-1].place, loops[-1].index)
         for key in keys:
             self.states[key] = state
 
-    def _mark_all(self, node: Any, limit: int) -> list[Key]:
-        """Mark the nodes nearest to one; leaves aside."""
+    def _mark_all(self, node: Any, limit: int, beyond: bool = True) -> list[Key]:
+        """Mark the nodes nearest to one, leaves aside; `beyond`: also those of states of earlier iterations."""
         names = self.tracer.names
         found, queue, keys = {node}, [node], []
         for one in queue:
             if "AccumulateGrad" in one.name():
                 continue
-            keys.append(names.mark_node(one).key)
+            key = names.mark_node(one).key
+            if not beyond and key in self.states:
+                continue
+            keys.append(key)
             if len(keys) == limit:
                 break
             for parent, _ in one.next_functions:
@@ -262,14 +265,14 @@ class Backwards:
             if again:
                 if error is not None:
                     said = f"a backward met the graph of an earlier iteration, and raised {type(error).__name__}"
-                    self.tracer.measure("GTR405", state.site, True, said, 1.0, "graphs")
+                    self.tracer.measure("GTR405", state.site, True, said, 1.0, "graphs", counted=True)
                     continue
                 said = "a backward went through the graph of an earlier iteration once more"
                 if self.tracer.curious("GTR405", state.site, 30) and loss.grad_fn is not None:
                     size = nodes_behind(loss.grad_fn)
                     first = self._sizes.setdefault(state.site.node, size)
                     said += f"; its graph has grown from {first:,} to {many(size, 'node')}"
-                self.tracer.measure("GTR405", state.site, True, said)
+                self.tracer.measure("GTR405", state.site, True, said, counted=True)
         return tuple(
             Carried(state.site, Thing(state.site.node, state.label), frozenset(state.keys)) for state in met.values()
         )

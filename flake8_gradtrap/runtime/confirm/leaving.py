@@ -128,6 +128,7 @@ class Leaving:
     def cut(self, probe: int, site: Site, how: str, value: Any) -> None:
         """A tensor was detached."""
         history, _ = self._history.pop(probe, (False, ()))
+        self.tracer.measure("GTR203", site, False, "" if history else "what was detached had no history")
         if isinstance(value, torch.Tensor) and history and not value.requires_grad:
             self.recent = Cut(Term("detach", site, how, had_history=True), _said(value), None)
             self.tag(value, self.recent)
@@ -139,9 +140,8 @@ class Leaving:
         live = value.grad_fn is not None
         thing = self.tracer.thing(value)
         self.tracer.emit(GradientForced(site, thing, how, live))
-        if live:
-            self.tracer.measure("GTR209", site, False, "its graph was alive")
-        else:
+        self.tracer.measure("GTR209", site, False, "its graph was alive" if live else "")
+        if not live:
             self.backwards.forced[self.tracer.names.of(value)] = site
 
     # -- arriving -----------------------------------------------------------------------------------------------------

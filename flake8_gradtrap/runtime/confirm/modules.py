@@ -43,6 +43,9 @@ class Modules:
         self._evaluating: dict[int, tuple[weakref.ref[nn.Module], Site]] = {}
         self._callees: list[tuple[int, weakref.ref[nn.Module]]] = []
         self._states: dict[int, State] = {}
+        self._steps = 0
+        self._whole: dict[tuple[int, str], tuple[Thing, Site, Attribute]] = {}
+        """What containers of modules held when they were last seen."""
         self._holders: list[tuple[weakref.ref[nn.Module], str, str, Site]] = []
 
     def install(self) -> None:
@@ -97,6 +100,9 @@ class Modules:
 
     def stepped(self, owners: frozenset[Any]) -> None:
         """An optimizer steps: whatever of its modules is in evaluation mode is trained in it."""
+        self._steps += 1
+        if self._steps in (1, 5, 20):
+            self.inspect()
         for number, (reference, site) in list(self._evaluating.items()):
             module = reference()
             if module is None:
@@ -136,7 +142,7 @@ class Modules:
         event = Forwarded(site, thing, keys, recorded, (), function, home)
         self.tracer.emit(event)
         if not module.training:
-            said = "evaluated with gradients off"
+            said = "" if tensors else "evaluated with gradients off"
             if tensors and self.tracer.curious("GTR601", site):
                 said = f"a graph of {many(nodes_behind(tensors[0].grad_fn), 'node')} recorded in evaluation mode"
             self.tracer.measure("GTR601", site, bool(tensors), said)
@@ -224,15 +230,12 @@ class Modules:
         )
         return Attribute(name, Thing(("value", name, id(value))), kind, parts, count=len(value))
 
-    def finish(self) -> None:
-        """The run is over: what modules hold now is what they are made of."""
-        ended: dict[int, tuple[nn.Module, Site]] = {}
+    def inspect(self) -> None:
+        """See which parts of modules are registered, or trained in another way."""
         for reference, name, code, site in self._holders:
             holder = reference()
             if holder is None:
-                self.tracer.unknown(code, site, "the module was gone when the run ended")
                 continue
-            ended[id(holder)] = (holder, site)
             value = getattr(holder, name, None)
             parts = list(_flat(value)) if code == "GTR701" else [one for one in (_leaf(value),) if one is not None]
             inside = [one for part in parts for one in _parameters(part)]
@@ -249,13 +252,15 @@ class Modules:
             present = [part for part in parts if all(id(one) in trained for one in _parameters(part))]
             registered = tuple(Part(Thing(self.tracer.names.of(part)), "module") for part in present)
             self.tracer.emit(Registered(site, registered))
-        for holder, site in ended.values():
-            names = {name for reference, name, *_ in self._holders if reference() is holder}
-            held = {name: getattr(holder, name, None) for name in names}
-            kinds = [self._describe(name, value) for name, value in held.items() if isinstance(value, list | tuple | dict)]
-            thing = self.tracer.thing(holder, "self")
-            self.tracer.emit(Constructed(site, thing, type(holder).__name__, tuple(kinds)))
-            self.tracer.emit(ClassEnded(site, thing, type(holder).__name__))
+            if code == "GTR701" and isinstance(value, list | tuple | dict):
+                self._whole[id(holder), name] = (self.tracer.thing(holder, "self"), site, self._describe(name, value))
+
+    def finish(self) -> None:
+        """The run is over: what modules held last is what they are made of."""
+        self.inspect()
+        for thing, site, attribute in self._whole.values():
+            self.tracer.emit(Constructed(site, thing, thing.label, (attribute,)))
+            self.tracer.emit(ClassEnded(site, thing, thing.label))
 
 
 class State:

@@ -154,7 +154,7 @@ def _head_end(node: ast.AST) -> int:
     body = getattr(node, "body", None)
     if isinstance(body, list) and body:
         inner = body[0]
-        first: int = min(inner.lineno, *(one.lineno for one in getattr(inner, "decorator_list", [inner])))
+        first: int = min(one.lineno for one in (inner, *getattr(inner, "decorator_list", ())))
         return max(getattr(node, "lineno", 0), first - 1)
     return getattr(node, "end_lineno", None) or getattr(node, "lineno", 0)
 

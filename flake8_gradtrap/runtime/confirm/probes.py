@@ -57,7 +57,7 @@ class Probes:
             if isinstance(over, Iterator):
                 site = self._site(number)
                 if site is not None:
-                    self.iterators.used(site, spot.label, "`for`", over)
+                    self.iterators.used(site, spot.label, "the loop", over)
             self.tracer.loop_started(frame, spot.place, count)
         return over
 

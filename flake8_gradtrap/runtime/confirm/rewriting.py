@@ -377,13 +377,12 @@ class Rewriter(ast.NodeTransformer):
             number = self._spot(node.args[-1], said.partition("(")[2][:-1], label)
             node.args[-1] = self._probe("stored", number, node.args[-1], node.args[-1])
             node.func.value = self._probe("holder", number, node.func.value, node.func.value)
-        if module:
-            number = self._spot(node, ast.unparse(node.func) if not isinstance(node.func, ast.Call) else said)
+        left = node if codes.isdisjoint(LEAVE) else self._leaving(node, name, codes, said)
+        if module and left is node:
+            number = self._spot(node, ast.unparse(node.func))
             node.func = self._probe("callee", number, node.func, node.func)
             return self._probe("output", number, node, node)
-        if codes.isdisjoint(LEAVE):
-            return node
-        return self._leaving(node, name, codes, said)
+        return left
 
     def _leaving(self, node: ast.Call, name: str, codes: frozenset[str], said: str) -> ast.AST:
         """A value may leave its graph here."""
@@ -490,7 +489,7 @@ class Rewriter(ast.NodeTransformer):
         """Only the first iterable is evaluated here and now."""
         first = node.generators[0]
         if _simple(first.iter) and _last(first.iter) in self.iterators:
-            number = self._spot(node, ast.unparse(first.iter), "`for`")
+            number = self._spot(node, ast.unparse(first.iter), "the comprehension")
             first.iter = self._probe("used", number, first.iter, first.iter)
         return node
 

@@ -146,15 +146,25 @@ class Tracer:
     # -- measurements -------------------------------------------------------------------------------------------------
 
     def measure(
-        self, code: str, site: Site | None, trapped: bool, said: str = "", value: float | None = None, unit: str = ""
+        self,
+        code: str,
+        site: Site | None,
+        trapped: bool,
+        said: str = "",
+        value: float | None = None,
+        unit: str = "",
+        counted: bool = False,
     ) -> None:
-        """Note whether the mechanism of a rule's trap was there, at a site; `said`: its number in words."""
+        """Note whether the mechanism of a rule's trap was there, at a site; `said`: its number in words.
+
+        `counted`: the hit was noted when it happened, and only now it is seen what became of it.
+        """
         if site is None or not isinstance(site.node, Place):
             return
         known = self._measure(code, site.node)
-        known.hits += 1
+        known.hits += not counted
         if trapped:
-            known.trapped += 1
+            known.trapped = min(known.trapped + 1, known.hits)
             if known.trapped == 1 or said:
                 known.said, known.value, known.unit = said, value, unit
         elif not known.trapped and said:
