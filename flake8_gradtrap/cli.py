@@ -392,7 +392,9 @@ def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file
 @click.argument("script", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
-@click.option("--steps", type=click.IntRange(min=0), default=50, show_default=True, help="Optimizer steps; 0: no limit.")
+@click.option(
+    "--steps", type=click.IntRange(min=0), default=50, show_default=True, help="Optimizer steps; 0: no limit."
+)
 @click.option("--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Seconds; 0: no limit.")
 @click.option("--workdir", default="", metavar="FOLDER", help="Where to run it; 'temporary': a folder that is removed.")
 @click.option("--json", "json_file", type=_FILE, help="Write verdicts and numbers to a file.")
@@ -401,7 +403,9 @@ def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file
 @_codes("ignore", "Not these rules.")
 @_codes("extend-select", "These rules, too.")
 @click.option("--preview/--no-preview", default=None, help="Also rules in preview.")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take settings from a file.")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take settings from a file."
+)
 @click.option("--isolated", is_flag=True, help="Read no settings.")
 def confirm(
     script: str | None,
@@ -424,7 +428,7 @@ def confirm(
     Exit code 1: a trap was confirmed, or seen only at run time; 2: the program failed, or wrong usage; 0: neither.
     """
     if module is not None and script is not None:
-        script, arguments = None, (script, *arguments)
+        arguments, script = (script, *arguments), None
     if (script is None) == (module is None):
         fail("give a script, or -m MODULE")
     if isolated and config is not None:

@@ -12,7 +12,7 @@ from flake8_gradtrap.events import Backpropagated, Carried, Differentiated, Site
 from flake8_gradtrap.runtime.confirm.gradients import Gradients, Parameter
 from flake8_gradtrap.runtime.confirm.identity import Key
 from flake8_gradtrap.runtime.confirm.numbers import many, nodes_behind, norm_of, short
-from flake8_gradtrap.runtime.confirm.places import here, receiver
+from flake8_gradtrap.runtime.confirm.places import Place, here, receiver
 from flake8_gradtrap.runtime.confirm.tracer import Tracer
 from flake8_gradtrap.runtime.confirm.windows import share_of
 
@@ -30,7 +30,7 @@ class State:
     site: Site
     label: str
     keys: frozenset[Key]
-    loop: Hashable
+    loop: Place
     index: int
 
 
@@ -121,7 +121,7 @@ class Backwards:
                 node = node.next_functions[0][0]
             share = share_of(node)
         self._fill(site, changed, scaler, share)
-        thing = Thing(key, receiver(site.node))  # type: ignore[arg-type]
+        thing = Thing(key, receiver(site.node))
         cuts = [cut for one in (fired | {key}) for cut in self.cuts.get(one, ())]
         carried = self._carried(site, loss, fired, error)
         event = Backpropagated(
@@ -258,7 +258,7 @@ class Backwards:
         now = {loop.place: loop.index for loop in self.tracer.loops}
         for key in fired:
             state = self.states.get(key)
-            if state is not None and now.get(state.loop, state.index) > state.index:  # type: ignore[arg-type]
+            if state is not None and now.get(state.loop, state.index) > state.index:
                 met[id(state)] = state
         for state in met.values():
             again = [key for key in state.keys & fired if key in self.walked]

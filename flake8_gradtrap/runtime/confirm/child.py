@@ -32,10 +32,8 @@ def main(configuration: str) -> None:
     rules = [rule for code, rule in all_rules().items() if code in asked["rules"]]
     if asked["root"] in sys.path:
         sys.path.remove(asked["root"])  # what gradtrap needs is imported: the program's own path is its business
-    wanted = {
-        file: Wanted(_by_row(rows["reported"]), _by_row(rows["traced"])) for file, rows in asked["files"].items()
-    }
-    compiler = Compiler(wanted if asked["probes"] else {asked["file"]: Wanted({}, {})})
+    wanted = {file: Wanted(_by_row(rows["reported"]), _by_row(rows["traced"])) for file, rows in asked["files"].items()}
+    compiler = Compiler(wanted)
     findings = frozenset((code, (file, first, last)) for code, file, first, last in asked["findings"])
     recording = Recording(compiler, asked["steps"], frozenset(asked["rules"]), findings)
     setattr(builtins, NAME, recording.probes)
@@ -60,7 +58,10 @@ def main(configuration: str) -> None:
     except KeyboardInterrupt:
         evidence.failed, evidence.stopped = True, "interrupted"
     except BaseException as error:
-        evidence.failed, evidence.stopped = True, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        evidence.failed, evidence.stopped = (
+            True,
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        )
         status = 1
         _show(error, wanted)
     finally:
@@ -107,5 +108,3 @@ def _show(error: BaseException, wanted: dict[str, Any]) -> None:
     while place is not None and place.tb_frame.f_code.co_filename not in wanted:
         place = place.tb_next
     traceback.print_exception(type(error), error, place or error.__traceback__)
-
-

@@ -11,13 +11,15 @@ import click
 from flake8_gradtrap.config import Configuration
 from flake8_gradtrap.report import count
 from flake8_gradtrap.runtime.confirm import output
-from flake8_gradtrap.runtime.confirm.running import Outcome, Request, confirm
+from flake8_gradtrap.runtime.confirm.running import Outcome, Request, confirm, first_rank
 from flake8_gradtrap.runtime.confirm.verdicts import CONFIRMED
 
 
 def run(request: Request, configuration: Configuration, files: dict[str, Path | None], colour: bool) -> int:
     """Confirm, print, write; the exit code."""
-    click.echo(f"gradtrap confirm runs your code: {output.shown(request.target.file)}, {limits(request)}", err=True)
+    if first_rank():
+        what = f"{output.shown(request.target.file)}, {limits(request)}"
+        click.echo(f"gradtrap confirm runs your code: {what}", err=True)
     outcome = confirm(request, configuration)
     if not outcome.speaks:
         return 0  # the first rank of the node says it for all
@@ -45,15 +47,15 @@ def show(outcome: Outcome, colour: bool) -> None:
     if outcome.verdicts:
         console.print(output.table(outcome))
     else:
-        click.echo(f"{output.where(outcome)}: nothing was found in {count(len(outcome.files), 'file')}, and nothing seen")
+        click.echo(
+            f"{output.where(outcome)}: nothing was found in {count(len(outcome.files), 'file')}, and nothing seen"
+        )
     for note in (output.ended(outcome), outcome.problem, *outcome.evidence.notes):
         if note:
             click.echo(f"note: {note}", err=True)
-    counts = {}
+    counts: dict[str, int] = {}
     for verdict in outcome.verdicts:
         counts[verdict.verdict] = counts.get(verdict.verdict, 0) + 1
     if counts:
         said = ", ".join(f"{number} {verdict.lower()}" for verdict, number in sorted(counts.items()))
         click.echo(f"\n{said} ({output.where(outcome)})")
-
-

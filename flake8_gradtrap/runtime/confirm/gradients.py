@@ -175,7 +175,7 @@ class Gradients:
             known = self.known(optimizer)
             cleared = known.parameters
             if site is not None:
-                known.label = receiver(site.node) or known.label  # type: ignore[arg-type]
+                known.label = receiver(site.node) or known.label
                 self.tracer.emit(Cleared(site, known.thing, known.owners))
         else:
             keys = [self.tracer.names.known(tensor) for tensor in tensors]
@@ -260,11 +260,11 @@ class Gradients:
         if site is None:
             return
         place = site.node
-        label = argument(place) if scaler is not None else receiver(place)  # type: ignore[arg-type]
+        label = argument(place) if scaler is not None else receiver(place)
         known.label = label or known.label
         thing = None
         if scaler is not None:
-            thing = self.tracer.thing(scaler, receiver(place))  # type: ignore[arg-type]
+            thing = self.tracer.thing(scaler, receiver(place))
         if known.site is None:  # made where it was not seen: it is new to the monitors
             known.site = site
         self.tracer.emit(Stepped(site, known.thing, known.owners, thing, closure))

@@ -64,7 +64,7 @@ class Hooks:
         if hasattr(clip, "_clip_grads_with_norm_"):
             self._around(clip, "_clip_grads_with_norm_", self._clip_norm)
         self._around(clip, "clip_grad_value_", self._clip_value)
-        torch.nn.utils.clip_grad_value_ = clip.clip_grad_value_  # type: ignore[attr-defined]
+        torch.nn.utils.clip_grad_value_ = clip.clip_grad_value_
         engine = torch.autograd
         if hasattr(engine, "_engine_run_backward"):
             self._around(engine, "_engine_run_backward", self.backwards.run)
@@ -184,7 +184,7 @@ class Hooks:
         call(scaler, *args, **kwargs)
 
     def scaler(self, scaler: Any, site: Site) -> Thing:
-        return self.tracer.thing(scaler, receiver(site.node))  # type: ignore[arg-type]
+        return self.tracer.thing(scaler, receiver(site.node))
 
     # -- clips --------------------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Hooks:
         clipped = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         self.gradients.notice()
         owners = frozenset(self.tracer.names.of(parameter) for parameter in clipped)
-        target = Thing(owners, argument(site.node))  # type: ignore[arg-type]
+        target = Thing(owners, argument(site.node))
         self.gradients.clip(site, clipped, by, norm)
         if owners:
             self.tracer.emit(Clipped(site, target, f"`{by}`", owners, own=True))
@@ -232,7 +232,7 @@ class Hooks:
             known = self.gradients.known(scheduler.optimizer)
             self.gradients.scheduled(known, scheduler, site)
             given = (bool(args) and args[0] is not None) or kwargs.get("epoch") is not None
-            label = receiver(site.node)  # type: ignore[arg-type]
+            label = receiver(site.node)
             optimizer = Thing(known.key, known.label)
             name = type(scheduler).__name__
             self.tracer.emit(SchedulerStepped(site, self.tracer.thing(scheduler, label), optimizer, name, given))
@@ -247,5 +247,4 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def argument_of(site: Site, known: Optimizer) -> str:
     """What the program calls an optimizer that it hands to `unscale_` or `scaler.step`."""
-    return argument(site.node) or known.label  # type: ignore[arg-type]
-
+    return argument(site.node) or known.label

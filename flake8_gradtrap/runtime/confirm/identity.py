@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Identities:
             return known[1]
         key = Key(type(thing).__name__)
         try:
-            reference = weakref.ref(thing, lambda _, number=number, key=key: self._forget(number, key))
+            reference = weakref.ref(thing, partial(self._forget, number, key))
         except TypeError:  # no weak references to this kind of object: it gets a new name each time
             return key
         self._known[number] = (reference, key)
@@ -63,7 +64,7 @@ class Identities:
         known = self._known.get(id(thing))
         return known[1] if known is not None and known[0]() is thing else None
 
-    def _forget(self, number: int, key: Key) -> None:
+    def _forget(self, number: int, key: Key, reference: Any) -> None:
         known = self._known.get(number)
         if known is not None and known[1] is key:
             del self._known[number]

@@ -26,7 +26,7 @@ class Number(float):
     def __reduce__(self) -> tuple[Any, ...]:
         return (float, (float(self),))
 
-    __reduce_ex__ = lambda self, protocol: self.__reduce__()  # type: ignore[assignment]  # noqa: E731
+    __reduce_ex__ = lambda self, protocol: self.__reduce__()  # noqa: E731
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,9 +62,9 @@ def _operator(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in (
-    "__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __neg__ __pos__ __abs__".split()
-):
+for (
+    _name
+) in "__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __neg__ __pos__ __abs__".split():
     setattr(Number, _name, _operator(_name))
 
 

@@ -81,7 +81,7 @@ class Modules:
             self._depth -= 1
         site = self.tracer.site(here()) if self._depth == 0 else None
         if site is not None:
-            thing = self.tracer.thing(module, receiver(site.node))  # type: ignore[arg-type]
+            thing = self.tracer.thing(module, receiver(site.node))
             self.tracer.emit(ModeSet(site, thing, bool(mode), self.parts(module)))
             self._evaluating.pop(id(module), None)
             if not mode:
@@ -294,7 +294,9 @@ def behaves(module: nn.Module) -> bool:
     if isinstance(getattr(module, "dropout", None), float):
         return bool(module.dropout)
     forward = getattr(type(module), "forward", None)
-    return "training" in getattr(getattr(forward, "__code__", None), "co_names", ()) and not name.startswith("Multihead")
+    return "training" in getattr(getattr(forward, "__code__", None), "co_names", ()) and not name.startswith(
+        "Multihead"
+    )
 
 
 def _leaf(value: Any) -> torch.Tensor | None:

@@ -53,7 +53,6 @@ class Where:
     def site(self, frames: list[FrameType], place: Place | None = None) -> Site | None:
         """The site of the innermost frame; `place`: where in it, if that is known better."""
         key = tuple((frame.f_code, frame.f_lasti) for frame in reversed(frames))
-        site: Site | None
         if place is not None:
             caller = self._known(key[:-1]) if len(key) > 1 else None
             return Site(place, caller)
@@ -156,7 +155,8 @@ def _head_end(node: ast.AST) -> int:
         inner = body[0]
         first: int = min(one.lineno for one in (inner, *getattr(inner, "decorator_list", ())))
         return max(getattr(node, "lineno", 0), first - 1)
-    return getattr(node, "end_lineno", None) or getattr(node, "lineno", 0)
+    last = getattr(node, "end_lineno", None) or getattr(node, "lineno", 0)
+    return int(last or 0)
 
 
 @lru_cache(maxsize=256)

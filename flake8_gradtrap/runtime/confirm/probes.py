@@ -51,7 +51,7 @@ class Probes:
         if self.tracer.on:
             spot = self.spots[number]
             count = None
-            if type(over) is range and over.start == 0 and over.step == 1 and spot.what:
+            if isinstance(over, range) and over.start == 0 and over.step == 1 and spot.what:
                 count = Thing(("number", len(over)), spot.what)
             frame = sys._getframe(1)
             if isinstance(over, Iterator):

@@ -99,7 +99,9 @@ def relevant_names(trees: Iterable[ast.AST]) -> frozenset[str]:
 class Rewriter(ast.NodeTransformer):
     """Rewrites the tree of one file. `spots` is shared by all files: a probe's number is its index."""
 
-    def __init__(self, file: str, tree: ast.Module, wanted: Wanted, relevant: frozenset[str], spots: list[Spot]) -> None:
+    def __init__(
+        self, file: str, tree: ast.Module, wanted: Wanted, relevant: frozenset[str], spots: list[Spot]
+    ) -> None:
         self.file = file
         self.tree = tree
         self.wanted = wanted
@@ -157,13 +159,10 @@ class Rewriter(ast.NodeTransformer):
     # -- making probes ------------------------------------------------------------------------------------------------
 
     def _spot(self, node: ast.AST, label: str = "", what: str = "", flag: bool = False) -> int:
-        place = Place(
-            self.file,
-            getattr(node, "lineno", 1),
-            getattr(node, "col_offset", 0),
-            getattr(node, "end_lineno", None) or getattr(node, "lineno", 1),
-            getattr(node, "end_col_offset", None) or 0,
-        )
+        first: int = getattr(node, "lineno", 1)
+        last: int = getattr(node, "end_lineno", None) or first
+        ends: int = getattr(node, "end_col_offset", None) or 0
+        place = Place(self.file, first, getattr(node, "col_offset", 0), last, ends)
         function = self.function.name if self.function is not None else ""
         definition = self.function.lineno if self.function is not None else 0
         self.spots.append(Spot(place, label, what, flag, function, definition))
@@ -274,7 +273,7 @@ class Rewriter(ast.NodeTransformer):
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add | ast.Sub):
             self._sum(node, node.target, codes, before, after)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            targets: list[ast.expr] = list(node.targets) if isinstance(node, ast.Assign) else [node.target]
             self._assigned(node, targets, codes, before, after)
         elif isinstance(node, ast.Return) and node.value is not None and "GTR403" in codes:
             node.value = self._probe("returned", self._spot(node, ast.unparse(node.value)), node, node.value)
@@ -332,7 +331,12 @@ class Rewriter(ast.NodeTransformer):
             node.value = self._probe("stored", number, value, node.value or value)
 
     def _sum(
-        self, node: ast.AugAssign, target: ast.expr, codes: frozenset[str], before: list[ast.stmt], after: list[ast.stmt]
+        self,
+        node: ast.AugAssign,
+        target: ast.expr,
+        codes: frozenset[str],
+        before: list[ast.stmt],
+        after: list[ast.stmt],
     ) -> None:
         if not _simple(target):
             return
@@ -342,7 +346,11 @@ class Rewriter(ast.NodeTransformer):
             before.append(self._alone("part", number, node, _load(target), ast.Constant(0)))
             node.value = self._probe("part", number, node.value, node.value, ast.Constant(1))
             after.append(self._alone("joined", number, node, _load(target)))
-        if isinstance(node.op, ast.Add) and (self.loops or "GTR401" in codes) and not isinstance(node.value, ast.Constant):
+        if (
+            isinstance(node.op, ast.Add)
+            and (self.loops or "GTR401" in codes)
+            and not isinstance(node.value, ast.Constant)
+        ):
             number = self._spot(node.value, label, said)
             node.value = self._probe("term", number, node.value, node.value)
             after.append(self._alone("total", number, node, _load(target)))

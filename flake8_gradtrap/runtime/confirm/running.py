@@ -28,19 +28,20 @@ from flake8_gradtrap.runtime.confirm.verdicts import Judge, Verdict
 GRACE = 15.0
 """Seconds that a program gets to end after its time is up."""
 
-_BOOT = "import sys; sys.path.insert(0, {root!r}); from flake8_gradtrap.runtime.confirm.child import main; main({file!r})"
+_BOOT = (
+    "import sys; sys.path.insert(0, {root!r}); from flake8_gradtrap.runtime.confirm.child import main; main({file!r})"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be run. `workdir`: "" (here), "temporary", or a folder. `probes`: without them only steps are counted."""
+    """What is to be run. `workdir`: "" (here), "temporary", or a folder."""
 
     target: Target
     arguments: tuple[str, ...] = ()
     steps: int = 50
     timeout: float = 600.0
     workdir: str = ""
-    probes: bool = True
 
 
 @dataclass(slots=True)
@@ -66,7 +67,8 @@ def confirm(request: Request, configuration: Configuration) -> Outcome:
         outcome = Outcome(files=files, ranks=world, problem=problem)
         if local != 0:
             outcome.speaks = False
-            (folder / f"rank{local}.done").touch()
+            with contextlib.suppress(OSError):  # the first rank has not waited
+                (folder / f"rank{local}.done").touch()
             return outcome
         gathered = _gather(folder, world)
     if not gathered:
@@ -77,6 +79,11 @@ def confirm(request: Request, configuration: Configuration) -> Outcome:
     outcome.evidence = merge(gathered)
     outcome.verdicts = list(Judge(outcome.evidence).judge(findings))
     return outcome
+
+
+def first_rank() -> bool:
+    """Whether this is the rank that speaks for its node."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 _RANK = (("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
@@ -99,7 +106,7 @@ def _shared(world: int) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if first_rank():
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -132,7 +139,6 @@ def _run(
             "evidence": str(evidence),
             "rank": rank,
             "root": root,
-            "probes": request.probes,
         }
         configuration = folder / f"asked{os.environ.get('LOCAL_RANK', '0')}.json"
         configuration.write_text(json.dumps(asked), encoding="utf-8")
@@ -191,6 +197,6 @@ def _gather(folder: Path, world: int) -> list[Evidence]:
         there = [folder / f"rank{number}.json" for number in range(world)]
         there = [path for path in there if path.exists()]
         done = sum((folder / f"rank{number}.done").exists() for number in range(1, world)) + 1
-        if len(there) == world or done == world or time.monotonic() > deadline:
+        if done == world or time.monotonic() > deadline:
             return [Evidence.of_json(json.loads(path.read_text(encoding="utf-8"))) for path in there]
         time.sleep(0.05)

@@ -92,7 +92,9 @@ class Judge:
         if fired and measure is not None and measure.trapped:
             return self._verdict(CONFIRMED, finding, measure.said, measure), key
         if fired:
-            return self._verdict(INCONCLUSIVE, finding, f"{ran}; the rule fired, its quantity was not measured", measure), key
+            return self._verdict(
+                INCONCLUSIVE, finding, f"{ran}; the rule fired, its quantity was not measured", measure
+            ), key
         if measure is None or not measure.hits:
             why = measure.unknown if measure is not None else ""
             said = why or f"{ran}, but what happens there was not observed ({ruling.quantity})"

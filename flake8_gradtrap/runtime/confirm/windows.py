@@ -51,8 +51,8 @@ class Window:
                 continue
             weight = share if share is not None else 1.0
             said = (
-                f"{count} micro-{'batch' if count == 1 else 'batches'} added up, each with a weight of {short(weight)}: "
-                f"{short(weight * count)} times their mean"
+                f"{count} micro-{'batch' if count == 1 else 'batches'} added up, each with a weight of "
+                f"{short(weight)}: {short(weight * count)} times their mean"
             )
             trapped = count > 1 and weight * count > 1.01 and not self.rewritten
             tracer.measure("GTR505", site, trapped, said, weight * count, "times the mean")
