@@ -26,6 +26,7 @@ class Comprehensions(Conditions):
         first = node.fors[0]
         lazy = node.kind == "gen"
         for source, path in self.eval(first.iter, st):
+            self.comprehended(node, source, path)
             if lazy:
                 results.append(self._generator_expression(node, source, path))
                 continue

@@ -45,6 +45,7 @@ class Loops(Assignment):
         for path in live:
             with suppress(Dead):
                 for source, before in self.eval(node.iter, path):
+                    self.looped(node, source, before)
                     known = self.elements(source, before)
                     for item, after in self.iterate(source, "`for`", node, before, whole=None if leaves else True):
                         for entry in groups:
