@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Span
-from flake8_gradtrap.notebook import Notebook, is_notebook, located
+from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.result import Result, Statistics
-from flake8_gradtrap.source import decode
 from flake8_gradtrap.versions import Look, Stamp, digest, read
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def check_file(task: Task) -> Outcome:
             outcome = _fix(task, outcome)
         except Exception as error:
             outcome = replace(outcome, note=f"internal error: {type(error).__name__}: {error}; please report it")
+    from flake8_gradtrap.notebook import located  # not needed for what the cache knows
+
     outcome = replace(outcome, findings=unique(located(outcome.findings, outcome.new, task.path)))
     if task.data is None and outcome.new == outcome.old:
         # Nobody needs the content, and it may have a long way to go.
@@ -172,6 +173,9 @@ def _fix(task: Task, before: Outcome) -> Outcome:
 
 def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
     """The text of a file, and what makes a file of another one."""
+    from flake8_gradtrap.notebook import Notebook
+    from flake8_gradtrap.source import decode
+
     if is_notebook(path):
         notebook = Notebook(data)
         return notebook.cells.text, notebook.write
@@ -187,7 +191,7 @@ def run(tasks: Sequence[Task], jobs: int | None = None, cache: Cache | None = No
     outcomes: dict[int, Outcome] = {}
     if cache is not None:
         cache.look_again()
-        outcomes = {number: known for number, task in enumerate(tasks) if (known := cache.get(task)) is not None}
+        outcomes = cache.known(tasks)
     left = [number for number in range(len(tasks)) if number not in outcomes]
     try:
         for number, outcome in _work(tasks, left, jobs):

@@ -9,9 +9,10 @@ taken from it, and the only files that are shown because it names them are those
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -64,6 +65,7 @@ class _Shelf:
     def __init__(self, name: str, folder: str, settings: Settings) -> None:
         self.name = name
         self.folder = folder
+        self.prefix = os.path.join(folder, "")
         self.settings = settings  # kept, so that no other settings get its id
         self.entries: dict[str, _Entry] = {}
         self.looks: list[Look] = []
@@ -100,8 +102,8 @@ class _Shelf:
         looks = [Look(_absolute(path), *_version(found, seen)) for path, found, seen in data["looks"]]
         entries: dict[str, _Entry] = {}
         for name, (found, seen, numbers, findings, statistics) in data["files"].items():
-            own, stamped = _version(found, seen)
-            if not own or type(numbers) is not list or not set(map(type, numbers)) <= {int}:
+            own, stamped = found, None if seen is None else Stamp(*seen)
+            if type(own) is not str or not own or type(numbers) is not list or not set(map(type, numbers)) <= {int}:
                 raise Refused("an entry")
             if numbers and not 0 <= min(numbers) <= max(numbers) < len(looks):
                 raise Refused("the number of a look")
@@ -145,17 +147,29 @@ class Cache:
         for shelf in self._shelves.values():
             shelf.broken = None
 
+    def known(self, tasks: Sequence[Task]) -> dict[int, Outcome]:
+        """The outcomes that are known, by the numbers of their tasks."""
+        enabled = gc.isenabled()
+        gc.disable()  # there is no garbage, and a tenth of the time went to search for it
+        try:
+            return {number: outcome for number, task in enumerate(tasks) if (outcome := self.get(task)) is not None}
+        finally:
+            if enabled:
+                gc.enable()
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def get(self, task: Task) -> Outcome | None:
         """The outcome of a task, if nothing has changed since it was last done."""
         if task.data is not None:
             return None
-        path = os.path.abspath(task.path)
-        folder, name = os.path.split(path)
-        shelf = self._shelf(folder, task.settings)
+        shelf, name = self._place(task)
         entry = shelf.entries.get(name)
-        if entry is None or not self._holds(own := Look(path, entry.digest, entry.stamp)):
+        if entry is None:
+            return None
+        own = Look(shelf.prefix + name, entry.digest, entry.stamp)
+        touched = not self._untouched(own)
+        if touched and not self._holds(own):
             return None
         if entry.looks:
             if shelf.broken is None:
@@ -168,7 +182,7 @@ class Cache:
             return None
         if task.fix and any(applicable(finding, task.unsafe) for finding in outcome.findings):
             return None
-        if (fresh := self._refreshed(own)) is not own:
+        if touched and (fresh := self._refreshed(own)) is not own:
             entry.stamp = fresh.stamp
             shelf.new.add(name)
         return outcome
@@ -192,6 +206,14 @@ class Cache:
             if number not in shelf.broken and (fresh := self._refreshed(look)) is not look:
                 shelf.looks[number] = fresh
                 shelf.refreshed = True
+
+    @staticmethod
+    def _untouched(own: Look) -> bool:
+        """Whether a file looks as it did: of most files, that is all there is to ask."""
+        try:
+            return own.stamp is not None and own.stamp == whole_stamp(os.stat(own.path))
+        except (OSError, ValueError):
+            return False
 
     def _holds(self, look: Look) -> bool:
         """Whether a place is as it was when it was looked at."""
@@ -235,8 +257,7 @@ class Cache:
         told = outcome.statistics
         numbers = [told.functions_run, told.functions_over_budget, round(told.seconds, 4), list(told.over_budget)]
         entry = _Entry(*outcome.version, [], pack(outcome.findings, task.path), numbers)
-        folder, name = os.path.split(os.path.abspath(task.path))
-        shelf = self._shelf(folder, task.settings)
+        shelf, name = self._place(task)
         shelf.add(name, entry, {look.path: look for look in map(self._shortened, outcome.looks)}.values())
         shelf.new.add(name)
         self._waiting += 1
@@ -276,14 +297,21 @@ class Cache:
 
     # -- shelves ------------------------------------------------------------------------------------------------------
 
-    def _shelf(self, folder: str, settings: Settings) -> _Shelf:
-        key = folder, id(settings)
+    def _place(self, task: Task) -> tuple[_Shelf, str]:
+        """Where the answer for a file lies, and under which name."""
+        folder, slash, name = task.path.rpartition(os.sep)
+        folder += slash
+        if name in ("", os.curdir, os.pardir):  # no file, but somebody may ask
+            folder, name = os.path.split(os.path.abspath(task.path))
+        key = folder, id(task.settings)
         if key not in self._shelves:
-            if id(settings) not in self._keys:
-                self._keys[id(settings)] = _key(settings)
-            name = digest(os.fsencode(f"{folder}\n{self._keys[id(settings)]}"))
-            self._shelves[key] = self._load(name, folder, settings)
-        return self._shelves[key]
+            if id(task.settings) not in self._keys:
+                self._keys[id(task.settings)] = _key(task.settings)
+            # Behind a link, `..` is not where it seems to be.
+            whole = (os.path.realpath if os.pardir in folder else os.path.abspath)(folder)
+            label = digest(f"{whole}\n{self._keys[id(task.settings)]}".encode(errors="surrogatepass"))
+            self._shelves[key] = self._load(label, whole, task.settings)
+        return self._shelves[key], name
 
     def _load(self, name: str, folder: str, settings: Settings) -> _Shelf:
         shelf = _Shelf(name, folder, settings)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 _RULE = re.compile(r"(gtr\d{3})_\w+\.py")
+_SINCE = re.compile(rb'^    torch(?:: [^=\n]+)? = "([\d.]+)"', re.MULTILINE)
 _OFF = re.compile(rb"^    default(?:: [^=\n]+)? = False$", re.MULTILINE)
 
 
@@ -28,6 +29,16 @@ def rule_defaults() -> dict[str, bool]:
         from flake8_gradtrap.rule import all_rules
 
         found = {code: rule.default for code, rule in all_rules().items()}
+    return found
+
+
+@cache
+def rule_versions() -> dict[str, tuple[int, ...]]:
+    """The first version of torch in which a rule's trap is one, of the rules that name it."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in sorted(_rule_files()):
+        if (match := _RULE.fullmatch(path.name)) and (since := _SINCE.search(path.read_bytes())):
+            found[match[1].upper()] = tuple(map(int, since[1].decode().split(".")))
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import json
@@ -23,10 +22,10 @@ import click
 from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
 from flake8_gradtrap.cache import Cache, clean, default_folder
-from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
-from flake8_gradtrap.notebook import Notebook, is_notebook
+from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
+from flake8_gradtrap.kinds import is_notebook
+from flake8_gradtrap.pyproject import settings_text
 from flake8_gradtrap.report import count
-from flake8_gradtrap.source import decode
 
 if TYPE_CHECKING:
     from flake8_gradtrap.rule import Rule
@@ -82,9 +81,12 @@ _CACHE_FOLDER = click.option(
 @click.option("--output-format", type=click.Choice(report.FORMATS), default="full", show_default=True)
 @click.option("--statistics", is_flag=True, help="Count the findings of each code, and what was run to find them.")
 @click.option("--exclude", multiple=True, metavar="PATTERNS", help="Leave out files and folders met on the way.")
+@click.option("--force-exclude/--no-force-exclude", default=None, help="Leave out files that are named, too.")
+@click.option("--per-file-ignores", multiple=True, metavar="PATTERN:CODE", help="Not these codes in these files.")
 @click.option("--stdin-filename", metavar="PATH", help="The name of what is read from standard input.")
 @click.option("--config", type=click.Path(path_type=Path), help="Read [tool.gradtrap] of this file.")
 @click.option("--isolated", is_flag=True, help="Read no configuration.")
+@click.option("--show-settings", is_flag=True, help="Show the settings of these paths, and check nothing.")
 @click.option("-j", "--jobs", callback=_jobs, metavar="N", help="Processes; 0 or 'auto': one a core.")
 @click.option("--no-cache", is_flag=True, envvar="GRADTRAP_NO_CACHE", help="Neither read nor write the cache.")
 @_CACHE_FOLDER
@@ -101,9 +103,12 @@ def check(
     output_format: str,
     statistics: bool,
     exclude: tuple[str, ...],
+    force_exclude: bool | None,
+    per_file_ignores: tuple[str, ...],
     stdin_filename: str | None,
     config: Path | None,
     isolated: bool,
+    show_settings: bool,
     jobs: int | None,
     no_cache: bool,
     cache_dir: Path | None,
@@ -121,7 +126,13 @@ def check(
             fail(f"{path}: no such file or folder")
     try:
         choice = _choice(select, ignore, extend_select, preview)
-        configuration = Configuration(choice, _split(exclude), config, isolated)
+        ignores = split_per_file(_split(per_file_ignores), "--per-file-ignores: ")
+        configuration = Configuration(choice, _split(exclude), config, isolated, ignores, force_exclude)
+        if show_settings:
+            for path in paths or (os.curdir,):
+                name = stdin_filename or path if path == files.STDIN else path
+                click.echo(settings_text(name, configuration.for_path(name)))
+            return
         tasks = []
         for path in files.discover(paths or (os.curdir,), configuration):
             name, data = path, None
@@ -218,6 +229,8 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 
 
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
+    import difflib
+
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
         for name, before, after in _pairs(outcome):
@@ -231,6 +244,9 @@ def _show_diff(outcomes: Sequence[Outcome]) -> None:
 
 def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
     """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
+    from flake8_gradtrap.notebook import Notebook
+    from flake8_gradtrap.source import decode
+
     if is_notebook(outcome.path):
         new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
         for cell in Notebook(outcome.old).cells:

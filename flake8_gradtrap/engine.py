@@ -21,6 +21,7 @@ from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.notebook import text_of
+from flake8_gradtrap.own import using
 from flake8_gradtrap.result import Result, Statistics
 from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile
@@ -78,7 +79,7 @@ def check_source(
     text = ""
     try:
         text = text_of(data, path) if isinstance(data, bytes) else data.removeprefix("\ufeff")
-        with _no_collector():
+        with _no_collector(), using(settings.apis):
             result = _analyse(SourceFile(path, text, tree), settings, surroundings or Surroundings())
     except SourceError as error:
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
@@ -127,7 +128,7 @@ def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tup
 @cache
 def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[str], re.Pattern[str] | None]:
     """The rules with these codes, the words that they wait for, and a pattern that finds any of them in a text."""
-    rules = tuple(rule for code, rule in all_rules().items() if code in codes and any(True for _ in rule.handlers()))
+    rules = tuple(rule for code, rule in all_rules().items() if code in codes and rule.handlers())
     words = frozenset(word for rule in rules for word in rule.words)
     spelt = sorted(frozenset[str]().union(*map(words_of, words)))
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, spelt)) + r")\b") if words else None
@@ -138,7 +139,10 @@ def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings)
     """The gates, each cheaper than the next: text, table of contents, abstract run."""
     rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
-    if pattern is None or not tree.body or not _LIBRARIES.search(source.text) or not pattern.search(source.text):
+    if pattern is None or not tree.body:
+        return Result(())
+    own = settings.apis.mentioned
+    if not (own and own.search(source.text)) and not (_LIBRARIES.search(source.text) and pattern.search(source.text)):
         return Result(())
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project

@@ -183,6 +183,16 @@ class Differentiated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UnusedDropped(Event):
+    """Gradients of several inputs, some of which may be None (`allow_unused=True`), are collected without those.
+
+    `made`: where they were computed.
+    """
+
+    made: Site
+
+
+@dataclass(frozen=True, slots=True)
 class Produced(Event):
     """A value left a function that promises a differentiable one: `forward` of a module (`by` = "forward"), a
     `training_step`, a loss function ("loss"), or one that computes a penalty ("penalty").
@@ -277,6 +287,11 @@ class ReadOut(Event):
     tensor: Thing
     how: str
     reaches: frozenset[Hashable] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class FiniteAsked(Event):
+    """The program asked whether a value is finite (`isnan`, `isinf`, `isfinite`), or replaced what is not."""
 
 
 # -- numerics ---------------------------------------------------------------------------------------------------------
@@ -416,6 +431,17 @@ class GradientMeasured(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GradientReadOut(Event):
+    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+
+    `how`: by what. `of`: the tensor whose gradient it is.
+    """
+
+    how: str
+    of: Thing
+
+
+@dataclass(frozen=True, slots=True)
 class WrapperMade(Event):
     """A library was put around modules, and from now on keeps or splits their gradients. `by`: "FSDP", "DeepSpeed"."""
 
@@ -446,17 +472,18 @@ class Cleared(Event):
     """Gradients were cleared: by an optimizer's or a module's `zero_grad`, or one by one.
 
     `optimizer`: the one whose zero_grad it was, None otherwise. `owners`: whose gradients, None: it is not known, and
-    all may be cleared.
+    all may be cleared. `zeros`: they are zeros now, and not None.
     """
 
     optimizer: Thing | None
     owners: Owners = None
+    zeros: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
     """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
-    keeps something from step to step (momentum, moments).
+    keeps something from step to step (momentum, moments). `decays`: it was given a weight decay.
     """
 
     optimizer: Thing
@@ -464,6 +491,7 @@ class OptimizerMade(Event):
     outlived: bool | None = None
     stateful: bool = True
     by: str = ""
+    decays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -702,6 +730,22 @@ class StateUsed(Event):
     how: str
 
 
+@dataclass(frozen=True, slots=True)
+class StateRestored(Event):
+    """`target.load_state_dict(…)`. `kind`: "module", "optimizer", "scheduler", "scaler", or "" if it may be any."""
+
+    target: Thing
+    kind: str
+    owners: Owners = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressRestored(Event):
+    """The epoch or step at which training goes on (`progress`, as the program calls it) was read from a checkpoint."""
+
+    progress: Thing
+
+
 # -- values that are written in place ---------------------------------------------------------------------------------
 
 
@@ -783,12 +827,16 @@ class WindowTested(Event):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerMade(Event):
-    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so."""
+    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so.
+
+    `resumed`: it is told where it goes on (`last_epoch`).
+    """
 
     scheduler: Thing
     optimizer: Thing | None
     by: str
     span: Thing | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -52,6 +53,19 @@ class _Measured(Generic[A, B]):
         return self._function(item), size()
 
 
+def _start() -> None:
+    """Leave interrupts to the process that started this one, and end with it, even if it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait_for_it() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_for_it, daemon=True).start()
+
+
 def _context(prepare: Callable[[], None]) -> BaseContext:
     """How processes are started. Where they can be copied from this one, it first does what each would have to do."""
     if sys.platform.startswith("linux") and threading.active_count() == 1:
@@ -91,25 +105,29 @@ def _generation(
     running: dict[Future[tuple[B, int]], int] = {}
     measured = _Measured(function)
     go_on = True
-    with ProcessPoolExecutor(min(jobs, len(waiting)), context) as pool:
-        while True:
-            while go_on and waiting and len(running) < jobs * _AHEAD:
-                try:
-                    future = pool.submit(measured, items[waiting[0]])
-                except BrokenProcessPool:
-                    go_on = False
-                else:
-                    running[future] = waiting.popleft()
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(future)
-                try:
-                    result, grown = future.result()
-                except BrokenProcessPool:
-                    lost.append(number)
-                    go_on = False
-                else:
-                    go_on = go_on and grown < LARGE
-                    yield number, result
+    with ProcessPoolExecutor(min(jobs, len(waiting)), context, _start) as pool:
+        try:
+            while True:
+                while go_on and waiting and len(running) < jobs * _AHEAD:
+                    try:
+                        future = pool.submit(measured, items[waiting[0]])
+                    except BrokenProcessPool:
+                        go_on = False
+                    else:
+                        running[future] = waiting.popleft()
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    try:
+                        result, grown = future.result()
+                    except BrokenProcessPool:
+                        lost.append(number)
+                        go_on = False
+                    else:
+                        go_on = go_on and grown < LARGE
+                        yield number, result
+        except BaseException:  # whoever asked has lost interest
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     lost.sort()

@@ -363,6 +363,18 @@ def test_cleaning(cached: Cli, cli: Cli) -> None:
     assert Path("home/b.py").exists()
 
 
+def test_a_path_that_leads_up_from_a_link(cached: Cli, checked: Callable[[], list[str]]) -> None:
+    write("a.py", "x = 1\n")
+    write("far/deep/b.py", "x = 1\n")
+    write("far/a.py", TRAP)
+    os.symlink("far/deep", "link")
+    cached("a.py")
+    assert checked() == ["a.py"]
+    for _ in range(2):
+        assert len(json.loads(cached("link/../a.py").stdout)) == 1
+    assert checked() == ["link/../a.py"]
+
+
 def test_old_versions_are_removed(cached: Cli) -> None:
     write("a.py", TRAP)
     for name, age in (("a" * 32, 20), ("b" * 32, 10)):

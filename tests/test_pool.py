@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Cli, Stub
+from conftest import ROOT, Cli, Stub
 
 from flake8_gradtrap import batch, pool
 from flake8_gradtrap.batch import Task
@@ -84,6 +86,34 @@ def test_where_memory_runs_out_the_file_is_told(monkeypatch: pytest.MonkeyPatch)
         "not analysed: there is too little memory to analyse the file"
     ]
     assert not result.settled
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    program = (
+        "import os, time\n"
+        "from flake8_gradtrap import pool\n"
+        "def work(item):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "for _ in pool.each(work, range(10_000), 2): pass\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        workers = {int(process.stdout.readline()) for _ in range(6)}
+        process.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ class Assignment(Expressions):
                 if isinstance(record, Tensor) and record.op == "grad":
                     owners = self.owners(record.parents[0], after) if record.parents else None
                     if node.op == "*" and isinstance(value, Const) and value.value == 0:
-                        self.emit(Cleared(self.site(node, after), None, owners), after)
+                        self.emit(Cleared(self.site(node, after), None, owners, True), after)
                         ends.append((after, "", None))
                         continue
                     target = Thing(old, self.label(node.target))
@@ -126,13 +126,14 @@ class Assignment(Expressions):
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         env = self._home(name, st)
-        names = st.envs.setdefault(env, {})
-        self._watch_total(names.get(name), value, Thing(value, name), st, node)
-        self.rebound(names.get(name), value, name, node, st)
-        self.module_rebound(names.get(name), value, name, node, st)
+        before = st.envs.get(env, {}).get(name)
+        self._watch_total(before, value, Thing(value, name), st, node)
+        self.rebound(before, value, name, node, st)
+        self.module_rebound(before, value, name, node, st)
+        self.progress_bound(name, value, node, st)
         if st.stamp:
-            note_carrier(names.get(name), value, name, self.site(node, st), st)
-        names[name] = value
+            note_carrier(before, value, name, self.site(node, st), st)
+        st.bind(env, name, value)
 
     def _home(self, name: str, st: State) -> int:
         kind = st.conds.get(("outer", st.frame.env, name)) if st.conds else None
@@ -201,6 +202,8 @@ class Assignment(Expressions):
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         self.attribute_set(base, name, value, st, node, target)
+        self.progress_bound(name, value, target, st)
+        self.state_assigned(base, name, target, st)
         if name == "param_groups":
             self.group_added(base, None, node, st)
         self.part_assigned(base, name, value, st, target, self.label(target))

@@ -10,6 +10,8 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Emptied,
+    FiniteAsked,
+    GradientReadOut,
     ReadOut,
     ResultDropped,
     ScaleRead,
@@ -28,6 +30,7 @@ from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -73,6 +76,10 @@ class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         if name == "__setattr__" and len(args.pos) == 2:
             return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
+        if name in ASKS_FINITE and self.hears(FiniteAsked):
+            self.emit(FiniteAsked(self.site(node, st)), st)
+        if self.know.own.kinds and (own := self.own_method(receiver, name, st)):
+            return self.own_call(own, name, receiver, args, node, st)
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
@@ -117,6 +124,10 @@ class Methods(Containers):
         if self.statement == id(node):
             self._dropped(receiver, name, args, node, st)
         self.groups_changed(receiver, name, args, node, st)
+        if (entry := self.entry_loaded(receiver, name, args)) is not None:
+            return entry
+        if name == "load_state_dict":
+            self.restored(receiver, "", node, st)
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -239,6 +250,7 @@ class Methods(Containers):
         if role == "readout":
             if number:
                 return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+            self.gradient_taken(receiver, f".{name}()", node, st)
             reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
             self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
             return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
@@ -286,7 +298,7 @@ class Methods(Containers):
         """`p.grad.…`: cleared, clipped or rescaled in place, or only looked at."""
         owners = self.owners(tensor.parents[0], st) if tensor.parents else None
         if name == "zero_":
-            self.emit(Cleared(self.site(node, st), None, owners), st)
+            self.emit(Cleared(self.site(node, st), None, owners, True), st)
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
             in_clip = any(
                 frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames
@@ -298,9 +310,11 @@ class Methods(Containers):
             )
         elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
             return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
-        elif name == "item":
-            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=".item()"), st)]
-        return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
+        elif self.know.method_role.get(name) == "readout":
+            self.gradient_taken(receiver, f".{name}()", node, st)
+            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
+        of = (receiver,) if self.hears(GradientReadOut) else ()
+        return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
 
     def backward(
         self,
@@ -412,9 +426,11 @@ class Methods(Containers):
             self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None, needed=needed), st)
             return [(NONE, st)]
         if name == "zero_grad":
-            self.emit(Cleared(self.site(node, st), thing, owners), st)
+            self.emit(Cleared(self.site(node, st), thing, owners, _leaves_zeros(args)), st)
             return [(NONE, st)]
         if name in ("state_dict", "load_state_dict", "add_param_group", "train", "eval", "__call__"):
+            if name == "load_state_dict":
+                self.restored(receiver, "optimizer", node, st)
             if name == "add_param_group":
                 self.group_added(receiver, args.get(0, "param_group"), node, st)
             if name == "add_param_group" and args.pos:
@@ -481,6 +497,8 @@ class Methods(Containers):
         if name == "update":
             self.emit(ScalerUpdated(site, scaler, bool(args.all())), st)
             return [(NONE, st)]
+        if name == "load_state_dict":
+            self.restored(receiver, "scaler", node, st)
         if name == "get_scale":
             self.emit(ScaleRead(site, scaler), st)
         if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
@@ -542,7 +560,7 @@ class Methods(Containers):
 
     def on_module(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name == "zero_grad":
-            self.emit(Cleared(self.site(node, st), None, self.leaves(receiver, st)), st)
+            self.emit(Cleared(self.site(node, st), None, self.leaves(receiver, st), _leaves_zeros(args)), st)
             return [(NONE, st)]
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
@@ -556,6 +574,7 @@ class Methods(Containers):
         if name == "state_dict":
             return [(self.take_state(receiver, node, st), st)]
         if name == "load_state_dict":
+            self.restored(receiver, "module", node, st)
             self.use_state(args.all(), "load", node, st)
         if name in self.know.lists["parameters.remade_by_methods"] or (
             name == "load_state_dict" and args.get(2, "assign") == TRUE
@@ -623,6 +642,8 @@ class Methods(Containers):
 
     def on_scheduler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
+        if name == "load_state_dict":
+            self.restored(receiver, "scheduler", node, st)
         if name == "step":
             shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
             made = isinstance(record, Thingy) and bool(record.args)
@@ -631,6 +652,11 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
+
+
+def _leaves_zeros(args: Args) -> bool:
+    """Whether a `zero_grad` is asked for zeros, where None would be the default."""
+    return args.get(0, "set_to_none") == FALSE
 
 
 def _asks_to_retain(node: ir.Node) -> bool:

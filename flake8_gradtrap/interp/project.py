@@ -14,6 +14,7 @@ from flake8_gradtrap.interp.ir import Attr, ClassDef, Expression, FunctionDef, N
 from flake8_gradtrap.interp.ir import Const as Constant
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
+from flake8_gradtrap.own import OwnApis, current
 from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
 from flake8_gradtrap.versions import UNREADABLE, Look, digest, read, stamp
 
@@ -271,14 +272,14 @@ class Project:
                 return None
             if (text := self._unsaved.get(str(path))) is not None:
                 self.looks[str(path)] = Look(str(path), UNREADABLE)
-                return Module(_unsaved_source(str(path), text), self)
+                return Module(_unsaved_source(str(path), text, current()), self)
             if not self._is_there(path, Path.is_file):
                 return None
             status = path.stat()
             if status.st_size > _LARGE:
                 self.looks[str(path)] = Look(str(path), "", stamp(status))
                 return None
-            source, look = _source(str(path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
+            source, look = _source(str(path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns), current())
             self.looks[look.path] = look
             return None if source is None else Module(source, self)
         except (OSError, SourceError, ValueError):
@@ -287,10 +288,10 @@ class Project:
 
 
 @lru_cache(maxsize=64)
-def _source(path: str, size: int, changed: int) -> tuple[SourceFile | None, Look]:
+def _source(path: str, size: int, changed: int, own: OwnApis) -> tuple[SourceFile | None, Look]:
     """A file of the project, None if it is not Python; many files import the same few.
 
-    `size` and `changed` tell one version from another.
+    `size` and `changed` tell one version from another; what a function mentions depends on `own`.
     """
     data, seen = read(path)
     look = Look(path, digest(data), seen)
@@ -303,5 +304,5 @@ def _source(path: str, size: int, changed: int) -> tuple[SourceFile | None, Look
 
 
 @lru_cache(maxsize=16)
-def _unsaved_source(path: str, text: str) -> SourceFile:
+def _unsaved_source(path: str, text: str, own: OwnApis) -> SourceFile:
     return SourceFile(path, text.removeprefix("\ufeff"))

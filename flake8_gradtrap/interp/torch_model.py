@@ -10,6 +10,7 @@ from flake8_gradtrap.events import (
     AnomalyDetectionSet,
     Clipped,
     Differentiated,
+    FiniteAsked,
     OptimizerMade,
     ReadOut,
     ScalerMade,
@@ -34,6 +35,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    infinite,
 )
 from flake8_gradtrap.interp.wrappers import Wrappers
 
@@ -55,6 +57,10 @@ _CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
 """What functions are called that clip gradients, and do nothing else."""
 
 
+ASKS_FINITE = frozenset({"isnan", "isinf", "isfinite", "isneginf", "isposinf", "nan_to_num", "nan_to_num_"})
+"""Functions and methods that look for what is not finite, or replace it."""
+
+
 class TorchModel(Wrappers):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
@@ -62,6 +68,8 @@ class TorchModel(Wrappers):
         short = name.rpartition(".")[2]
         if name == "builtins.next":
             return self._next(args, node, st)
+        if short in ASKS_FINITE and self.hears(FiniteAsked):
+            self.emit(FiniteAsked(self.site(node, st)), st)
         if "parameters.remade_by" in roles and args.pos:
             self.parameters_remade(args.pos[0], short, node, st)
         if "iterators.endless" in roles:
@@ -256,7 +264,10 @@ class TorchModel(Wrappers):
         )
         older = self._older(params, st)
         self.leaves_optimised(params, node, st)
-        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
+        decay = args.kw.get("weight_decay", FALSE)
+        decays = decay not in (FALSE, Const.of(0), Const.of(0.0))
+        made = OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short, decays)
+        self.emit(made, st)
         return optimizer
 
     def _older(self, params: Value | None, st: State) -> bool | None:
@@ -312,6 +323,7 @@ class TorchModel(Wrappers):
                 self.thing(optimizer) if optimizer is not None else None,
                 name,
                 self.thing(span) if span is not None else None,
+                args.more or "last_epoch" in args.kw,
             ),
             st,
         )
@@ -412,12 +424,6 @@ class TorchModel(Wrappers):
         shown = self._shown(node)
         if isinstance(record, Iterator):
             self.iterated(params, f"`{by}`", node, st, True)
-        infinite = isinstance(limit, Const) and limit.value == float("inf")
-        infinite = (
-            infinite
-            or (isinstance(limit, Api) and limit.name.endswith(".inf"))
-            or (isinstance(limit, Sym) and limit.name == "inf")
-        )
         scaled = limit is not None and self._mentions_scale(limit, st)
         self.emit(
             Clipped(
@@ -425,7 +431,7 @@ class TorchModel(Wrappers):
                 self.thing(params, shown),
                 by,
                 self.owners(params, st),
-                infinite,
+                infinite(limit),
                 rescales or scaled,
                 **facts,
             ),
@@ -454,7 +460,7 @@ class TorchModel(Wrappers):
             self.backward(whole, Args(args.pos[1:], args.kw), node, st)
         return NONE
 
-    def backward(self, loss: Value, args: Args, node: ir.Node, st: State) -> None:
+    def backward(self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False) -> None:
         raise NotImplementedError
 
     def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -476,10 +482,13 @@ class TorchModel(Wrappers):
             reaches, frees = frozenset(graph.reaches & walked), frozenset(graph.frees & walked)
             self.emit(Differentiated(self.site(node, st), reaches, frees, kept), st)
         if create != FALSE and not isinstance(create, Const):  # first order or second: it is not known
-            return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
-        if create != FALSE:
-            return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
-        return self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
+            made = self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
+        elif create != FALSE:
+            made = self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
+        else:
+            made = self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
+        self.note_unused(made, args, node, st)
+        return made
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -515,6 +524,7 @@ class TorchModel(Wrappers):
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
+        self.gradient_taken(source, f"{name.rpartition('.')[2]}()", node, st)
         reaches = self.numpy_of(source, st) if name.startswith("numpy.") else frozenset()
         self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2], reaches), st)
         how = self.label(node)
