@@ -101,6 +101,8 @@ class Rule:
     since: ClassVar[str] = "0.1.0"
     fix: ClassVar[str] = ""
     severity: ClassVar[str] = "warning"
+    unnecessary: ClassVar[bool] = False
+    """What is reported has no effect and can go: editors show it faded."""
     unproved: ClassVar[str] = ""
     """Why no training step can show the trap, of a rule that has no demo."""
     at_definition: ClassVar[bool] = False
