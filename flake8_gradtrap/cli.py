@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import json
@@ -21,10 +20,11 @@ import click
 
 from flake8_gradtrap import __version__, batch, files, report
 from flake8_gradtrap.batch import Outcome, Task
-from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest
-from flake8_gradtrap.notebook import Notebook, is_notebook
+from flake8_gradtrap.cache import Cache, clean, default_folder
+from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
+from flake8_gradtrap.kinds import is_notebook
+from flake8_gradtrap.pyproject import settings_text
 from flake8_gradtrap.report import count
-from flake8_gradtrap.source import decode
 
 if TYPE_CHECKING:
     from flake8_gradtrap.rule import Rule
@@ -60,6 +60,14 @@ def _codes(name: str, help: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", multiple=True, metavar="CODES", help=help)
 
 
+_CACHE_FOLDER = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="GRADTRAP_CACHE_DIR",
+    help="Where the cache lies; .gradtrap_cache in the root of the project if not given.",
+)
+
+
 @main.command()
 @click.argument("paths", nargs=-1, metavar="[PATH|-]...")
 @_codes("select", "Only these codes or prefixes, comma-separated; ALL for all.")
@@ -72,10 +80,15 @@ def _codes(name: str, help: str) -> Callable[[Any], Any]:
 @click.option("--output-format", type=click.Choice(report.FORMATS), default="full", show_default=True)
 @click.option("--statistics", is_flag=True, help="Count the findings of each code, and what was run to find them.")
 @click.option("--exclude", multiple=True, metavar="PATTERNS", help="Leave out files and folders met on the way.")
+@click.option("--force-exclude/--no-force-exclude", default=None, help="Leave out files that are named, too.")
+@click.option("--per-file-ignores", multiple=True, metavar="PATTERN:CODE", help="Not these codes in these files.")
 @click.option("--stdin-filename", metavar="PATH", help="The name of what is read from standard input.")
 @click.option("--config", type=click.Path(path_type=Path), help="Read [tool.gradtrap] of this file.")
 @click.option("--isolated", is_flag=True, help="Read no configuration.")
+@click.option("--show-settings", is_flag=True, help="Show the settings of these paths, and check nothing.")
 @click.option("-j", "--jobs", callback=_jobs, metavar="N", help="Processes; 0 or 'auto': one a core.")
+@click.option("--no-cache", is_flag=True, envvar="GRADTRAP_NO_CACHE", help="Neither read nor write the cache.")
+@_CACHE_FOLDER
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 also if there are findings.")
 def check(
     paths: tuple[str, ...],
@@ -89,10 +102,15 @@ def check(
     output_format: str,
     statistics: bool,
     exclude: tuple[str, ...],
+    force_exclude: bool | None,
+    per_file_ignores: tuple[str, ...],
     stdin_filename: str | None,
     config: Path | None,
     isolated: bool,
+    show_settings: bool,
     jobs: int | None,
+    no_cache: bool,
+    cache_dir: Path | None,
     exit_zero: bool,
 ) -> None:
     """Check files and folders ("." where none is given; "-": standard input).
@@ -107,7 +125,13 @@ def check(
             fail(f"{path}: no such file or folder")
     try:
         choice = _choice(select, ignore, extend_select, preview)
-        configuration = Configuration(choice, _split(exclude), config, isolated)
+        ignores = split_per_file(_split(per_file_ignores), "--per-file-ignores: ")
+        configuration = Configuration(choice, _split(exclude), config, isolated, ignores, force_exclude)
+        if show_settings:
+            for path in paths or (os.curdir,):
+                name = stdin_filename or path if path == files.STDIN else path
+                click.echo(settings_text(name, configuration.for_path(name)))
+            return
         tasks = []
         for path in files.discover(paths or (os.curdir,), configuration):
             name, data = path, None
@@ -117,7 +141,8 @@ def check(
     except ConfigError as error:
         fail(str(error))
 
-    outcomes = _fix(tasks, jobs) if fix and not diff else batch.run(tasks, jobs)
+    cache = None if no_cache else Cache(_cache_folder(cache_dir))
+    outcomes = _fix(tasks, jobs, cache) if fix and not diff else batch.run(tasks, jobs, cache)
     piped = next((outcome for task, outcome in zip(tasks, outcomes, strict=True) if task.data is not None), None)
     for outcome in outcomes:
         if outcome.note:
@@ -135,6 +160,11 @@ def check(
     raise click.exceptions.Exit(int(any(outcome.findings for outcome in outcomes) and not exit_zero))
 
 
+def _cache_folder(given: Path | None) -> str:
+    """A folder that is given may be a link; where we choose, none is followed."""
+    return default_folder() if given is None else os.path.realpath(given)
+
+
 def _split(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(part for value in values for part in re.split(r"[,\s]+", value) if part)
 
@@ -150,13 +180,13 @@ def _choice(
     )
 
 
-def _fix(tasks: Sequence[Task], jobs: int | None) -> list[Outcome]:
+def _fix(tasks: Sequence[Task], jobs: int | None, cache: Cache | None) -> list[Outcome]:
     """Fix and write the files until none changes: what is fixed in one file can matter to another."""
     todo = list(tasks)
     fixed: Counter[str] = Counter()
     notes: dict[str, str] = {}
     for _ in range(batch.ROUNDS):
-        outcomes = batch.run(todo, jobs)
+        outcomes = batch.run(todo, jobs, cache)
         written = 0
         for number, outcome in enumerate(outcomes):
             if outcome.new == outcome.old:
@@ -198,6 +228,8 @@ def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsaf
 
 
 def _show_diff(outcomes: Sequence[Outcome]) -> None:
+    import difflib
+
     changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
     for outcome in changed:
         for name, before, after in _pairs(outcome):
@@ -211,6 +243,9 @@ def _show_diff(outcomes: Sequence[Outcome]) -> None:
 
 def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
     """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
+    from flake8_gradtrap.notebook import Notebook
+    from flake8_gradtrap.source import decode
+
     if is_notebook(outcome.path):
         new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
         for cell in Notebook(outcome.old).cells:
@@ -225,20 +260,48 @@ def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
     yield outcome.path, before, after
 
 
+SLOWEST = 10
+"""So many of the slowest files are shown by --statistics."""
+SLOW = 0.01
+"""Of what takes fewer seconds nobody needs to know."""
+
+
 def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
     findings = [finding for outcome in outcomes for finding in outcome.findings]
     names = {finding.code: finding.name for finding in findings}
     for code, number in sorted(Counter(finding.code for finding in findings).items()):
         click.echo(f"{number:6}  {code}  {names[code]}", err=err)
-    gathered = [outcome.statistics for outcome in outcomes if outcome.statistics is not None]
-    over = sum(statistics.functions_over_budget for statistics in gathered)
+    gathered = [(outcome.path, outcome.statistics) for outcome in outcomes if outcome.statistics is not None]
+    slowest = sorted(gathered, key=lambda pair: -pair[1].seconds)[:SLOWEST]
+    if slowest and slowest[0][1].seconds >= SLOW:
+        click.echo("Slowest files (CPU seconds):", err=err)
+    for path, one in slowest:
+        if one.seconds >= SLOW:
+            click.echo(f"{one.seconds:6.2f}  {report.printable(path)}", err=err)
+    over = [(path, name) for path, one in gathered for name in one.over_budget]
+    if over:
+        click.echo("Given up over budget, and so not judged:", err=err)
+    for path, name in over:
+        click.echo(f"        {report.printable(path)}: {report.printable(name)}", err=err)
     parts = (
         count(len(outcomes), "file"),
-        f"{count(sum(statistics.functions_run for statistics in gathered), 'function')} run",
-        f"{over} given up over budget",
+        f"{count(sum(one.functions_run for _, one in gathered), 'function')} run",
+        f"{sum(one.functions_over_budget for _, one in gathered)} given up over budget",
         f"{seconds:.2f} s",
     )
     click.echo(", ".join(parts), err=err)
+
+
+# -- clean ------------------------------------------------------------------------------------------------------------
+
+
+@main.command("clean")
+@_CACHE_FOLDER
+def clean_cache(cache_dir: Path | None) -> None:
+    """Remove the cache of the project in which you are (or that in --cache-dir). Nothing else is removed."""
+    folder = _cache_folder(cache_dir)
+    removed = clean(folder)
+    click.echo(f"Removed {count(removed, 'file')} from {folder}." if removed else f"No cache in {folder}.")
 
 
 # -- rule -------------------------------------------------------------------------------------------------------------

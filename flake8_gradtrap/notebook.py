@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flake8_gradtrap.finding import Edit, Finding, Span
+from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.source import SourceError, decode, line_starts
-
-ENDING = ".ipynb"
 
 _MARK = "# %%gradtrap cell "
 _MAGIC = "get_ipython()  # %%gradtrap line "
@@ -244,10 +243,6 @@ def _original(text: str) -> str:
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
-
-
-def is_notebook(path: str) -> bool:
-    return path.endswith(ENDING)
 
 
 def text_of(data: bytes, path: str) -> str:

@@ -15,6 +15,7 @@ def page(rule: type[Rule]) -> str:
     """What `gradtrap rule CODE` shows and docs/rules/CODE.md holds, in Markdown."""
     default = "on by default" if rule.default else "preview: off until `--preview`, or selected by code"
     facts = f"{default} · fix: {_FIXES[rule.fix]} · since {rule.since}"
+    facts += f" · for torch {rule.torch} or newer" if rule.torch else ""
     return f"# {rule.code} {rule.name}\n\n*{facts[0].upper()}{facts[1:]}*\n\n{rule.doc().strip()}\n"
 
 

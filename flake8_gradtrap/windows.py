@@ -8,8 +8,10 @@ where the same test holds is remembered apart, whichever comes first: both toget
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -21,6 +23,7 @@ from flake8_gradtrap.events import (
     LoopStarted,
     OptimizerMade,
     Owners,
+    RunEnded,
     Site,
     Stepped,
     Thing,
@@ -40,6 +43,7 @@ from flake8_gradtrap.gradients import (
     touches,
 )
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 ACCUMULATES = re.compile(r"acc?um|grad_acc|micro|iter_size|subdivision|update_freq|virtual_batch", re.IGNORECASE)
 """What the size of a window is called, where only the name says that a loop runs over micro-batches."""
@@ -95,25 +99,41 @@ Story = tuple[Hashable, Window]
 """A backward, by its place, and a window."""
 
 
-class InWindows(InLoops):
+class InWindows(Waiting, InLoops):
     """Base of rules about accumulation windows. In memory: "filled" gradients by place and owners, "tested" by loop,
     "counted" by loop.
 
-    `applied`: the backwards whose gradients a step uses when a window is full, on whatever path. Rules note what else
-    they see of a backward in a window, and put both together when the run ends.
+    What a rule sees of a backward in a window waits in `open`; `applied` are the backwards whose gradients a step uses
+    when a window is full, on whatever path. When the run ends, both together are a finding. A backward is acquitted by
+    its place, or in one of its windows, by its story.
     """
 
+    waits: ClassVar[tuple[str, ...]] = (*Waiting.waits, "open", "applied")
+
     def __init__(self) -> None:
+        super().__init__()
+        self.open: dict[Story, Callable[[Stepped, Watch], None]] = {}
         self.applied: dict[Story, Stepped] = {}
         self.short: dict[Window, set[frozenset[Hashable]]] = {}
         """The steps that were taken in iterations in which a window was not full, path by path."""
-        self.added: set[Hashable] = set()
-        """Backwards that add to what they made in an earlier iteration, on whatever path."""
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for story, step in self.windows():
+            tell = self.open.get(story)
+            if tell is not None:
+                self.suspect(story, partial(tell, step))
+        self.open.clear()
+        self.applied.clear()
+        super().ended(event, watch)
 
     # -- what rules hear ----------------------------------------------------------------------------------------------
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
         """An iteration ends, its window is not full, and its gradients are kept for the next."""
+
+    def adds(self, filled: Filled) -> None:
+        """A backward adds to what it made in an earlier iteration."""
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
         """Gradients are cleared that no step has used."""
@@ -191,7 +211,7 @@ class InWindows(InLoops):
         spans: frozenset[Window] = frozenset()
         if before is not None:
             if before.ended:
-                self.added.add(event.site.node)
+                self.adds(before)
             counted = (watch.get(("counted", loop)) for loop in loops & before.ended)
             spans = before.spans | {window for window in counted if window is not None}
         short = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.short)

@@ -75,9 +75,11 @@ def train(body, loader, criterion):
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
-from flake8_gradtrap.events import Backpropagated, GradientForced, Produced, Rewrapped, RunEnded, Site
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.events import Backpropagated, GradientForced, Produced, Rewrapped, RunEnded, Site, Term
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,9 @@ class Settled:
     """A copy about which everything is said, or which is another rule's."""
 
 
-class RewrappedTensor(Rule):
+class RewrappedTensor(Waiting):
+    """Acquitted: places that wrap what has no history on some path."""
+
     code = "GTR202"
     name = "rewrapped-tensor"
     summary = "An existing tensor is wrapped in a new one, which has no history"
@@ -100,6 +104,8 @@ class RewrappedTensor(Rule):
 
     @on(Rewrapped)
     def rewrapped(self, event: Rewrapped, watch: Watch) -> None:
+        if event.had_history is False and event.several:
+            self.acquit(event.site.node)
         if watch.get(event.site.node) is None:
             watch.put(event.site.node, Copy(event))
 
@@ -120,29 +126,34 @@ class RewrappedTensor(Rule):
             if isinstance(event, Produced) and event.by == "forward" and copy and copy.event.array:
                 continue  # a tokenizer or a quantizer: its output is no part of a gradient path by intention
             watch.put(term.site.node, Settled())
-            how = copy.event.how if copy else term.how
-            raises = term.whole and isinstance(event, Backpropagated)
-            watch.report(
-                term.site,
-                f"`{how.strip('`') or 'this'}` copies values without history: "
-                + (
-                    "`backward()` raises, there is nothing to differentiate"
-                    if raises
-                    else "the loss does not train this term"
-                )
-                + f"; use {instead(copy.event if copy else None)}",
-                trace=[
-                    ("a copy without history is made here", term.site),
-                    ("returned here" if isinstance(event, Produced) else "back-propagated here", event.site),
-                ],
-                severity="error",
+            self.suspect(term.site.node, partial(self.tell, term, event, copy.event if copy else None))
+
+    @staticmethod
+    def tell(term: Term, event: Backpropagated | Produced, copy: Rewrapped | None, watch: Watch) -> None:
+        how = copy.how if copy else term.how
+        raises = term.whole and isinstance(event, Backpropagated)
+        watch.report(
+            term.site,
+            f"`{how.strip('`') or 'this'}` copies values without history: "
+            + (
+                "`backward()` raises, there is nothing to differentiate"
+                if raises
+                else "the loss does not train this term"
             )
+            + f"; use {instead(copy)}",
+            trace=[
+                ("a copy without history is made here", term.site),
+                ("returned here" if isinstance(event, Produced) else "back-propagated here", event.site),
+            ],
+            severity="error",
+        )
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
-        for _node, copy in list(watch.items()):
+        for node, copy in watch.items():
             if isinstance(copy, Copy):
-                remark(copy.event, copy.event.site, watch)
+                self.suspect(node, partial(remark, copy.event, copy.event.site))
+        super().ended(event, watch)
 
 
 def remark(event: Rewrapped, site: Site, watch: Watch) -> None:

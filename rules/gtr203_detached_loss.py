@@ -17,8 +17,9 @@ of the finding says so.
 
 False positives: a constant that is added on purpose, for a loss that reads well in the log.
 
-False negatives: detached factors (stop-gradient weights are made so), targets, teachers and straight-through
-estimators are silent, also where they were not meant; terms that were cut in code out of sight.
+False negatives: a term that a condition detaches (`if epoch < warmup`), and that is alive otherwise; detached factors
+(stop-gradient weights are made so), targets, teachers and straight-through estimators are silent, also where they were
+not meant; terms that were cut in code out of sight.
 
 ## Trap
 
@@ -68,29 +69,26 @@ def train(head, loader, criterion):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from functools import partial
 
-from flake8_gradtrap.events import Backpropagated, GradientForced, GradientModeSet, Produced, RunEnded, Term
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.events import Backpropagated, GradientForced, GradientModeSet, Produced, Term
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 CUTS = ("detach", "no_grad")
 
 
-class DetachedLoss(Rule):
+class DetachedLoss(Waiting):
+    """Acquitted, because a condition decides (`if self.training`) and the path of the finding may take no step:
+    backwards that on some path have a loss of which nothing was computed with gradients off, or that is not cut as a
+    whole; addends that are alive on some path.
+    """
+
     code = "GTR203"
     name = "detached-loss"
     summary = "What is back-propagated, or a term of it, was detached from its graph"
     words = ("detach", "detach_", "no_grad", "inference_mode", "set_grad_enabled", "backward")
     roots = ("backward",)
-    waits = ("waiting",)
-
-    def __init__(self) -> None:
-        self.alive: set[Hashable] = set()
-        """Backwards that on some path have a loss of which nothing was computed with gradients off."""
-        self.waiting: dict[tuple[Hashable, Hashable], tuple[Term, Backpropagated | Produced]] = {}
-        """Terms computed with gradients off. They wait until the run ends: where the same backward has a live loss on
-        another path, a condition decides (`if self.training`), and this path takes no step.
-        """
 
     @on(GradientForced)
     def forced(self, event: GradientForced, watch: Watch) -> None:
@@ -105,7 +103,7 @@ class DetachedLoss(Rule):
     def backpropagated(self, event: Backpropagated, watch: Watch) -> None:
         off_by_statement = event.recorded is False and watch.get("switched off")  # GTR604 speaks of it
         if watch.get(event.loss.key) is None and not off_by_statement:
-            self.judge([term for term in event.terms if term.cut in CUTS and term.additive], event, watch)
+            self.weigh([term for term in event.terms if term.cut in CUTS and term.additive], event)
 
     @on(Produced)
     def produced(self, event: Produced, watch: Watch) -> None:
@@ -113,23 +111,22 @@ class DetachedLoss(Rule):
         alive = any(not term.cut for term in event.terms)
         if alive and event.by != "forward" and watch.get(event.value.key) is None:
             cuts = [term for term in event.terms if term.cut in CUTS and term.additive and not term.whole]
-            self.judge(cuts, event, watch)
+            self.weigh(cuts, event)
 
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for (node, _), (term, where) in self.waiting.items():
-            if node not in self.alive:
-                self.tell(term, where, watch)
-        self.waiting.clear()
-
-    def judge(self, cuts: list[Term], event: Backpropagated | Produced, watch: Watch) -> None:
+    def weigh(self, cuts: list[Term], event: Backpropagated | Produced) -> None:
+        where = event.site.node
         if all(term.cut != "no_grad" for term in cuts):
-            self.alive.add(event.site.node)
+            self.acquit((where, "no_grad"))
+        if not any(term.whole for term in cuts):
+            self.acquit((where, "whole"))
+        for term in event.terms:
+            if not term.cut and term.had_history and term.addend is not None:
+                self.acquit((where, term.addend.node))
         for term in cuts:
-            if term.had_history and term.cut == "no_grad":
-                self.waiting.setdefault((event.site.node, term.site.node), (term, event))
-            elif term.had_history:
-                self.tell(term, event, watch)
+            if term.had_history:
+                kind = "whole" if term.whole else term.cut
+                added = (where, term.addend.node) if term.addend is not None else ()
+                self.suspect(((where, kind), added, term.site.node), partial(self.tell, term, event))
 
     def tell(self, term: Term, event: Backpropagated | Produced, watch: Watch) -> None:
         how = term.how.strip("`")

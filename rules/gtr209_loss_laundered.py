@@ -68,9 +68,11 @@ def train(model, loader, criterion, optimizer):
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from flake8_gradtrap.events import Backpropagated, GradientForced, Produced, Site
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,9 @@ class Forced:
     event: GradientForced = field(compare=False)
 
 
-class LossLaundered(Rule):
+class LossLaundered(Waiting):
+    """Acquitted: places where a value with a live graph is made to require a gradient on some path."""
+
     code = "GTR209"
     name = "loss-laundered"
     summary = "requires_grad is put on a computed loss: backward() runs and trains nothing"
@@ -91,14 +95,16 @@ class LossLaundered(Rule):
 
     @on(GradientForced)
     def forced(self, event: GradientForced, watch: Watch) -> None:
-        if event.live is not True:
+        if event.live is True:
+            self.acquit(event.site.node)
+        else:
             watch.put(event.value.key, Forced(event.live is False, event))
 
     @on(Backpropagated)
     def backpropagated(self, event: Backpropagated, watch: Watch) -> None:
         known = watch.get(event.loss.key)
         if known is not None and known.sure:
-            self.tell(known.event.site, known.event.how, True, event, watch)
+            self.launders(known.event.site, known.event.how, True, event)
         else:
             self.parts(event, watch)
 
@@ -108,7 +114,7 @@ class LossLaundered(Rule):
         if event.by != "forward":
             known = watch.get(event.value.key)
             if known is not None and known.sure:
-                self.tell(known.event.site, known.event.how, True, event, watch)
+                self.launders(known.event.site, known.event.how, True, event)
             else:
                 self.parts(event, watch)
 
@@ -119,9 +125,13 @@ class LossLaundered(Rule):
             if term.cut != "forced" or not term.additive:
                 continue
             if term.had_history or (term.whole and not weighted and term.site not in unsure):
-                self.tell(term.site, term.how, term.whole, event, watch)
+                self.launders(term.site, term.how, term.whole, event)
 
-    def tell(self, site: Site, how: str, whole: bool, event: Backpropagated | Produced, watch: Watch) -> None:
+    def launders(self, site: Site, how: str, whole: bool, event: Backpropagated | Produced) -> None:
+        self.suspect(site.node, partial(self.tell, site, how, whole, event))
+
+    @staticmethod
+    def tell(site: Site, how: str, whole: bool, event: Backpropagated | Produced, watch: Watch) -> None:
         what = f"`{how.strip('`')}`" if how else "this"
         if whole:
             message = f"`backward()` runs and trains nothing: {what} makes a leaf of a loss that has lost its graph; "

@@ -68,6 +68,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -98,7 +99,8 @@ from flake8_gradtrap.gradients import (
     tagged,
     touches,
 )
-from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+from flake8_gradtrap.rule import Change, Remedy, Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 LOGGING = re.compile(r"\b(log|log_dict|logger|logging|print|info|debug|add_scalar|set_postfix)\b")
 
@@ -132,7 +134,7 @@ class Last:
     scaler: Thing | None
 
 
-class ClipWithoutEffect(Rule):
+class ClipWithoutEffect(Waiting):
     """In memory, by owners: "empty" (cleared, no backward since), "applied" (stepped, no backward since), "begun" (a
     backward was seen), "used" (a step was seen), "head" (cleared before any step of this path), "waiting"
     (a backward, no step since). Suspects, by site:
@@ -140,22 +142,15 @@ class ClipWithoutEffect(Rule):
 
     Where it is not known whose gradients were clipped, "last" (the step that was the last thing done to gradients)
     makes a "late" suspect, and a finding when all optimizers of the path have cleared theirs before they step again;
-    "first" are the optimizers that clear before any step of this path, should it be run again."""
+    "first" are the optimizers that clear before any step of this path, should it be run again.
+
+    Acquitted: clips that meet the gradients of a backward on some path (the rest of a window, after the loop)."""
 
     code = "GTR302"
     name = "clip-without-effect"
     summary = "Gradients are clipped after the step, or before the backward"
     fix = "unsafe"
     words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_")
-    waits = ("vain",)
-
-    def __init__(self) -> None:
-        self.useful: set[Hashable] = set()
-        """Clips that meet the gradients of a backward on some path."""
-        self.vain: dict[Hashable, tuple[Suspect, Site | None]] = {}
-        """Clips of cleared gradients, with the step behind them where a move could be offered. They wait until the run
-        ends: where the same clip is useful on another path, a condition decides (the rest of a window, after the loop).
-        """
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -171,13 +166,13 @@ class ClipWithoutEffect(Rule):
         for key, suspect in tagged(watch, "late"):
             if known and concerns(watch, suspect.owners, owners):
                 watch.drop(key)
-                self.late(suspect, event.site, watch)
+                self.late(suspect, event.site)
             elif event.optimizer is not None and overlap(suspect.owners, owners) is None:
                 suspect = replace(suspect, cleared=suspect.cleared | {event.optimizer.key})
                 watch.put(key, suspect)
                 if not self.users(suspect, watch):
                     watch.drop(key)
-                    self.late(suspect, event.site, watch)
+                    self.late(suspect, event.site)
         settle(watch, owners, "applied", "waiting")
         if not known:
             return
@@ -227,7 +222,7 @@ class ClipWithoutEffect(Rule):
         elif (step := watch.get(("last",))) is not None and overlap(step.owners, event.owners) is None:
             watch.put(("late", event.site), replace(suspect, before=step.site, scaled=step.scaler is not None))
         elif any(overlap(key[1], event.owners) is not False for key, _ in tagged(watch, "begun")):
-            self.useful.add(event.site.node)
+            self.acquit(event.site.node)
         elif not watch.lossy and not tagged(watch, "begun", "empty", "applied"):
             watch.put(("early", event.site), suspect)
 
@@ -249,7 +244,7 @@ class ClipWithoutEffect(Rule):
         for key, suspect in tagged(watch, "lost", "late"):
             if suspect.beside and overlap(suspect.owners, owners) is False and not limited:
                 watch.drop(key)  # this step should have been limited: GTR308 says so
-                self.useful.add(suspect.site.node)
+                self.acquit(suspect.site.node)
         watch.drop(("limited",))
         settle(watch, owners, "waiting")
         for key, suspect in tagged(watch, "lost"):
@@ -308,13 +303,10 @@ class ClipWithoutEffect(Rule):
             watch.drop(key)
             cleared = self.head(suspect, watch)
             if cleared is not None:
-                self.late(suspect, cleared, watch)
+                self.late(suspect, cleared)
         if event.again:
             self.again(watch)
-        for node, (suspect, step) in self.vain.items():
-            if node not in self.useful:
-                self.tell(suspect, step, watch)
-        self.vain.clear()
+        super().ended(event, watch)
 
     def head(self, suspect: Suspect, watch: Watch) -> Site | None:
         """Where this path, should it be run again, clears what was clipped before it steps."""
@@ -341,36 +333,38 @@ class ClipWithoutEffect(Rule):
         """A clip of gradients that were cleared."""
         if not suspect.doubtful and suspect.before is not None:
             moved = step.site if step is not None and step.scaler is None else None
-            self.vain.setdefault(suspect.site.node, (suspect, moved))
+            self.suspect(suspect.site.node, partial(self.tell, suspect, suspect.before, moved))
 
-    def tell(self, suspect: Suspect, step: Site | None, watch: Watch) -> None:
-        assert suspect.before is not None
-        place = clip_site(suspect.site, suspect.by, suspect.before)
+    def tell(self, suspect: Suspect, before: Site, step: Site | None, watch: Watch) -> None:
+        place = clip_site(suspect.site, suspect.by, before)
         watch.report(
             place,
-            f"this clips gradients that line {watch.line(suspect.before)} has cleared and no backward filled since: no "
+            f"this clips gradients that line {watch.line(before)} has cleared and no backward filled since: no "
             "update is ever limited; clip between `backward()` and `step()`",
             trace=[
-                ("the gradients are cleared here", suspect.before),
+                ("the gradients are cleared here", before),
                 ("and clipped here, while there are none", place),
             ],
             remedy=self.move(suspect, place, step),
         )
 
-    def late(self, suspect: Suspect, cleared: Site, watch: Watch) -> None:
+    def late(self, suspect: Suspect, cleared: Site) -> None:
         """A clip of gradients that were applied already."""
-        assert suspect.before is not None
-        place = clip_site(suspect.site, suspect.by, suspect.before)
+        if suspect.before is not None:
+            self.suspect(suspect.site.node, partial(self.tell_late, suspect, suspect.before, cleared))
+
+    def tell_late(self, suspect: Suspect, before: Site, cleared: Site, watch: Watch) -> None:
+        place = clip_site(suspect.site, suspect.by, before)
         watch.report(
             place,
-            f"this clips gradients that the step at line {watch.line(suspect.before)} has already applied, and "
+            f"this clips gradients that the step at line {watch.line(before)} has already applied, and "
             f"line {watch.line(cleared)} clears: no update is ever limited; clip before the step",
             trace=[
-                ("the gradients are applied here", suspect.before),
+                ("the gradients are applied here", before),
                 ("clipped here, after that", place),
                 ("and cleared here, before any other step", cleared),
             ],
-            remedy=self.move(suspect, place, None if suspect.scaled else suspect.before),
+            remedy=self.move(suspect, place, None if suspect.scaled else before),
         )
 
     def move(self, suspect: Suspect, place: Site, step: Site | None) -> Remedy | None:

@@ -65,63 +65,47 @@ def train(model, loader, criterion, accumulation_steps):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from functools import partial
 
-from flake8_gradtrap.events import Cleared, RunEnded
+from flake8_gradtrap.events import Cleared, Site, Stepped
 from flake8_gradtrap.gradients import TORCH_CLIPS
-from flake8_gradtrap.rule import Watch, on
-from flake8_gradtrap.windows import Filled, InWindows, Story, Window
+from flake8_gradtrap.rule import Watch
+from flake8_gradtrap.windows import Filled, InWindows, Window
 
 
 class ClipEachMicroBatch(InWindows):
-    """A finding waits until the run ends: another path may show which test belongs to the step."""
+    """Acquitted: a backward whose gradients are cleared before the step, so that each is clipped by itself."""
 
     code = "GTR303"
     name = "clip-each-micro-batch"
     summary = "Gradients are clipped after each micro-batch, not when their window is full"
     words = tuple(sorted(TORCH_CLIPS))
-    waits = ("clips",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clips: dict[Story, Filled] = {}
-        """Backwards whose gradients are clipped, and kept for the next micro-batch."""
-        self.cleared: set[Hashable] = set()
-        """Those whose gradients are cleared before the step: each is clipped by itself."""
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
         if filled.clip is not None:
             for window in windows:
                 if window.loop in filled.clipped_in:
-                    self.clips.setdefault((filled.place, window), filled)
+                    self.open.setdefault((filled.place, window), partial(self.tell, filled, filled.clip, window))
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
         if filled.short or (filled.ended and filled.loops <= self.running(watch)):
-            self.cleared.add(filled.place)
+            self.acquit(filled.place)
 
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for story, step in self.windows():
-            filled = self.clips.get(story)
-            if filled is None or filled.clip is None or filled.place in self.cleared:
-                continue
-            window = story[1]
-            tested = window.test != window.loop
-            watch.report(
-                filled.clip,
-                "this clips the gradients after each micro-batch, but they are applied only after "
-                f"{window.spoken('several')} of them, at line {watch.line(step.site)}: early samples are shrunk again "
-                "and again, and the step follows the last ones; clip once, right before the step",
-                trace=[
-                    ("the gradients of a micro-batch are added here", filled.backward),
-                    ("what there is until now is clipped here", filled.clip),
-                    ("the window is full here" if tested else "over so many micro-batches", window.site),
-                    ("and all are applied here", step.site),
-                ],
-            )
-        self.clips.clear()
-        self.applied.clear()
-        self.cleared.clear()
+    @staticmethod
+    def tell(filled: Filled, clip: Site, window: Window, step: Stepped, watch: Watch) -> None:
+        tested = window.test != window.loop
+        watch.report(
+            clip,
+            "this clips the gradients after each micro-batch, but they are applied only after "
+            f"{window.spoken('several')} of them, at line {watch.line(step.site)}: early samples are shrunk again "
+            "and again, and the step follows the last ones; clip once, right before the step",
+            trace=[
+                ("the gradients of a micro-batch are added here", filled.backward),
+                ("what there is until now is clipped here", clip),
+                ("the window is full here" if tested else "over so many micro-batches", window.site),
+                ("and all are applied here", step.site),
+            ],
+        )
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

@@ -69,15 +69,14 @@ def train(model, loader, criterion, writer):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
     Cleared,
     Clipped,
     Escaped,
-    FileEnded,
     GradientMeasured,
     OptimizerMade,
     Owners,
@@ -102,7 +101,8 @@ from flake8_gradtrap.gradients import (
     settle,
     tagged,
 )
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import WaitingForFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +115,18 @@ class Look:
     scaler: Thing | None
 
 
-class ScaledGradientsRead(Rule):
+class ScaledGradientsRead(WaitingForFile):
     """In memory: "scaled", by owners and scaler; "measured", by place: scaled gradients that nothing has cleared,
     unscaled or applied since.
+
+    Acquitted: scalers whose scale is read, since what is measured may be divided by it; places of measures by which
+    gradients are then clipped or divided by hand.
     """
 
     code = "GTR304"
     name = "scaled-gradients-read"
     summary = "The norm of gradients is taken while they are still multiplied by the loss scale"
     words = ("GradScaler", "scaler")
-
-    def __init__(self) -> None:
-        self.looks: dict[Hashable, Look] = {}
-        """Measures of scaled gradients, by place."""
-        self.divided: set[Hashable] = set()
-        """Scalers whose scale is read: what is measured may be divided by it."""
-        self.scaling_back: set[Hashable] = set()
-        """Places of measures by which gradients are then clipped or divided by hand."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -162,7 +157,7 @@ class ScaledGradientsRead(Rule):
 
     @on(ScaleRead)
     def read(self, event: ScaleRead, watch: Watch) -> None:
-        self.divided.add(event.scaler.key)
+        self.acquit(event.scaler.key)
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
@@ -179,7 +174,7 @@ class ScaledGradientsRead(Rule):
         elif not event.own:  # by hand, perhaps by the scale
             for key, site in tagged(watch, "measured"):
                 if overlap(key[1], event.owners) is not False:
-                    self.scaling_back.add(site.node)
+                    self.acquit(site.node)
             if event.rescales:
                 settle(watch, event.owners, "scaled")
 
@@ -187,13 +182,8 @@ class ScaledGradientsRead(Rule):
         for key, mark in tagged(watch, "scaled"):
             if overlap(key[1], owners) or (None in (key[1], owners) and concerns(watch, key[1], owners)):
                 watch.put(("measured", owners or key[1], site.node), site)
-                self.looks.setdefault(site.node, Look(site, how, mark.site, mark.scaler))
-
-    @on(FileEnded)
-    def known(self, event: FileEnded, watch: Watch) -> None:
-        for node, look in self.looks.items():
-            if node not in self.scaling_back and (look.scaler is None or look.scaler.key not in self.divided):
-                self.tell(look, watch)
+                scaler = mark.scaler.key if mark.scaler is not None else None
+                self.suspect((site.node, scaler), partial(self.tell, Look(site, how, mark.site, mark.scaler)))
 
     def tell(self, look: Look, watch: Watch) -> None:
         place = lift(look.site, look.backward) or look.site

@@ -67,6 +67,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -94,29 +95,31 @@ from flake8_gradtrap.gradients import (
     settle,
     tagged,
 )
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import WaitingForFile
 
 
-class StepBypassesScaler(Rule):
+class StepBypassesScaler(WaitingForFile):
     """In memory, by owners: "scaled" and "plain" gradients (a flag: other gradients may have joined since); "scales": a
     scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet;
-    "unscaled": a backward of a loss that is not known to be scaled."""
+    "unscaled": a backward of a loss that is not known to be scaled.
+
+    What waits is a plain step after a scaled backward, where it is not known that the gradients are the same.
+    Acquitted: scalers that step or unscale, or are handed to code that cannot be seen, on whatever path."""
 
     code = "GTR305"
     name = "step-bypasses-scaler"
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
     words = ("GradScaler", "scaler")
-    waits = ("waiting",)
 
     def __init__(self) -> None:
+        super().__init__()
         self.scaling: set[Hashable] = set()
         """Scalers that scale a loss, on whatever path."""
         self.undoing: set[Hashable] = set()
         """Scalers that step or unscale, on whatever path."""
-        self.escaped: set[Hashable] = set()
-        """What is handed to code that cannot be seen."""
-        self.waiting: dict[Hashable, tuple[Stepped, Mark]] = {}
-        """Plain steps after a scaled backward, where it is not known that the gradients are the same, by scaler."""
+        self.unrun: tuple[frozenset[str], ...] = ()
+        """What stands in functions that were not run."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -163,7 +166,7 @@ class StepBypassesScaler(Rule):
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
         if not RESTORING.search(event.to):
-            self.escaped |= {thing.key for thing in event.things}
+            self.acquit(*(thing.key for thing in event.things))
         forget_touched(watch, event, "scaled", "plain")
 
     @on(Stepped)
@@ -180,7 +183,7 @@ class StepBypassesScaler(Rule):
                     self.bypassed(event, mark, watch)
                     break
                 if related is None and not mark.flag and mark.scaler is not None:
-                    self.waiting.setdefault(mark.scaler.key, (event, mark))
+                    self.suspect(mark.scaler.key, partial(self.applied, event, mark))
         settle(watch, owners, "scaled", "plain")
 
     @on(FileEnded)
@@ -188,13 +191,15 @@ class StepBypassesScaler(Rule):
         """A scaler that scales a loss, and that nothing in the file steps or unscales with: its gradients are applied
         by the plain step behind it.
         """
-        if not self.undoing <= self.scaling:
-            return  # which scalers the others are is not known
-        for key, (step, mark) in self.waiting.items():
-            name = mark.scaler.label.rpartition(".")[2] if mark.scaler is not None else ""
-            unrun = any(name in words and not words.isdisjoint({"step", "unscale_"}) for words in event.unrun)
-            if key not in self.undoing | self.escaped and not unrun:
-                self.bypassed(step, mark, watch)
+        if self.undoing <= self.scaling:  # else it is not known which scalers the others are
+            self.acquit(*self.undoing)
+            self.unrun = event.unrun
+            super().known(event, watch)
+
+    def applied(self, step: Stepped, mark: Mark, watch: Watch) -> None:
+        name = mark.scaler.label.rpartition(".")[2] if mark.scaler is not None else ""
+        if not any(name in words and not words.isdisjoint({"step", "unscale_"}) for words in self.unrun):
+            self.bypassed(step, mark, watch)
 
     def step_through(self, event: Stepped, scaler: Thing, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)

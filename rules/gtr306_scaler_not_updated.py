@@ -74,6 +74,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -100,7 +101,8 @@ from flake8_gradtrap.gradients import (
     settle,
     tagged,
 )
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import WaitingForFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +130,22 @@ class Pending:
     whole: bool
 
 
-class ScalerNotUpdated(Rule):
+class ScalerNotUpdated(WaitingForFile):
     """In memory: "stepped" (scaler, optimizer; its flag: a backward came since), and by owners "scaled" (its flag:
-    unscaled already) and "stale" gradients; "fed" (a scaler whose scaled loss was back-propagated), "cleared"."""
+    unscaled already) and "stale" gradients; "fed" (a scaler whose scaled loss was back-propagated), "cleared".
+
+    Acquitted: scalers that are updated, or handed to code that cannot be seen, on whatever path; the names of such."""
 
     code = "GTR306"
     name = "scaler-not-updated"
     summary = "A gradient scaler steps twice without an update, or is updated before the last optimizer has stepped"
     words = ("GradScaler", "scaler")
-    waits = ("pending",)
+    waits = (*WaitingForFile.waits, "pending")
 
     def __init__(self) -> None:
+        super().__init__()
         self.fed: set[Hashable] = set()
         """Scalers whose scaled loss is back-propagated, on whatever path."""
-        self.elsewhere: set[Hashable] = set()
-        """Scalers that are updated, or handed to code that cannot be seen, on whatever path; and the names of such."""
         self.pending: dict[tuple[Hashable, Hashable], Pending] = {}
         """Methods that step without an update, by object and scaler."""
 
@@ -189,7 +192,7 @@ class ScalerNotUpdated(Rule):
         forget_touched(watch, event, "scaled", "stale")
         keys = {thing.key for thing in event.things}
         if not RESTORING.search(event.to):
-            self.elsewhere |= keys
+            self.acquit(*keys)
         for key, _ in tagged(watch, "stepped"):
             if key[1] in keys:
                 watch.drop(key)
@@ -211,7 +214,7 @@ class ScalerNotUpdated(Rule):
 
     @on(ScalerUpdated)
     def update(self, event: ScalerUpdated, watch: Watch) -> None:
-        self.elsewhere |= {event.scaler.key, event.scaler.label.rpartition(".")[2]}
+        self.acquit(event.scaler.key, event.scaler.label.rpartition(".")[2])
         for key, _ in tagged(watch, "stepped"):
             if key[1] == event.scaler.key:
                 watch.drop(key)
@@ -246,11 +249,12 @@ class ScalerNotUpdated(Rule):
         for (instance, scaler), pending in self.pending.items():
             name = pending.scaler.label.rpartition(".")[2]
             whole = classes.get(instance)
-            if whole is None or scaler in self.elsewhere or name in self.elsewhere:
+            if whole is None:
                 continue
             own = whole.bases_seen and scaler in self.fed and any(thing.key == scaler for thing in whole.made)
             if (own or pending.whole) and not any({"update", name} <= words for words in event.unrun):
-                self.never(pending, watch)
+                self.suspect((scaler, name), partial(self.never, pending))
+        super().known(event, watch)
 
     def never(self, pending: Pending, watch: Watch) -> None:
         scaler, optimizer = quoted(pending.scaler, "this scaler"), quoted(pending.optimizer, "the optimizer")

@@ -60,6 +60,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -69,7 +70,6 @@ from flake8_gradtrap.events import (
     LoopStarted,
     OptimizerMade,
     Owners,
-    RunEnded,
     Site,
     Stepped,
 )
@@ -89,6 +89,7 @@ from flake8_gradtrap.gradients import (
     touches,
 )
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +121,21 @@ class Clearing:
     loops: frozenset[Hashable]
 
 
-class GradientsNeverCleared(InLoops):
+class GradientsNeverCleared(Waiting, InLoops):
     """In memory, by optimizer: "applied" gradients, and "clearing"; "walk": what was back-propagated for the next
     step (with the flag: for the last one).
 
-    A finding waits until the run ends: where another path clears the gradients between two steps, a condition decides,
-    and the path without may not exist (`if i % k == 0: zero_grad()` and `if (i + 1) % k == 0: step()`).
+    Acquitted: steps between which another path clears the gradients: a condition decides, and the path without may not
+    exist (`if i % k == 0: zero_grad()` and `if (i + 1) % k == 0: step()`).
     """
 
     code = "GTR501"
     name = "gradients-never-cleared"
     summary = "An optimizer applies gradients again that it has already applied, because nothing cleared them"
     words = ("backward",)
-    waits = ("waiting",)
 
     def __init__(self) -> None:
-        self.cleared: set[Hashable] = set()
-        """Steps between which the gradients are cleared on some path."""
-        self.waiting: dict[Hashable, tuple[Applied, Site, Stepped]] = {}
-        """Findings, by the place of the step."""
+        super().__init__()
         self.clears: set[tuple[frozenset[Hashable], Owners, Hashable]] = set()
         """Every clearing in a loop: the loops that were running, and what it clears."""
 
@@ -222,7 +219,7 @@ class GradientsNeverCleared(InLoops):
         clearing: Clearing | None = watch.get(("clearing", event.optimizer.key))
         if clearing is not None:
             watch.drop(("clearing", event.optimizer.key))
-            self.cleared |= clearing.steps & {event.site.node}
+            self.acquit(*clearing.steps & {event.site.node})
         if event.closure:  # the closure clears and goes backward, as often as the optimizer likes
             return
         steps = applied.steps if applied is not None else frozenset()
@@ -233,7 +230,7 @@ class GradientsNeverCleared(InLoops):
             and (applied.certain or alone(watch, owners))
             and not (watch.lossy and self.may_be_cleared(applied, event, owners))
         ):
-            self.waiting.setdefault(event.site.node, (applied, applied.again, event))
+            self.suspect(event.site.node, partial(self.tell, applied, applied.again, event))
         walk: Mark | None = watch.get(("walk",))
         if walk is not None:
             watch.put(("walk",), replace(walk, flag=True))
@@ -261,13 +258,6 @@ class GradientsNeverCleared(InLoops):
             and (cleared == event.optimizer.key or overlap(theirs, owners) is not False)
             for loops, theirs, cleared in self.clears
         )
-
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for step, (applied, again, stepped) in self.waiting.items():
-            if step not in self.cleared:
-                self.tell(applied, again, stepped, watch)
-        self.waiting.clear()
 
     def tell(self, applied: Applied, again: Site, event: Stepped, watch: Watch) -> None:
         optimizer = event.optimizer

@@ -60,6 +60,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -68,7 +69,6 @@ from flake8_gradtrap.events import (
     Escaped,
     LoopStarted,
     OptimizerMade,
-    RunEnded,
     Site,
     Stepped,
     Thing,
@@ -89,6 +89,7 @@ from flake8_gradtrap.gradients import (
     tagged,
 )
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +107,17 @@ class Wiped:
     """
 
 
-class GradientsClearedBeforeStep(InLoops):
+class GradientsClearedBeforeStep(Waiting, InLoops):
     """In memory, by owners: "filled" gradients, that no step has used yet, and "wiped" ones.
 
-    A finding waits until the run ends: where the same step uses the same gradients on another path, a condition decides
-    (`if not finite: optimizer.zero_grad()`), and the clearing is meant.
+    Acquitted: a backward and a step that uses its gradients on another path: a condition decides (`if not finite:
+    optimizer.zero_grad()`), and the clearing is meant.
     """
 
     code = "GTR502"
     name = "gradients-cleared-before-step"
     summary = "Gradients are cleared between the backward and the step"
     words = ("backward",)
-    waits = ("waiting",)
-
-    def __init__(self) -> None:
-        self.used: set[tuple[Hashable, Hashable]] = set()
-        """Backwards, with the steps that use their gradients on some path."""
-        self.waiting: dict[tuple[Hashable, Hashable], tuple[Wiped, Stepped]] = {}
-        """Findings, by backward and step."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -175,22 +169,15 @@ class GradientsClearedBeforeStep(InLoops):
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         used = [mark for key, mark in tagged(watch, "filled") if overlap(key[1], owners) is not False]
-        self.used |= {(mark.site.node, event.site.node) for mark in used}
+        self.acquit(*((mark.site.node, event.site.node) for mark in used))
         for key, wiped in tagged(watch, "wiped"):
             theirs = wiped.optimizer == event.optimizer.key
             if not theirs and not (wiped.certain and concerns(watch, key[1], owners)):
                 continue
             watch.drop(key)
             if not used and not event.closure:
-                self.waiting.setdefault((wiped.backward.node, event.site.node), (wiped, event))
+                self.suspect((wiped.backward.node, event.site.node), partial(self.tell, wiped, event))
         settle(watch, owners, "filled", "wiped")
-
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for places, (wiped, step) in self.waiting.items():
-            if places not in self.used:
-                self.tell(wiped, step, watch)
-        self.waiting.clear()
 
     def tell(self, wiped: Wiped, event: Stepped, watch: Watch) -> None:
         watch.report(

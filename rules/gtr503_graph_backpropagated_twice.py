@@ -13,7 +13,9 @@ learning rate then falls as the loss does.
 
 ## Known limits
 
-False positives: paths that exclude each other in a way that cannot be seen.
+False positives: paths that exclude each other in a way that cannot be seen. A graph that was freed in an earlier
+iteration is reported in preview only: it raises in the second step of every training, and who has run the code once
+has no such graph.
 
 False negatives: a graph that code which cannot be seen has walked; operations of which it is not known that they save
 tensors (a sum saves none, and can be walked twice).
@@ -65,14 +67,39 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import Backpropagated, Differentiated
-from flake8_gradtrap.gradients import Mark, quoted
+from dataclasses import dataclass, field
+from functools import partial
+
+from flake8_gradtrap.events import Backpropagated, Differentiated, IterationStarted, Site
+from flake8_gradtrap.gradients import quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.saved import SavedTensors
+from flake8_gradtrap.waiting import Waiting
 
 
-class GraphBackpropagatedTwice(SavedTensors):
-    """In memory: "freed", by operation."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How many iterations of loops have begun on a path, which makes no difference between two."""
+
+    number: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """The backward that freed an operation, and when."""
+
+    site: Site = field(compare=False)
+    turn: Turn
+
+
+class GraphBackpropagatedTwice(Waiting, SavedTensors):
+    """In memory: "freed", by operation; "turn", the number of the iteration.
+
+    Acquitted: a backward after another one that has just freed a graph, and of which it needs nothing on some path.
+
+    A graph that was freed in an earlier iteration is a preview: it raises in the second step of every training. In code
+    that somebody has run, it is mostly one that is made anew in a way that was not seen.
+    """
 
     code = "GTR503"
     name = "graph-backpropagated-twice"
@@ -91,33 +118,53 @@ class GraphBackpropagatedTwice(SavedTensors):
             )
         first = self.freed(event, watch)
         if first is not None and self.spoilt(event, watch) is None:  # else GTR706: to retain the graph would not help
-            where = "in an earlier iteration" if first.site == event.site else f"at line {watch.line(first.site)}"
-            watch.report(
-                event.site,
-                f"{loss} goes backward through a graph that was already freed {where}: this raises `RuntimeError`; add "
-                "the losses and go backward once, run it again, detach what is shared, or retain the graph",
-                trace=[
-                    ("this backward frees what its graph has saved", first.site),
-                    ("this one needs a part of it again", event.site),
-                ],
-            )
+            earlier = first.turn.number != self.turn(watch).number
+            self.suspect((first.site.node, event.site.node), partial(self.tell, first, earlier, event, loss))
         self.free(event, watch)
+
+    @staticmethod
+    def tell(first: Freed, earlier: bool, event: Backpropagated, loss: str, watch: Watch) -> None:
+        where = "in an earlier iteration" if earlier else f"at line {watch.line(first.site)}"
+        watch.report(
+            event.site,
+            f"{loss} goes backward through a graph that was already freed {where}: this raises `RuntimeError`; add "
+            "the losses and go backward once, run it again, detach what is shared, or retain the graph",
+            trace=[
+                ("this backward frees what its graph has saved", first.site),
+                ("this one needs a part of it again", event.site),
+            ],
+            preview=earlier,
+        )
+
+    @on(IterationStarted)
+    def another(self, event: IterationStarted, watch: Watch) -> None:
+        super().another(event, watch)
+        watch.put(("turn",), Turn(self.turn(watch).number + 1))
+
+    @staticmethod
+    def turn(watch: Watch) -> Turn:
+        now: Turn = watch.get(("turn",), Turn())
+        return now
 
     @on(Differentiated)
     def differentiated(self, event: Differentiated, watch: Watch) -> None:
         self.free(event, watch)
 
-    def freed(self, event: Backpropagated, watch: Watch) -> Mark | None:
+    def freed(self, event: Backpropagated, watch: Watch) -> Freed | None:
         """The backward that freed an operation which this one needs; of a state that is carried on, GTR405 speaks."""
         carried = frozenset().union(*(state.needs for state in event.carried))
-        marks = (watch.get(("freed", operation)) for operation in event.frees - carried)
-        return next((mark for mark in marks if mark is not None), None)
+        marks = [mark for operation in event.frees - carried if (mark := watch.get(("freed", operation))) is not None]
+        needed = {mark.site.node for mark in marks}
+        for _, mark in tagged(watch, "freed"):
+            if mark.turn.number == self.turn(watch).number and mark.site.node not in needed:
+                self.acquit((mark.site.node, event.site.node))
+        return max(marks, key=lambda mark: mark.turn.number, default=None)
 
     def free(self, event: Backpropagated | Differentiated, watch: Watch) -> None:
         if event.retains is False:
             for operation in event.frees:
                 if watch.get(("freed", operation)) is None:
-                    watch.put(("freed", operation), Mark(event.site))
+                    watch.put(("freed", operation), Freed(event.site, self.turn(watch)))
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

@@ -66,6 +66,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -73,13 +74,13 @@ from flake8_gradtrap.events import (
     IterationStarted,
     LoopStarted,
     OptimizerMade,
-    RunEnded,
     SchedulerMade,
     SchedulerStepped,
     Stepped,
 )
 from flake8_gradtrap.gradients import InLoops, Mark, forget, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +93,18 @@ class Early:
     loop: Hashable
 
 
-class SchedulerBeforeOptimizer(InLoops):
+class SchedulerBeforeOptimizer(Waiting, InLoops):
     """In memory: "fresh" optimizers (made, not yet used), "used" ones with the loops of their last step, "begun"
     schedulers, "early" steps, what schedulers "span", what loops are "counted", and whether gradients are "pending".
 
-    A finding waits until the run ends: on another path the optimizer may have stepped before, and a condition decides.
+    Acquitted: places where a scheduler steps first, and on some path its optimizer has stepped before.
     """
 
     code = "GTR504"
     name = "scheduler-before-optimizer"
     summary = "The scheduler steps before the optimizer, or once a batch though it was built for epochs"
     words = ("backward",)
-    waits = ("waiting",)
-
-    def __init__(self) -> None:
-        self.waiting: dict[Hashable, tuple[Early, Stepped]] = {}
-        """Findings, by the place of the scheduler's step."""
-        self.fine: set[Hashable] = set()
-        """Places where a scheduler steps first, and its optimizer has stepped before."""
+    torch = "1.1"  # before, this was the order
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -163,11 +158,11 @@ class SchedulerBeforeOptimizer(InLoops):
             if watch.get(("pending",)) is not None:
                 watch.put(("early", event.scheduler.key), early)
             else:
-                self.fine.add(event.site.node)
+                self.acquit(event.site.node)
         elif first and watch.get(("fresh", optimizer)) is not None:
             watch.put(("early", event.scheduler.key), early)
         elif first:
-            self.fine.add(event.site.node)
+            self.acquit(event.site.node)
         self.each_batch(event, watch)
 
     def each_batch(self, event: SchedulerStepped, watch: Watch) -> None:
@@ -201,15 +196,7 @@ class SchedulerBeforeOptimizer(InLoops):
             if early.optimizer in (None, event.optimizer.key):
                 watch.drop(key)
                 if early.loop in running:
-                    self.waiting.setdefault(early.place, (early, event))
-
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for place, (early, step) in self.waiting.items():
-            if place not in self.fine:
-                self.tell(early.event, step, watch)
-        self.waiting.clear()
-        self.fine.clear()
+                    self.suspect(early.place, partial(self.tell, early.event, event))
 
     @staticmethod
     def tell(event: SchedulerStepped, step: Stepped, watch: Watch) -> None:

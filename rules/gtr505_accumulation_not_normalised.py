@@ -66,45 +66,38 @@ def train(model, loader, criterion, accumulation_steps):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from functools import partial
 
-from flake8_gradtrap.events import Cleared, RunEnded
-from flake8_gradtrap.rule import Watch, on
-from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Story, Window
+from flake8_gradtrap.events import Cleared, Stepped
+from flake8_gradtrap.rule import Watch
+from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Window
 
 
 class AccumulationNotNormalised(InWindows):
-    """A finding waits until the run ends: another path may show which test belongs to the step."""
+    """Acquitted: a backward of what is divided, or cleared before the step, in a window; one whose gradients are
+    divided by hand.
+    """
 
     code = "GTR505"
     name = "accumulation-not-normalised"
     summary = "The gradients of several micro-batches are added up, and nothing divides by their number"
     words = ("backward",)
-    waits = ("open",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: dict[Story, Filled] = {}
-        """Backwards of a mean that nothing divides by the size of the window."""
-        self.divided: set[Story] = set()
-        """Those that are divided, or cleared before the step, on some path."""
-        self.by_hand: set[Hashable] = set()
-        """Those whose gradients are divided, by their places."""
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
         for window in windows:
+            story = (filled.place, window)
             if window.test == window.loop and not ACCUMULATES.search(window.every.label):
                 continue
             if self.normalised(filled, window):
-                self.divided.add((filled.place, window))
+                self.acquit(story)
             else:
-                self.open.setdefault((filled.place, window), filled)
+                self.open.setdefault(story, partial(self.tell, filled, window))
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
-        self.divided |= {(filled.place, window) for window in filled.short}
+        self.acquit(*((filled.place, window) for window in filled.short))
 
     def rescaled(self, filled: Filled) -> None:
-        self.by_hand.add(filled.place)
+        self.acquit(filled.place)
 
     @staticmethod
     def normalised(filled: Filled, window: Window) -> bool:
@@ -116,29 +109,20 @@ class AccumulationNotNormalised(InWindows):
             return share < 1
         return abs(share * window.size - 1) < 0.01
 
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for story, step in self.windows():
-            filled = self.open.get(story)
-            if filled is None or story in self.divided or filled.place in self.by_hand:
-                continue
-            window = story[1]
-            size = window.spoken()
-            tested = window.test != window.loop
-            watch.report(
-                filled.backward,
-                f"{size} of these gradients are added up before the step at line {watch.line(step.site)}, and nothing "
-                f"divides by {size}: each step is {size} times as long as for their mean; divide the loss by {size}",
-                trace=[
-                    ("the mean of a micro-batch goes backward here", filled.backward),
-                    ("the window is full here" if tested else "over so many micro-batches", window.site),
-                    ("and the sum of their gradients is applied here", step.site),
-                ],
-            )
-        self.open.clear()
-        self.applied.clear()
-        self.divided.clear()
-        self.by_hand.clear()
+    @staticmethod
+    def tell(filled: Filled, window: Window, step: Stepped, watch: Watch) -> None:
+        size = window.spoken()
+        tested = window.test != window.loop
+        watch.report(
+            filled.backward,
+            f"{size} of these gradients are added up before the step at line {watch.line(step.site)}, and nothing "
+            f"divides by {size}: each step is {size} times as long as for their mean; divide the loss by {size}",
+            trace=[
+                ("the mean of a micro-batch goes backward here", filled.backward),
+                ("the window is full here" if tested else "over so many micro-batches", window.site),
+                ("and the sum of their gradients is applied here", step.site),
+            ],
+        )
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

@@ -62,7 +62,9 @@ def train(model, loader, criterion, accumulation_steps):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import partial
 
 from flake8_gradtrap.events import Backpropagated, Cleared, RunEnded, Site, Stepped, Thing
 from flake8_gradtrap.gradients import quoted, tagged
@@ -70,50 +72,63 @@ from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import Filled, InWindows, Story
 
 
+@dataclass(frozen=True, slots=True)
+class Wiped:
+    """Gradients that were to be kept until their window is full, and were cleared in the next iteration."""
+
+    filled: Filled = field(compare=False)
+    event: Cleared = field(compare=False)
+
+
 class AccumulationClearedEachMicroBatch(InWindows):
-    """A finding waits until the run ends: another path may show which test belongs to the step, or that a condition
-    decides whether gradients are cleared (a loss that is not finite).
+    """In memory: "wiped" gradients, by place and window, until a backward follows: else the loop goes on to the next
+    batch, and this one was left out.
+
+    Acquitted: a backward that adds to what it made before: a condition decides whether gradients are cleared (a loss
+    that is not finite).
     """
 
     code = "GTR506"
     name = "accumulation-cleared-each-micro-batch"
     summary = "Gradients are cleared for each micro-batch, but the optimizer steps only every k of them"
     words = ("backward",)
-    waits = ("wipes", "inner", "outside")
+    waits = (*InWindows.waits, "inner", "outside")
 
     def __init__(self) -> None:
         super().__init__()
-        self.wipes: dict[Story, tuple[Filled, Cleared]] = {}
-        """Clearings of gradients that were to be kept until their window is full."""
-        self.certain: set[Story] = set()
-        """Those that a backward follows: else the loop goes on to the next batch, and this one was left out."""
-        self.inner: dict[tuple[Hashable, Hashable], tuple[Filled, Cleared, Site]] = {}
+        self.inner: dict[tuple[Hashable, Hashable], Callable[[Stepped, Watch], None]] = {}
         """Clearings, in an inner loop, of what its last iteration left, by backward and loop."""
         self.outside: dict[tuple[Hashable, Hashable], Stepped] = {}
         """Steps after such a loop."""
+
+    def adds(self, filled: Filled) -> None:
+        self.acquit(filled.place)
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
         if self.guarded(watch):
             return
         for window in filled.short:
-            story = (filled.place, window)
-            self.wipes.setdefault(story, (filled, event))
             if window.loop in filled.ended:
-                watch.put(("wiped", filled.place, window), True)
+                watch.put(("wiped", filled.place, window), Wiped(filled, event))
             else:
-                self.certain.add(story)
+                self.early((filled.place, window), filled, event)
         if not filled.loops <= self.running(watch):
             return  # left over from when a loop ran last
         for (_, loop), mark in tagged(watch, "active"):
             if loop in filled.ended:
-                self.inner.setdefault((filled.place, loop), (filled, event, mark.site))
+                over = ("over these micro-batches", mark.site)
+                self.inner.setdefault((filled.place, loop), partial(self.tell, filled, event, None, over))
+
+    def early(self, story: Story, filled: Filled, event: Cleared) -> None:
+        full = ("the window is full here", story[1].site)
+        self.open.setdefault(story, partial(self.tell, filled, event, story[1].every, full))
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
         super().backward(event, watch)
-        for key, _ in tagged(watch, "wiped"):
+        for key, wiped in tagged(watch, "wiped"):
             if key[1] == event.site.node:
-                self.certain.add((key[1], key[2]))
+                self.early((key[1], key[2]), wiped.filled, wiped.event)
 
     def over(self, loop: Hashable, watch: Watch) -> None:
         super().over(loop, watch)
@@ -127,19 +142,12 @@ class AccumulationClearedEachMicroBatch(InWindows):
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
-        for story, step in self.windows():
-            if story in self.certain and story[0] not in self.added:
-                filled, cleared = self.wipes[story]
-                self.tell(filled, cleared, story[1].every, ("the window is full here", story[1].site), step, watch)
-        for key, (filled, cleared, loop) in self.inner.items():
-            if key in self.outside and key[0] not in self.added:
-                self.tell(filled, cleared, None, ("over these micro-batches", loop), self.outside[key], watch)
-        self.wipes.clear()
-        self.certain.clear()
+        for place, tell in self.inner.items():
+            if place in self.outside:
+                self.suspect(place, partial(tell, self.outside[place]))
         self.inner.clear()
         self.outside.clear()
-        self.applied.clear()
-        self.added.clear()
+        super().ended(event, watch)
 
     @staticmethod
     def tell(

@@ -65,7 +65,8 @@ def train(model, loader, criterion, epochs, accumulation_steps):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 
 from flake8_gradtrap.events import Cleared, LoopLeft, RunEnded, Stepped
 from flake8_gradtrap.gradients import tagged
@@ -76,7 +77,7 @@ from flake8_gradtrap.windows import Filled, InWindows, Story, Window
 class LastWindowDropped(InWindows):
     """In memory: "left" gradients of a window that was not full when its loop ended, by place.
 
-    A finding waits until the run ends: on another path they may be applied.
+    Acquitted: backwards whose gradients a step uses after their loop.
     """
 
     code = "GTR507"
@@ -84,54 +85,51 @@ class LastWindowDropped(InWindows):
     summary = "The last, shorter accumulation window of an epoch is never applied"
     words = ("backward",)
     default = False
-    waits = ("dropped",)
+    waits = (*InWindows.waits, "last")
 
     def __init__(self) -> None:
         super().__init__()
-        self.dropped: dict[Story, tuple[Filled, Cleared | None]] = {}
-        """Windows whose rest is cleared after the loop, or left when the run ends."""
-        self.rescued: set[Hashable] = set()
-        """Backwards whose gradients a step uses after their loop, on whatever path."""
+        self.last: dict[Story, Callable[[Stepped, Watch], None]] = {}
+        """Windows whose rest may still be left when the run ends."""
 
     def leftover(self, filled: Filled, windows: frozenset[Window], event: LoopLeft, watch: Watch) -> None:
         if not event.surprised:
             for window in windows:
                 watch.put(("left", filled.place, window), filled)
+                self.last.setdefault((filled.place, window), partial(self.tell, filled, window, None))
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
         for key, left in tagged(watch, "left"):
             if key[1] == filled.place:
                 watch.drop(key)
-                self.dropped.setdefault((key[1], key[2]), (left, event))
+                self.open.setdefault((key[1], key[2]), partial(self.tell, left, key[2], event))
 
     def stepped(self, filled: Filled, event: Stepped, running: frozenset[Hashable]) -> None:
         if not filled.loops <= running:
-            self.rescued.add(filled.place)
+            self.acquit(filled.place)
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
-        for key, left in tagged(watch, "left"):
-            watch.drop(key)
-            if not event.again:
-                self.dropped.setdefault((key[1], key[2]), (left, None))
-        for story, step in self.windows():
-            if story not in self.dropped or story[0] in self.rescued:
-                continue
-            filled, cleared = self.dropped[story]
-            window = story[1]
-            lost = f"line {watch.line(cleared.site)} clears them" if cleared is not None else "the training ends"
-            trace = [
-                ("the gradients of the last batches are computed here", filled.backward),
-                ("their window is not full here, when the loop ends", window.site),
-            ]
-            if cleared is not None:
-                trace.append(("and they are cleared here, before any step", cleared.site))
-            watch.report(
-                window.site,
-                f"the batches after the last full window of {window.spoken()} are not applied: the step at line "
-                f"{watch.line(step.site)} waits for more, and {lost}; step at the last batch, too",
-                trace=trace,
-            )
+        if not event.again:
+            self.open = self.last | self.open
+        self.last.clear()
+        super().ended(event, watch)
+
+    @staticmethod
+    def tell(filled: Filled, window: Window, cleared: Cleared | None, step: Stepped, watch: Watch) -> None:
+        lost = f"line {watch.line(cleared.site)} clears them" if cleared is not None else "the training ends"
+        trace = [
+            ("the gradients of the last batches are computed here", filled.backward),
+            ("their window is not full here, when the loop ends", window.site),
+        ]
+        if cleared is not None:
+            trace.append(("and they are cleared here, before any step", cleared.site))
+        watch.report(
+            window.site,
+            f"the batches after the last full window of {window.spoken()} are not applied: the step at line "
+            f"{watch.line(step.site)} waits for more, and {lost}; step at the last batch, too",
+            trace=trace,
+        )
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

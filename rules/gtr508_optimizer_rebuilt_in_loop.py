@@ -59,11 +59,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     IterationStarted,
     OptimizerMade,
-    RunEnded,
     ScalerMade,
     ScalerUpdated,
     SchedulerMade,
@@ -74,6 +74,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import InLoops, tagged
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 LOST = {
     "optimizer": "its moments and momentum are",
@@ -97,23 +98,17 @@ class Made:
     over: bool = False
 
 
-class OptimizerRebuiltInLoop(InLoops):
+class OptimizerRebuiltInLoop(Waiting, InLoops):
     """In memory: what was "made", by its identity, and "here", by the place where it is made.
 
-    A finding waits until the run ends: on another path, one that an earlier iteration has made may still be in use.
+    Acquitted: places that do not always make another one: on another path, one that an earlier iteration has made is
+    still in use.
     """
 
     code = "GTR508"
     name = "optimizer-rebuilt-in-loop"
     summary = "An optimizer, scheduler or scaler is made anew for each batch, and its state is lost"
     words = ("backward",)
-    waits = ("waiting",)
-
-    def __init__(self) -> None:
-        self.waiting: dict[Hashable, tuple[Made, Site, bool]] = {}
-        """Findings, by the place where it is made: with its step, and whether that is in an inner loop."""
-        self.kept: set[Hashable] = set()
-        """Places that do not always make another one."""
 
     def keep(self, thing: Thing, what: str, by: str, site: Site, watch: Watch) -> None:
         loops = tagged(watch, "active")
@@ -162,32 +157,32 @@ class OptimizerRebuiltInLoop(InLoops):
             return
         loops = [key[1] for key, _ in tagged(watch, "active")]
         if made.over or made.loop not in loops:
-            self.kept.add(made.site.node)
+            self.acquit(made.site.node)
         elif made.again:
             inner = loops[-1] != made.loop
-            known = self.waiting.get(made.site.node)
-            self.waiting[made.site.node] = (made, site, inner or (known is not None and known[2]))
+            tell = partial(self.tell, made, site, inner)
+            if not inner:
+                self.suspect(made.site.node, tell)
+            elif made.what == "optimizer":
+                self.suspects[made.site.node] = tell  # an inner loop says that this one runs over epochs
+            else:
+                self.acquit(made.site.node)
 
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for place, (made, step, inner) in self.waiting.items():
-            if place in self.kept or (inner and made.what != "optimizer"):
-                continue
-            article = "An" if made.what == "optimizer" else "A"
-            again = "each epoch" if inner else "each batch"
-            watch.report(
-                made.site,
-                f"`{made.by}` is made anew for {again}: {LOST[made.what]} lost every time; make the {made.what} once, "
-                "before the loop",
-                trace=[
-                    ("this loop runs for each of them", made.loop_site),
-                    (f"{article.lower()} {made.what} is made here", made.site),
-                    ("used here, and lost with the next iteration", step),
-                ],
-                preview=inner,
-            )
-        self.waiting.clear()
-        self.kept.clear()
+    @staticmethod
+    def tell(made: Made, step: Site, inner: bool, watch: Watch) -> None:
+        article = "An" if made.what == "optimizer" else "A"
+        again = "each epoch" if inner else "each batch"
+        watch.report(
+            made.site,
+            f"`{made.by}` is made anew for {again}: {LOST[made.what]} lost every time; make the {made.what} once, "
+            "before the loop",
+            trace=[
+                ("this loop runs for each of them", made.loop_site),
+                (f"{article.lower()} {made.what} is made here", made.site),
+                ("used here, and lost with the next iteration", step),
+            ],
+            preview=inner,
+        )
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

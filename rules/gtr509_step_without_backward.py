@@ -69,6 +69,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -77,6 +78,7 @@ from flake8_gradtrap.events import (
     Escaped,
     OptimizerMade,
     Owners,
+    ParametersReplaced,
     RunEnded,
     Site,
     Stepped,
@@ -84,6 +86,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import LOSSES, InLoops, by_hand, forget, frame, overlap, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,10 @@ class Made:
     cleared: bool = False
 
 
-class StepWithoutBackward(InLoops):
+class StepWithoutBackward(Waiting, InLoops):
     """In memory: "made" optimizers of which all is known.
 
-    Findings wait until the run ends: an optimizer that is fed, or steps, on any path is used.
+    Acquitted: optimizers that are fed ("idle"), or step ("unused"), on any path, by the place where they are made.
     """
 
     code = "GTR509"
@@ -110,28 +113,18 @@ class StepWithoutBackward(InLoops):
     summary = "An optimizer steps without gradients, or a backward is followed by no step"
     words = ("backward",)
     default = False
-    waits = ("idle", "unused")
-
-    def __init__(self) -> None:
-        self.idle: dict[Hashable, tuple[Made, Stepped]] = {}
-        """Steps of optimizers that nothing was back-propagated for, by the place where those are made."""
-        self.unused: dict[Hashable, Made] = {}
-        """Optimizers whose gradients are filled, and that have not stepped."""
-        self.fed: set[Hashable] = set()
-        self.stepped: set[Hashable] = set()
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
         if event.owners and not self.running(watch):
             watch.put(("made", event.optimizer.key), Made(event.site, event.optimizer, event.owners))
         else:
-            self.fed.add(event.site.node)
+            self.acquit(("idle", event.site.node))
 
     def lose(self, key: Hashable, made: Made, watch: Watch) -> None:
         """From here on it is not known what becomes of an optimizer."""
         watch.drop(key)
-        self.fed.add(made.site.node)
-        self.stepped.add(made.site.node)
+        self.acquit(("idle", made.site.node), ("unused", made.site.node))
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
@@ -141,7 +134,7 @@ class StepWithoutBackward(InLoops):
             if related is None:
                 self.lose(key, made, watch)
             elif related:
-                self.fed.add(made.site.node)
+                self.acquit(("idle", made.site.node))
                 if made.fed is None and self.running(watch):
                     watch.put(key, replace(made, fed=event.site))
 
@@ -150,6 +143,12 @@ class StepWithoutBackward(InLoops):
         for key, made in tagged(watch, "made"):
             if event.optimizer is not None and event.optimizer.key == made.thing.key and self.running(watch):
                 watch.put(key, replace(made, cleared=True))
+
+    @on(ParametersReplaced)
+    def replaced(self, event: ParametersReplaced, watch: Watch) -> None:
+        for key, made in tagged(watch, "made"):
+            if event.whole and overlap(made.owners, event.owners):
+                self.lose(key, made, watch)  # another model stands in its place, of which GTR703 speaks
 
     @on(Clipped)
     def clip(self, event: Clipped, watch: Watch) -> None:
@@ -176,24 +175,18 @@ class StepWithoutBackward(InLoops):
                 if overlap(one.owners, event.owners) is not False:
                     self.lose(other, one, watch)
             return
-        self.stepped.add(made.site.node)
+        self.acquit(("unused", made.site.node))
         if made.fed is None and self.running(watch) and frame(made.site) == frame(event.site):
-            self.idle.setdefault(made.site.node, (made, event))
+            self.suspect(("idle", made.site.node), partial(self.tell_idle, made, event))
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
         for _, made in tagged(watch, "made"):
             if made.fed is not None and made.cleared:
-                self.unused.setdefault(made.site.node, made)
-        if not event.again:
-            for place, (made, step) in self.idle.items():
-                if place not in self.fed:
-                    self.tell_idle(made, step, watch)
-            for place, made in self.unused.items():
-                if place not in self.stepped and made.fed is not None:
-                    self.tell_unused(made, made.fed, watch)
-        self.idle.clear()
-        self.unused.clear()
+                self.suspect(("unused", made.site.node), partial(self.tell_unused, made, made.fed))
+        if event.again:  # the next call may do what this one does not
+            self.suspects.clear()
+        super().ended(event, watch)
         forget(watch, "made")
 
     @staticmethod

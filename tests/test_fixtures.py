@@ -24,8 +24,8 @@ from flake8_gradtrap.source import decode, parse
 FIXTURES = ROOT / "fixtures"
 FILES = sorted(FIXTURES.rglob("*.py"))
 MARK = re.compile(r"#\s*expect:\s*(GTR\d{3}(?:\s*,\s*GTR\d{3})*)")
-PREVIEW = {code: Settings.of(extend_select=[code]) for code, rule in all_rules().items() if not rule.default}
-"""A preview rule is on in the folder of its own fixtures."""
+PREVIEW = {code: Settings.of(extend_select=[code]) for code in all_rules()}
+"""A preview rule is on in the folder of its own fixtures; what others say in preview stands in `trap_preview_…`."""
 
 Found = set[tuple[int, str]]
 
@@ -37,9 +37,13 @@ def name(path: Path) -> str:
 @cache
 def check(path: Path, data: bytes | None = None) -> tuple[Finding, ...]:
     """The findings of a fixture, as it lies on disk or with other content."""
-    return check_source(
-        path.read_bytes() if data is None else data, str(path), PREVIEW.get(path.parent.name, Settings())
-    ).findings
+    return check_source(path.read_bytes() if data is None else data, str(path), settings(path)).findings
+
+
+def settings(path: Path) -> Settings:
+    rule = all_rules().get(path.parent.name)
+    preview = rule is not None and (not rule.default or path.name.startswith("trap_preview_"))
+    return PREVIEW[path.parent.name] if preview else Settings()
 
 
 def places(findings: tuple[Finding, ...]) -> Found:
@@ -88,6 +92,11 @@ def test_names_tell_traps_from_look_alikes(path: Path) -> None:
         assert not expected(path)
     elif parts[0] == path.name:
         assert expected(path)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name.startswith("trap_preview_")], ids=name)
+def test_a_preview_is_silent_by_default(path: Path) -> None:
+    assert check_source(path.read_bytes(), str(path), Settings()).findings == ()
 
 
 @pytest.mark.parametrize("folder", sorted((FIXTURES / "projects").iterdir()), ids=lambda path: path.name)

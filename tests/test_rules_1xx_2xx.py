@@ -33,6 +33,11 @@ def run(code: str, *events: Event) -> list[Report]:
     return drive(all_rules()[code], events)
 
 
+def ended(code: str, *events: Event) -> list[Report]:
+    """What a rule says whose findings wait for the end of the run."""
+    return run(code, *events, RunEnded(Site(98)))
+
+
 def made(line: int, thing: Thing = P, parameters: bool = True, assumed: bool = False) -> IteratorMade:
     return IteratorMade(Site(line), thing, "`model.parameters()`", parameters, assumed)
 
@@ -307,8 +312,12 @@ class TestRewrappedTensor:
         assert "torch.stack" in report.message
 
     def test_cut_in_another_run(self) -> None:
-        (report,) = run("GTR202", back(7, LIVE, self.TERM))
+        (report,) = run("GTR202", back(7, LIVE, self.TERM), self.END)
         assert report.severity == "error"
+
+    def test_of_numbers_on_another_path(self) -> None:
+        several = replace(self.COPY, several=True)
+        assert run("GTR202", several, back(7, LIVE, self.TERM), replace(several, had_history=False), self.END) == []
 
     def test_returned_by_forward(self) -> None:
         (report,) = run("GTR202", self.COPY, Produced(Site(9), TOTAL, "forward", (LIVE, self.TERM)), self.END)
@@ -348,30 +357,38 @@ class TestDetachedLoss:
     TERM = Term("detach", Site(4), "penalty.detach()", had_history=True)
 
     def test_a_term(self) -> None:
-        (report,) = run("GTR203", back(7, LIVE, self.TERM))
+        (report,) = ended("GTR203", back(7, LIVE, self.TERM))
         assert report.site == Site(4)
         assert "was detached by `penalty.detach()`" in report.message
 
     def test_all_of_it(self) -> None:
-        (report,) = run("GTR203", back(7, replace(self.TERM, whole=True)))
+        (report,) = ended("GTR203", back(7, replace(self.TERM, whole=True)))
         assert report.site == Site(7)
         assert "raises" in report.message
         assert "line 4" in report.message
 
     def test_no_grad(self) -> None:
         cut = replace(self.TERM, cut="no_grad")
-        (report,) = run("GTR203", back(7, LIVE, cut), RunEnded(Site(98)))
+        (report,) = ended("GTR203", back(7, LIVE, cut))
         assert "was computed with gradients off" in report.message
 
     def test_no_grad_under_a_condition(self) -> None:
         cut = replace(self.TERM, cut="no_grad")
+        assert ended("GTR203", back(7, LIVE, cut), back(7, LIVE)) == []  # the same backward, alive on another path
+        assert lines(ended("GTR203", back(7, LIVE, cut), back(8, LIVE))) == [4]
+
+    def test_detached_under_a_condition(self) -> None:
+        cut = replace(self.TERM, addend=Site(6))
+        assert lines(ended("GTR203", back(7, LIVE, cut), back(7, LIVE))) == [6]
         assert (
-            run("GTR203", back(7, LIVE, cut), back(7, LIVE), RunEnded(Site(98))) == []
-        )  # the same backward, alive on another path
-        assert lines(run("GTR203", back(7, LIVE, cut), back(8, LIVE), RunEnded(Site(98)))) == [4]
+            ended("GTR203", back(7, LIVE, cut), back(7, LIVE, Term("", Site(3), had_history=True, addend=Site(6))))
+            == []
+        )
+        whole = replace(self.TERM, whole=True)
+        assert ended("GTR203", back(7, whole), back(7, LIVE)) == []
 
     def test_returned_by_a_loss_function(self) -> None:
-        assert lines(run("GTR203", Produced(Site(9), LOSS, "training_step", (LIVE, self.TERM)))) == [4]
+        assert lines(ended("GTR203", Produced(Site(9), LOSS, "training_step", (LIVE, self.TERM)))) == [4]
 
     @pytest.mark.parametrize(
         "events",
@@ -395,7 +412,7 @@ class TestDetachedLoss:
         ],
     )
     def test_silent(self, events: tuple[Event, ...]) -> None:
-        assert run("GTR203", *events) == []
+        assert ended("GTR203", *events) == []
 
 
 class TestLossLaundered:
@@ -403,26 +420,29 @@ class TestLossLaundered:
     TERM = Term("forced", Site(5), "loss.requires_grad = True", had_history=True, whole=True)
 
     def test_backward(self) -> None:
-        (report,) = run("GTR209", self.FORCED, back(7, self.TERM))
+        (report,) = ended("GTR209", self.FORCED, back(7, self.TERM))
         assert (report.site, report.severity) == (Site(5), "error")
         assert report.message.startswith("`backward()` runs and trains nothing: `loss.requires_grad = True`")
         assert [site.node for _, site in report.trace] == [5, 7]
 
     def test_known_by_the_loss_itself(self) -> None:
-        assert lines(run("GTR209", self.FORCED, back(7))) == [5]
+        assert lines(ended("GTR209", self.FORCED, back(7))) == [5]
 
     def test_a_term(self) -> None:
-        (report,) = run("GTR209", self.FORCED, back(7, LIVE, replace(self.TERM, whole=False), loss=TOTAL))
+        (report,) = ended("GTR209", self.FORCED, back(7, LIVE, replace(self.TERM, whole=False), loss=TOTAL))
         assert report.message.startswith("the loss does not train this term")
 
     def test_returned_by_training_step(self) -> None:
-        assert lines(run("GTR209", self.FORCED, Produced(Site(9), LOSS, "training_step", (self.TERM,)))) == [5]
+        assert lines(ended("GTR209", self.FORCED, Produced(Site(9), LOSS, "training_step", (self.TERM,)))) == [5]
 
     def test_a_value_of_unknown_history_that_is_all(self) -> None:
-        assert lines(run("GTR209", self.FORCED, back(7, replace(self.TERM, had_history=None), loss=TOTAL))) == [5]
+        assert lines(ended("GTR209", self.FORCED, back(7, replace(self.TERM, had_history=None), loss=TOTAL))) == [5]
 
     def test_unknown_whether_alive_but_cut(self) -> None:
-        assert lines(run("GTR209", replace(self.FORCED, live=None), back(7, self.TERM))) == [5]
+        assert lines(ended("GTR209", replace(self.FORCED, live=None), back(7, self.TERM))) == [5]
+
+    def test_alive_on_another_path(self) -> None:
+        assert ended("GTR209", self.FORCED, back(7, self.TERM), replace(self.FORCED, live=True)) == []
 
     @pytest.mark.parametrize(
         "events",
@@ -438,7 +458,7 @@ class TestLossLaundered:
         ids=["input", "adversarial", "alive", "unknown", "unknown-term", "factor", "split-learning"],
     )
     def test_silent(self, events: tuple[Event, ...]) -> None:
-        assert run("GTR209", *events) == []
+        assert ended("GTR209", *events) == []
 
 
 @pytest.mark.parametrize("code", ["GTR101", "GTR102", "GTR103", "GTR201", "GTR202", "GTR203", "GTR209"])

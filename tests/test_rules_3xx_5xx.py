@@ -823,6 +823,11 @@ class TestGraphBackpropagatedTwice:
         assert report.site == Site(3)
         assert "earlier iteration" in report.message
 
+    def test_the_other_graph_is_shared_under_a_condition(self) -> None:
+        first, second = back(3, frees=frozenset({"f", "a"})), back(4, frees=frozenset({"f", "b"}))
+        assert found("GTR503", first, second, END) == [4]
+        assert found("GTR503", first, second, back(4, frees=frozenset({"g"})), END) == []
+
     def test_freed_by_autograd_grad(self) -> None:
         events = [Differentiated(Site(3), frees=frozenset({"f"})), back(4, frees=frozenset({"f"})), END]
         assert found("GTR503", *events) == [4]

@@ -200,6 +200,8 @@ class Provenance:
                 whole = term.additive and not live and self.history(loss) is not True
                 had = True if whole and walked and term.had_history is None else term.had_history
                 parts.setdefault((term.cut, term.site.node), replace(term, whole=whole, had_history=had))
+            elif term.additive and term.addend is not None and term.had_history:
+                parts.setdefault(("", term.addend.node), term)
         for value in self.ancestors(loss):
             tensor = self.state.tensor(value)
             if tensor is None or tensor.op != "readout" or tensor.site is None or not tensor.parents:
@@ -257,7 +259,7 @@ class Provenance:
             if self.history(value) is False and tensor.parents:
                 yield from self._terms(tensor.parents[0], additive, seen, depth + 1)
             elif additive:
-                yield Term("", site)
+                yield Term("", site, had_history=self.history(value))
         elif op == "op" and self.history(value) is False:
             cuts = [term for parent in tensor.parents for term in self._terms(parent, additive, seen, depth + 1)]
             for term in cuts:
@@ -265,7 +267,7 @@ class Provenance:
                     # Where it is not known: what it is computed with may be trained, too.
                     yield replace(term, had_history=bool(term.had_history))
         elif additive:
-            yield Term("", site)
+            yield Term("", site, had_history=self.history(value))
 
     _site: Site | None = None
 
@@ -331,7 +333,7 @@ class Provenance:
                     continue  # what is subtracted from a live value is its target
                 if term.cut in ("detach", *DECISIONS) and self._stands_beside(tensor, parent):
                     continue
-                if term.cut and term.addend is None and beside_live and tensor.op != "phi":
+                if term.addend is None and beside_live and tensor.op != "phi":
                     term = replace(term, addend=_operand(tensor, parent))
                 yield term
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from flake8_gradtrap.config import NOT_ANALYSED
 from flake8_gradtrap.finding import Finding, Span
-from flake8_gradtrap.notebook import Notebook, is_notebook
-from flake8_gradtrap.source import SourceError, decode
+from flake8_gradtrap.kinds import is_notebook
 
 FORMATS = ("full", "concise", "json")
 
@@ -42,6 +41,9 @@ class Sources:
         return lines[row - 1].rstrip("\n") if 0 < row <= len(lines) else ""
 
     def _read(self, path: str) -> dict[int | None, list[str]]:
+        from flake8_gradtrap.notebook import Notebook  # not needed where no line is shown
+        from flake8_gradtrap.source import SourceError, decode
+
         try:
             data = self._given[path] if path in self._given else Path(path).read_bytes()
         except (OSError, ValueError):

@@ -347,7 +347,7 @@ class Server(LanguageServer):
             return _engine(text, program.path, settings, surroundings)[0]
 
         try:
-            changes = await asyncio.to_thread(actions.fix_all, found, unsafe, check)
+            changes = await self.checker.between(lambda: actions.fix_all(found, unsafe, check))
         except asyncio.CancelledError:
             surroundings.stop()
             raise

@@ -17,6 +17,7 @@ from flake8_gradtrap.engine import Surroundings
 
 J = TypeVar("J")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,6 +51,10 @@ class Checker(Generic[J, R]):
     def warm_up(self, call: Callable[[], object]) -> None:
         """Call something in the thread, before anything is checked."""
         self._thread.submit(call)
+
+    async def between(self, call: Callable[[], T]) -> T:
+        """Call something in the thread, when nothing is checked: the engine is not made for two threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def touch(self, uri: str, delay: float = 0.0) -> None:
         """Something has changed: what is known does not hold any more, and a check begins `delay` seconds from now."""
