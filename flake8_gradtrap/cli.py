@@ -1,4 +1,4 @@
-"""The command line: `gradtrap check`, `gradtrap rule` and `gradtrap prove`."""
+"""The command line: `gradtrap check`, `rule`, `prove` and `confirm`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -398,6 +399,77 @@ def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file
     said = f"{count(proved, 'trap')} proved" + (f", {len(failed)} not: {', '.join(failed)}" if failed else "")
     click.echo(f"\n{said} (same seed and data with and without the trap, {where['device']}, torch {where['torch']})")
     raise click.exceptions.Exit(int(bool(failed)))
+
+
+# -- confirm ----------------------------------------------------------------------------------------------------------
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@click.argument("script", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
+@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
+@click.option(
+    "--steps", type=click.IntRange(min=0), default=50, show_default=True, help="Optimizer steps; 0: no limit."
+)
+@click.option("--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Seconds; 0: no limit.")
+@click.option("--workdir", default="", metavar="FOLDER", help="Where to run it; 'temporary': a folder that is removed.")
+@click.option("--json", "json_file", type=_FILE, help="Write verdicts and numbers to a file.")
+@click.option("--sarif", "sarif_file", type=_FILE, help="Write the verdicts to a file, as SARIF.")
+@_codes("select", "Only these rules, by code or prefix.")
+@_codes("ignore", "Not these rules.")
+@_codes("extend-select", "These rules, too.")
+@click.option("--preview/--no-preview", default=None, help="Also rules in preview.")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take settings from a file."
+)
+@click.option("--isolated", is_flag=True, help="Read no settings.")
+def confirm(
+    script: str | None,
+    arguments: tuple[str, ...],
+    module: str | None,
+    steps: int,
+    timeout: float,
+    workdir: str,
+    json_file: Path | None,
+    sarif_file: Path | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    extend_select: tuple[str, ...],
+    preview: bool | None,
+    config: Path | None,
+    isolated: bool,
+) -> None:
+    """Run a training SCRIPT for some steps, and say of each finding whether it is a trap there. This runs your code.
+
+    Exit code 1: a trap was confirmed, or seen only at run time; 2: the program failed, or wrong usage; 0: neither.
+    """
+    if module is not None and script is not None:
+        arguments, script = (script, *arguments), None
+    if (script is None) == (module is None):
+        fail("give a script, or -m MODULE")
+    if isolated and config is not None:
+        fail("--config and --isolated exclude each other")
+    for option, file in (("--json", json_file), ("--sarif", sarif_file)):
+        if file is not None and not file.absolute().parent.is_dir():
+            fail(f"{option}: {file.parent}: no such folder")
+    if workdir not in ("", "temporary") and not Path(workdir).is_dir():
+        fail(f"--workdir: {workdir}: no such folder")
+    if importlib.util.find_spec("torch") is None:
+        fail("confirm needs torch: pip install 'flake8-gradtrap[runtime]'")
+    from flake8_gradtrap.runtime.confirm import command, running, targets
+
+    try:
+        target = targets.find(script, module)
+        configuration = Configuration(_choice(select, ignore, extend_select, preview), (), config, isolated)
+        request = running.Request(target, arguments, steps, timeout, workdir)
+        files = {"--json": json_file, "--sarif": sarif_file}
+        status = command.run(request, configuration, files, _colour())
+    except (targets.NotFound, ConfigError) as error:
+        fail(str(error))
+    except Exception as error:  # of ours: exit code 1 would say that a trap was confirmed
+        traceback.print_exc()
+        fail(f"internal error: {type(error).__name__}: {error}; please report it")
+    raise click.exceptions.Exit(status)
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tup
 @cache
 def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[str], re.Pattern[str] | None]:
     """The rules with these codes, the words that they wait for, and a pattern that finds any of them in a text."""
-    rules = tuple(rule for code, rule in all_rules().items() if code in codes and any(True for _ in rule.handlers()))
+    rules = tuple(rule for code, rule in all_rules().items() if code in codes and rule.handlers())
     words = frozenset(word for rule in rules for word in rule.words)
     spelt = sorted(frozenset[str]().union(*map(words_of, words)))
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, spelt)) + r")\b") if words else None

@@ -431,6 +431,17 @@ class GradientMeasured(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GradientReadOut(Event):
+    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+
+    `how`: by what. `of`: the tensor whose gradient it is.
+    """
+
+    how: str
+    of: Thing
+
+
+@dataclass(frozen=True, slots=True)
 class WrapperMade(Event):
     """A library was put around modules, and from now on keeps or splits their gradients. `by`: "FSDP", "DeepSpeed"."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -119,6 +119,8 @@ class Rule:
     They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward.
     None: `words`.
     """
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Identifiers of which such a function (or its class) must mention one, too; none: `roots` say enough."""
 
     @classmethod
     def doc(cls) -> str:
@@ -127,10 +129,14 @@ class Rule:
         return module.__doc__ or ""
 
     @classmethod
-    def handlers(cls) -> Iterator[tuple[type[Event], str]]:
-        for attribute in dir(cls):
-            for kind in getattr(getattr(cls, attribute), "hears", ()):
-                yield kind, attribute
+    def handlers(cls) -> tuple[tuple[type[Event], str], ...]:
+        """The kinds of events that the rule hears, each with the name of the method that hears it."""
+        return _handlers(cls)  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _handlers(rule: type[Rule]) -> tuple[tuple[type[Event], str], ...]:
+    return tuple((kind, name) for name in dir(rule) for kind in getattr(getattr(rule, name), "hears", ()))
 
 
 def spoken(by: str) -> str:

@@ -126,14 +126,14 @@ class Assignment(Expressions):
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         env = self._home(name, st)
-        names = st.envs.setdefault(env, {})
-        self._watch_total(names.get(name), value, Thing(value, name), st, node)
-        self.rebound(names.get(name), value, name, node, st)
-        self.module_rebound(names.get(name), value, name, node, st)
+        before = st.envs.get(env, {}).get(name)
+        self._watch_total(before, value, Thing(value, name), st, node)
+        self.rebound(before, value, name, node, st)
+        self.module_rebound(before, value, name, node, st)
         self.progress_bound(name, value, node, st)
         if st.stamp:
-            note_carrier(names.get(name), value, name, self.site(node, st), st)
-        names[name] = value
+            note_carrier(before, value, name, self.site(node, st), st)
+        st.bind(env, name, value)
 
     def _home(self, name: str, st: State) -> int:
         kind = st.conds.get(("outer", st.frame.env, name)) if st.conds else None

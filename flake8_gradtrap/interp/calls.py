@@ -374,7 +374,7 @@ class Calls(Classes):
                 handed |= self.reachable(value, st)
         call = Site(node, st.frames[-1].call if st.frames else None) if node is not None else None
         frame = Frame(env_id, func.closure, func, call, frozenset(handed))
-        st.envs[env_id] = env
+        st.put_names(env_id, env)
         st.frames = (*st.frames, frame)
         mode = st.mode
         if func.ident not in self.liveness and isinstance(func.node, ir.FunctionDef):
@@ -522,7 +522,7 @@ class Calls(Classes):
         self.entered.add(func.ident)
         assert isinstance(func.node, ir.FunctionDef)
         env_id = self.fresh()
-        st.envs[env_id] = dict(env)
+        st.put_names(env_id, dict(env))
         handed = frozenset(part for _, value in env for part in self.reachable(value, st))
         st.frames = (
             *st.frames,

@@ -11,6 +11,7 @@ from flake8_gradtrap.events import (
     Clipped,
     Emptied,
     FiniteAsked,
+    GradientReadOut,
     ReadOut,
     ResultDropped,
     ScaleRead,
@@ -249,6 +250,7 @@ class Methods(Containers):
         if role == "readout":
             if number:
                 return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+            self.gradient_taken(receiver, f".{name}()", node, st)
             reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
             self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
             return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
@@ -308,9 +310,11 @@ class Methods(Containers):
             )
         elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
             return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
-        elif name == "item":
-            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=".item()"), st)]
-        return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
+        elif self.know.method_role.get(name) == "readout":
+            self.gradient_taken(receiver, f".{name}()", node, st)
+            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
+        of = (receiver,) if self.hears(GradientReadOut) else ()
+        return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
 
     def backward(
         self,

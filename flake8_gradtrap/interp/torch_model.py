@@ -524,6 +524,7 @@ class TorchModel(Wrappers):
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
+        self.gradient_taken(source, f"{name.rpartition('.')[2]}()", node, st)
         reaches = self.numpy_of(source, st) if name.startswith("numpy.") else frozenset()
         self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2], reaches), st)
         how = self.label(node)
