@@ -79,6 +79,9 @@ _CACHE_FOLDER = click.option(
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: fixes that may change what the program does.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
 @click.option("--output-format", type=click.Choice(report.FORMATS), default="full", show_default=True)
+@click.option(
+    "-o", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a file."
+)
 @click.option("--statistics", is_flag=True, help="Count the findings of each code, and what was run to find them.")
 @click.option("--exclude", multiple=True, metavar="PATTERNS", help="Leave out files and folders met on the way.")
 @click.option("--force-exclude/--no-force-exclude", default=None, help="Leave out files that are named, too.")
@@ -101,6 +104,7 @@ def check(
     unsafe_fixes: bool,
     diff: bool,
     output_format: str,
+    output_file: Path | None,
     statistics: bool,
     exclude: tuple[str, ...],
     force_exclude: bool | None,
@@ -154,10 +158,10 @@ def check(
     if fix and piped is not None:
         sys.stdout.buffer.write(piped.new)
         sys.stdout.buffer.flush()
-    _show(outcomes, output_format, piped, unsafe_fixes, err=fix and piped is not None)
+    _show(outcomes, output_format, piped, unsafe_fixes, err=fix and piped is not None, file=output_file)
     if statistics:
         seconds = time.perf_counter() - started
-        _show_statistics(outcomes, seconds, err=output_format == "json" or (fix and piped is not None))
+        _show_statistics(outcomes, seconds, err=output_format not in report.FOR_PEOPLE or (fix and piped is not None))
     raise click.exceptions.Exit(int(any(outcome.findings for outcome in outcomes) and not exit_zero))
 
 
@@ -220,11 +224,19 @@ def _colour(err: bool = False) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _show(outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsafe: bool, err: bool) -> None:
+def _show(
+    outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsafe: bool, err: bool, file: Path | None
+) -> None:
     findings = batch.unique(finding for outcome in outcomes for finding in outcome.findings)
     given: Mapping[str, bytes] = {} if piped is None else {piped.path: piped.new}
-    colour = _colour(err)
+    colour = _colour(err) and file is None
     text = report.render(format, findings, report.Sources(given), report.Style(colour), unsafe)
+    if file is not None:
+        try:
+            file.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            fail(f"--output-file: {file}: {error.strerror}")
+        return
     click.echo(text, nl=False, err=err, color=colour)
 
 
