@@ -386,3 +386,21 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("proving", total=total)
         yield lambda name: bar.update(task, advance=1, description=name)
+
+
+# -- server -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--stdio", is_flag=True, help="Talk on standard input and output; there is no other way.")
+def server(stdio: bool) -> None:
+    """Serve an editor: the language server protocol on standard input and output.
+
+    Editors start this by themselves; docs/editors.md says how to set them up.
+    """
+    for needed in ("pygls", "lsprotocol"):
+        if importlib.util.find_spec(needed) is None:
+            fail(f"the server needs {needed}: pip install 'flake8-gradtrap[lsp]'")
+    from flake8_gradtrap.server.app import main as serve
+
+    serve()
