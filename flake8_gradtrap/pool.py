@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -52,8 +53,9 @@ class _Measured(Generic[A, B]):
         return self._function(item), size()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, even if it was killed: nobody else would."""
+def _start() -> None:
+    """Leave interrupts to the process that started this one, and end with it, even if it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def wait_for_it() -> None:
@@ -103,25 +105,29 @@ def _generation(
     running: dict[Future[tuple[B, int]], int] = {}
     measured = _Measured(function)
     go_on = True
-    with ProcessPoolExecutor(min(jobs, len(waiting)), context, _end_with_parent) as pool:
-        while True:
-            while go_on and waiting and len(running) < jobs * _AHEAD:
-                try:
-                    future = pool.submit(measured, items[waiting[0]])
-                except BrokenProcessPool:
-                    go_on = False
-                else:
-                    running[future] = waiting.popleft()
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(future)
-                try:
-                    result, grown = future.result()
-                except BrokenProcessPool:
-                    lost.append(number)
-                    go_on = False
-                else:
-                    go_on = go_on and grown < LARGE
-                    yield number, result
+    with ProcessPoolExecutor(min(jobs, len(waiting)), context, _start) as pool:
+        try:
+            while True:
+                while go_on and waiting and len(running) < jobs * _AHEAD:
+                    try:
+                        future = pool.submit(measured, items[waiting[0]])
+                    except BrokenProcessPool:
+                        go_on = False
+                    else:
+                        running[future] = waiting.popleft()
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    try:
+                        result, grown = future.result()
+                    except BrokenProcessPool:
+                        lost.append(number)
+                        go_on = False
+                    else:
+                        go_on = go_on and grown < LARGE
+                        yield number, result
+        except BaseException:  # whoever asked has lost interest
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     lost.sort()
