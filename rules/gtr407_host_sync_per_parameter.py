@@ -226,7 +226,8 @@ def counted() -> Iterator[list[str]]:
                 found.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    with Counting():
+    mode: Any = Counting
+    with mode():
         yield found
 
 
@@ -244,6 +245,7 @@ def trapped(device: str = "cpu") -> dict[str, float]:
         with counted() as read_outs:
             total = 0.0
             for p in model.parameters():
+                assert p.grad is not None
                 total += p.grad.norm().item() ** 2
         waits = len(read_outs)
         optimizer.step()
