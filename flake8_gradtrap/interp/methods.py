@@ -25,6 +25,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried
+from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
@@ -55,9 +56,6 @@ _QUIET = frozenset(
 )
 
 
-_OBJECTS = frozenset({"scaler", "optimizer", "scheduler", "accelerator"})
-"""What is there, and true, wherever one of its methods is called."""
-
 _TRAINS = re.compile(r"^(step|fit|update)$|backward|optimi[sz]e|minimi[sz]e|(^|_)train_(step|batch|one)")
 """What a method of a module is called that may step and clear by itself, if it cannot be seen."""
 
@@ -77,7 +75,7 @@ class Methods(Containers):
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
-        if kind in _OBJECTS and isinstance(receiver, Sym):
+        if kind in OBJECTS and isinstance(receiver, Sym):
             if st.conds.get(("isnone", receiver)):
                 raise Dead  # this path does not exist
             st.conds[("truth", receiver)] = True
