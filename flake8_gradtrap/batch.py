@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Span
-from flake8_gradtrap.notebook import Notebook, is_notebook, located
-from flake8_gradtrap.source import decode
+from flake8_gradtrap.kinds import is_notebook
+from flake8_gradtrap.result import Result, Statistics
+from flake8_gradtrap.versions import Look, Stamp, digest, read
 
 if TYPE_CHECKING:
     import ast
 
-    from flake8_gradtrap.engine import Statistics
+    from flake8_gradtrap.cache import Cache
 
 ROUNDS = 10
 """How often a file is checked and fixed, before its fixes are said not to settle."""
 MANY = 24
 """From this number of files on, all cores are used."""
-
-A = TypeVar("A")
-B = TypeVar("B")
+LONG = 1000
+"""From this number of files on, another process works even if it is the only one: it is replaced in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,11 @@ class Outcome:
     new: bytes = b""
     fixed: int = 0
     note: str = ""
+    version: tuple[str, Stamp | None] | None = None
+    """The digest of the content that was read from disk, and its stamp."""
+    looks: tuple[Look, ...] = ()
+    settled: bool = True
+    """As in `Result`."""
 
 
 def not_analysed(path: str, why: str) -> Finding:
@@ -63,20 +67,18 @@ def unique(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(first[key] for key in sorted(first))
 
 
-def check_data(
-    data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None
-) -> tuple[tuple[Finding, ...], Statistics | None]:
+def check_data(data: bytes | str, path: str, settings: Settings, tree: ast.Module | None = None) -> Result:
     """What the engine says of a file; a finding, not an exception, if it fails."""
     try:
         from flake8_gradtrap.engine import check_source
 
         result = check_source(data, path, settings, tree)
     except Exception as error:
-        return internal_error(error, path, settings), None
-    return unique(result.findings), result.statistics
+        return Result(internal_error(error, path, settings), settled=False)
+    return replace(result, findings=unique(result.findings))
 
 
-def internal_error(error: Exception, path: str, settings: Settings) -> tuple[Finding, ...]:
+def internal_error(error: BaseException, path: str, settings: Settings) -> tuple[Finding, ...]:
     why = f"internal error: {type(error).__name__}: {error}; please report it"
     return _wanted([not_analysed(path, why)], settings)
 
@@ -84,22 +86,22 @@ def internal_error(error: Exception, path: str, settings: Settings) -> tuple[Fin
 def check_file(task: Task) -> Outcome:
     """Do one task. Whatever happens, it ends in an outcome."""
     try:
-        data = task.data
-        if data is None:
-            with open(task.path, "rb") as stream:
-                data = stream.read()
+        data, seen = read(task.path) if task.data is None else (task.data, None)
     except (OSError, ValueError) as error:
         why = f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
-        return Outcome(task.path, _wanted([not_analysed(task.path, why)], task.settings))
+        return Outcome(task.path, _wanted([not_analysed(task.path, why)], task.settings), settled=False)
     outcome = _check(task, data)
     if task.fix:
         try:
             outcome = _fix(task, outcome)
         except Exception as error:
             outcome = replace(outcome, note=f"internal error: {type(error).__name__}: {error}; please report it")
+    from flake8_gradtrap.notebook import located  # not needed for what the cache knows
+
     outcome = replace(outcome, findings=unique(located(outcome.findings, outcome.new, task.path)))
     if task.data is None and outcome.new == outcome.old:
-        outcome = replace(outcome, old=b"", new=b"")  # nobody needs it, and it may have a long way to go
+        # Nobody needs the content, and it may have a long way to go.
+        outcome = replace(outcome, old=b"", new=b"", version=(digest(data), seen))
     return outcome
 
 
@@ -108,8 +110,10 @@ def _wanted(findings: Iterable[Finding], settings: Settings) -> tuple[Finding, .
 
 
 def _check(task: Task, data: bytes) -> Outcome:
-    findings, statistics = check_data(data, task.path, task.settings)
-    return Outcome(task.path, findings, statistics, data, data)
+    result = check_data(data, task.path, task.settings)
+    return Outcome(
+        task.path, result.findings, result.statistics, data, data, looks=result.looks, settled=result.settled
+    )
 
 
 # -- fixing -----------------------------------------------------------------------------------------------------------
@@ -130,45 +134,52 @@ class Fixed:
 
 
 def fix_text(
-    text: str, path: str, settings: Settings, unsafe: bool = False, known: tuple[Finding, ...] | None = None
+    text: str,
+    findings: tuple[Finding, ...],
+    check: Callable[[str], tuple[Finding, ...]],
+    unsafe: bool = False,
 ) -> Fixed:
-    """Check and fix in turn until nothing changes, so that a second run has nothing left to do.
+    """Fix and check in turn until nothing changes, so that a second run has nothing left to do.
 
-    `known`: what is found in the text as it is, if that was asked already.
-    Rules whose fixes undo each other, or go on for ever, are left out, and the rest is done again without them.
+    `findings`: what is found in the text; `check`: what is found in another one. Rules whose fixes undo each other, or
+    go on for ever, are left out, and the rest is done again without them.
     """
     from flake8_gradtrap.fixes import apply_fixes
 
     restless: set[str] = set()
-    first = check_data(text, path, settings)[0] if known is None else known
     while True:
-        current, findings, count, seen = text, first, 0, {text}
+        current, left, count, seen = text, findings, 0, {text}
         while True:
-            fixable = [finding for finding in findings if applicable(finding, unsafe)]
+            fixable = [finding for finding in left if applicable(finding, unsafe)]
             fixes = [finding.fix for finding in fixable if finding.fix and finding.code not in restless]
             new, applied = apply_fixes(current, fixes)
             if new == current:
                 note = f"the fixes of {', '.join(sorted(restless))} do not settle" if restless else ""
-                return Fixed(current, findings, count, note)
+                return Fixed(current, left, count, note)
             if new in seen or len(seen) > ROUNDS:
                 restless |= {finding.code for finding in fixable}
                 break
             seen.add(new)
             count += applied
-            current, findings = new, check_data(new, path, settings)[0]
+            current, left = new, check(new)
 
 
 def _fix(task: Task, before: Outcome) -> Outcome:
     if not any(applicable(finding, task.unsafe) for finding in before.findings):
         return before
     text, write = _opened(before.old, task.path)
-    fixed = fix_text(text, task.path, task.settings, task.unsafe, before.findings)
+    fixed = fix_text(
+        text, before.findings, lambda new: check_data(new, task.path, task.settings).findings, unsafe=task.unsafe
+    )
     new = before.old if fixed.text == text else write(fixed.text)
     return replace(before, findings=fixed.findings, new=new, fixed=fixed.count, note=fixed.note)
 
 
 def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
     """The text of a file, and what makes a file of another one."""
+    from flake8_gradtrap.notebook import Notebook
+    from flake8_gradtrap.source import decode
+
     if is_notebook(path):
         notebook = Notebook(data)
         return notebook.cells.text, notebook.write
@@ -176,40 +187,63 @@ def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
     return text, lambda new: new.encode(encoding)
 
 
-# -- many cores -------------------------------------------------------------------------------------------------------
+# -- many files -------------------------------------------------------------------------------------------------------
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def run(
+    tasks: Sequence[Task],
+    jobs: int | None = None,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay.
 
-
-def run(tasks: Sequence[Task], jobs: int | None = None) -> list[Outcome]:
-    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay."""
-    if jobs is None:
-        jobs = cores() if len(tasks) >= MANY else 1
-    jobs = min(jobs or cores(), len(tasks))
-    if jobs <= 1:
-        return [check_file(task) for task in tasks]
-    outcomes = dict(_in_processes(check_file, tasks, jobs))
-    # What a dying process took with it is done again, each in a process of its own.
-    for lost in [number for number in range(len(tasks)) if number not in outcomes]:
-        done = dict(_in_processes(check_file, [tasks[lost]], 1))
-        why = "the process that analysed this file died"
-        path = tasks[lost].path
-        outcomes[lost] = done.get(0) or Outcome(path, _wanted([not_analysed(path, why)], tasks[lost].settings))
+    `progress` is told after each how many are done, and of how many.
+    """
+    outcomes: dict[int, Outcome] = {}
+    if cache is not None:
+        cache.look_again()
+        outcomes = cache.known(tasks)
+    left = [number for number in range(len(tasks)) if number not in outcomes]
+    try:
+        for number, outcome in _work(tasks, left, jobs):
+            outcomes[number] = outcome
+            if progress is not None:
+                progress(len(outcomes), len(tasks))
+            if cache is not None:
+                cache.put(tasks[number], outcome)
+    finally:
+        if cache is not None:
+            cache.save()
     return [outcomes[number] for number in range(len(tasks))]
 
 
-def _in_processes(function: Callable[[A], B], items: Sequence[A], jobs: int) -> Iterator[tuple[int, B]]:
-    """The results by number, as far as the processes live."""
-    from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
+def _work(tasks: Sequence[Task], left: Sequence[int], jobs: int | None) -> Iterator[tuple[int, Outcome]]:
+    """The outcomes of some tasks, by their numbers."""
+    if not left:
+        return
+    if jobs is None or jobs == 0:
+        from flake8_gradtrap.pool import cores
 
-    numbers: dict[Future[B], int] = {}
-    with ProcessPoolExecutor(jobs) as pool:
-        with contextlib.suppress(BrokenProcessPool):
-            for number, item in enumerate(items):
-                numbers[pool.submit(function, item)] = number
-        for future in as_completed(numbers):
-            with contextlib.suppress(BrokenProcessPool):
-                yield numbers[future], future.result()
+        jobs = cores() if jobs == 0 or len(left) >= MANY else 1
+    jobs = min(jobs, len(left))
+    if jobs == 1 and len(left) < LONG:
+        for number in left:
+            yield number, check_file(tasks[number])
+        return
+    from flake8_gradtrap.pool import each
+
+    for place, done in each(check_file, [tasks[number] for number in left], jobs, _prepare):
+        task = tasks[left[place]]
+        died = not_analysed(task.path, "the process that analysed this file died")
+        yield left[place], done or Outcome(task.path, _wanted([died], task.settings), settled=False)
+
+
+def _prepare() -> None:
+    """Import what every process will need."""
+    with contextlib.suppress(Exception):  # who cannot import it will say so for each file
+        import flake8_gradtrap.engine
+        import flake8_gradtrap.interp.machine  # noqa: F401
+        from flake8_gradtrap.rule import all_rules
+
+        all_rules()

@@ -6,19 +6,17 @@ file, from `[tool.gradtrap]` of the nearest pyproject.toml and from the command 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
-from flake8_gradtrap.catalogue import rule_defaults
+from flake8_gradtrap.catalogue import rule_defaults, rule_versions
 from flake8_gradtrap.finding import Finding
+from flake8_gradtrap.own import NAME, NONE, OwnApis
 
 FAMILY = "GTR"
 NOT_ANALYSED = "GTR000"
@@ -26,8 +24,6 @@ SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "__pypackages__", "_build", "buck-out", "build", "dist", "node_modules", "site-packages", "venv"}
 )
 """Folders that are never walked into, beside hidden ones."""
-
-T = TypeVar("T")
 
 
 class ConfigError(Exception):
@@ -76,6 +72,8 @@ def check_codes(codes: Iterable[str], known: Iterable[str] | None = None, where:
 
 def nearest(given: str, valid: Iterable[str]) -> str:
     """'; did you mean …?' with the valid name that looks most like what was given, '' where none does."""
+    import difflib
+
     match = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
@@ -127,7 +125,8 @@ class Settings:
     """What the engine is told. `Settings()` is the default, `Settings.of(select=["GTR3"])` what `--select GTR3` gives.
 
     `per_file_ignores`: pairs of a path pattern and prefixes. Patterns, those of `exclude` too, are relative to `root`.
-    `noqa`: whether `# noqa` comments are obeyed.
+    `force_exclude`: files that are named are left out, too. `apis`: the project's own functions. `target_torch`: the
+    version of torch that the code is for. `noqa`: whether `# noqa` comments are obeyed. `origin`: the file they are of.
     """
 
     codes: Codes = field(default_factory=decide)
@@ -135,6 +134,10 @@ class Settings:
     exclude: tuple[str, ...] = ()
     root: str = ""
     noqa: bool = True
+    force_exclude: bool = False
+    apis: OwnApis = NONE
+    target_torch: tuple[int, ...] | None = None
+    origin: str = ""
 
     @classmethod
     def of(
@@ -153,6 +156,8 @@ class Settings:
     def codes_for(self, path: str) -> frozenset[str]:
         """The codes that may be reported in this file."""
         off = [prefix for pattern, codes in self.per_file_ignores if self._matches(path, pattern) for prefix in codes]
+        if self.target_torch is not None:
+            off += [code for code, since in rule_versions().items() if self.target_torch < since]
         if not off:
             return self.codes.enabled
         return frozenset(code for code in self.codes.enabled if not code.startswith(tuple(off)))
@@ -170,11 +175,64 @@ class Settings:
             return True
         return any(self._matches(path, pattern) for pattern in self.exclude)
 
+    def leaves_out(self, path: str) -> bool:
+        """Whether a file that is named is left out all the same: it, or a folder in which it lies below the root."""
+        if not self.force_exclude:
+            return False
+        full, root = os.path.abspath(path), self.root or os.getcwd()
+        while full != root and full != os.path.dirname(full):
+            if self.excludes(full):
+                return True
+            full = os.path.dirname(full)
+        return False
+
     def _matches(self, path: str, pattern: str) -> bool:
         if fnmatch(os.path.basename(path), pattern):
             return True
         full = os.path.abspath(path)
         return fnmatch(full, os.path.join(self.root or os.getcwd(), pattern.removeprefix("./").rstrip("/")))
+
+
+PER_FILE = re.compile(r"(?P<pattern>.+):(?P<codes>[^:]+)")
+
+
+def split_per_file(values: Iterable[str], where: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """`PATTERN:CODE` pairs as settings; pairs without a pattern in front belong to the one before."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for value in values:
+        match = PER_FILE.fullmatch(value)
+        if match is None and (not found or not value.strip()):
+            raise ConfigError(f"{where}{value!r} is no PATTERN:CODE")
+        pattern, code = (match["pattern"], match["codes"]) if match else (found[-1][0], value)
+        found.append((pattern.strip(), check_codes([code], where=where)))
+    return tuple(found)
+
+
+def check_version(text: str) -> tuple[int, ...]:
+    """A version of torch (`2.4`) as numbers."""
+    if not re.fullmatch(r"\d+(\.\d+){0,2}", text.strip()):
+        raise ConfigError(f"{text!r} is no version of torch, such as '2.4'")
+    return tuple(int(part) for part in text.strip().split("."))
+
+
+def check_apis(kinds: Mapping[str, Iterable[str]]) -> OwnApis:
+    """The project's own APIs by their kind; each name can stand for one."""
+    given = {kind: tuple(name.strip() for name in names) for kind, names in kinds.items()}
+    seen: dict[str, str] = {}
+    for kind, names in given.items():
+        for name in names:
+            check_api(name)
+            if seen.setdefault(name, kind) != kind:
+                both = " and ".join(key.replace("_", "-") for key in (seen[name], kind))
+                raise ConfigError(f"{name!r} is in {both}: it can be one of them")
+    return OwnApis(**given) if seen else NONE
+
+
+def check_api(name: str) -> None:
+    if not NAME.fullmatch(name.strip()):
+        short = name.strip().rpartition(".")[2]
+        hint = f"; for a method of that name, write '*.{short}'" if short.isidentifier() else ""
+        raise ConfigError(f"{name!r} is no full name of a function, such as 'package.module.function'{hint}")
 
 
 class Configuration:
@@ -186,15 +244,27 @@ class Configuration:
         exclude: tuple[str, ...] = (),
         config: Path | None = None,
         isolated: bool = False,
+        per_file_ignores: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        force_exclude: bool | None = None,
     ) -> None:
         self._command_line = command_line
         self._exclude = exclude
+        self._per_file_ignores = per_file_ignores
+        self._force_exclude = force_exclude
         self._isolated = isolated
         self._folders: dict[str, Settings] = {}
+        self._spelt: dict[str, Settings] = {}
         self._forced = None if config is None else self._from_file(config, must=True)
 
     def for_file(self, path: str) -> Settings:
-        return self.for_folder(os.path.dirname(os.path.abspath(path)))
+        folder = os.path.dirname(path)
+        if folder not in self._spelt:
+            self._spelt[folder] = self.for_folder(os.path.abspath(folder))
+        return self._spelt[folder]
+
+    def for_path(self, path: str) -> Settings:
+        """The settings of a file, or of the files in a folder."""
+        return self.for_folder(os.path.abspath(path)) if os.path.isdir(path) else self.for_file(path)
 
     def for_folder(self, path: str) -> Settings:
         """The settings of the files in a folder (an absolute path)."""
@@ -212,7 +282,12 @@ class Configuration:
 
     @cached_property
     def _defaults(self) -> Settings:
-        return Settings(decide(command_line=self._command_line), exclude=self._exclude)
+        return Settings(
+            decide(command_line=self._command_line),
+            self._per_file_ignores,
+            self._exclude,
+            force_exclude=bool(self._force_exclude),
+        )
 
     def _from_file(self, path: Path, must: bool = False) -> Settings | None:
         try:
@@ -221,95 +296,21 @@ class Configuration:
             if must:
                 raise ConfigError(f"cannot read {path}: {error.strerror}") from error
             return None
-        table = _read_table(path, data)
+        from flake8_gradtrap.pyproject import read_table
+
+        table = read_table(path, data)
         if table is None:
             if must:
                 raise ConfigError(f"{path}: there is no [tool.gradtrap]")
             return None
-        choice, per_file_ignores, exclude = table.values()
+        forced = table.force_exclude if self._force_exclude is None else self._force_exclude
         return Settings(
-            decide(choice, self._command_line), per_file_ignores, exclude + self._exclude, os.path.abspath(path.parent)
+            decide(table.choice, self._command_line),
+            table.per_file_ignores + self._per_file_ignores,
+            table.exclude + self._exclude,
+            os.path.abspath(path.parent),
+            force_exclude=bool(forced),
+            apis=table.apis,
+            target_torch=table.target_torch,
+            origin=os.path.abspath(path),
         )
-
-
-# -- pyproject.toml ---------------------------------------------------------------------------------------------------
-
-
-def _read_table(path: Path, data: bytes) -> _Table | None:
-    """The `[tool.gradtrap]` of a file; None where it has none."""
-    if b"gradtrap" not in data:
-        return None
-    try:
-        text = data.decode("utf-8")
-        document = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: invalid TOML: {error}") from error
-    tools = document.get("tool")
-    if not isinstance(tools, dict) or "gradtrap" not in tools:
-        return None
-    return _Table(path, text, tools["gradtrap"])
-
-
-class _Table:
-    """The keys of `[tool.gradtrap]`, checked; errors name the file and the line."""
-
-    keys = ("select", "ignore", "extend-select", "preview", "per-file-ignores", "exclude")
-
-    def __init__(self, path: Path, text: str, table: Any) -> None:
-        self._path = path
-        self._lines = text.splitlines()
-        if not isinstance(table, dict):
-            raise self._error("gradtrap", "tool.gradtrap must be a table")
-        for key in table:
-            if key not in self.keys:
-                raise self._error(key, f"unknown key {key!r} in [tool.gradtrap]{nearest(key, self.keys)}")
-        self._table: dict[str, Any] = table
-
-    def values(self) -> tuple[Choice, tuple[tuple[str, tuple[str, ...]], ...], tuple[str, ...]]:
-        preview = self._get("preview", bool, "true or false")
-        per_file = self._get("per-file-ignores", dict, "a table of patterns") or {}
-        choice = Choice(
-            None if "select" not in self._table else self._codes("select"),
-            self._codes("ignore"),
-            self._codes("extend-select"),
-            preview,
-        )
-        ignores = tuple((pattern, self._codes("per-file-ignores", codes)) for pattern, codes in per_file.items())
-        return choice, ignores, self._strings("exclude")
-
-    def _get(self, key: str, kind: type[T], what: str) -> T | None:
-        value = self._table.get(key)
-        if value is None or isinstance(value, kind):
-            return value
-        raise self._error(key, f"{key!r} must be {what}")
-
-    def _strings(self, key: str, value: Any = None) -> tuple[str, ...]:
-        value = self._table.get(key, []) if value is None else value
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise self._error(key, f"{key!r} must be a list of strings")
-
-    def _codes(self, key: str, value: Any = None) -> tuple[str, ...]:
-        checked: tuple[str, ...] = ()
-        for given in self._strings(key, value):
-            try:
-                checked += check_codes([given])
-            except ConfigError as error:
-                raise self._error(key, str(error), given) from error
-        return checked
-
-    def _error(self, key: str, message: str, value: str | None = None) -> ConfigError:
-        return ConfigError(f"{self._path}:{self._line(key, value)}: {message}")
-
-    def _line(self, key: str, value: str | None) -> int:
-        """The line of a key, or of a value behind it. tomllib does not tell: the text is searched."""
-        quoted = rf"""["']?{re.escape(key)}["']?"""
-        name = re.compile(rf"^\s*(?:\[?tool\.gradtrap\.)?{quoted}\s*[]=.]|[{{,]\s*{quoted}\s*=")
-        start = next((n for n, line in enumerate(self._lines) if re.search(r"\bgradtrap\b", line)), 0)
-        start = next((n for n in range(start, len(self._lines)) if name.search(self._lines[n])), start)
-        if value is not None:
-            literal = re.compile(rf"""["']{re.escape(value)}["']""")
-            start = next((n for n in range(start, len(self._lines)) if literal.search(self._lines[n])), start)
-        return start + 1

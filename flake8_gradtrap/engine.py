@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,8 @@ from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.notebook import text_of
+from flake8_gradtrap.own import using
+from flake8_gradtrap.result import Result, Statistics
 from flake8_gradtrap.rule import Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile
 from flake8_gradtrap.traits import words_of
@@ -34,25 +36,6 @@ _LIBRARIES = re.compile(
     r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What it took to check a file."""
-
-    functions_run: int = 0
-    functions_over_budget: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The findings of a file, in the order of their places, and what it took to find them."""
-
-    findings: tuple[Finding, ...]
-    statistics: Statistics = Statistics()
-    consulted: frozenset[str] = frozenset()
-    """The files of the project that had a part in it, by their content or by not being there."""
 
 
 class Surroundings:
@@ -93,26 +76,25 @@ def check_source(
     finding.
     """
     start = time.process_time()
+    text = ""
     try:
         text = text_of(data, path) if isinstance(data, bytes) else data.removeprefix("\ufeff")
-        with _no_collector():
-            findings, machine = _analyse(SourceFile(path, text, tree), settings, surroundings or Surroundings())
+        with _no_collector(), using(settings.apis):
+            result = _analyse(SourceFile(path, text, tree), settings, surroundings or Surroundings())
     except SourceError as error:
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-        findings, machine = [_not_analysed(path, error.message, error.row, error.column)], None
-    except (RecursionError, MemoryError) as error:
-        why = f"the file is nested too deeply to be analysed ({type(error).__name__})"
-        findings, machine = [_not_analysed(path, why)], None
-    findings = [finding for finding in findings if settings.reports(finding)]
+        result = Result((_not_analysed(path, error.message, error.row, error.column),))
+    except RecursionError:
+        result = Result((_not_analysed(path, "the file is nested too deeply to be analysed"),), settled=False)
+    except MemoryError:
+        result = Result((_not_analysed(path, "there is too little memory to analyse the file"),), settled=False)
+    findings = [finding for finding in result.findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
         findings = [finding for finding in findings if not noqa.hides(finding.code, finding.span.row)]
     findings.sort(key=Finding.sort_key)
-    seconds = time.process_time() - start
-    if machine is None:
-        return Result(tuple(findings), Statistics(seconds=seconds))
-    done = Statistics(machine.tally.functions_run, machine.tally.functions_over_budget, seconds)
-    return Result(tuple(findings), done, machine.module.project.consulted)
+    statistics = replace(result.statistics, seconds=time.process_time() - start)
+    return replace(result, findings=tuple(findings), statistics=statistics)
 
 
 @contextmanager
@@ -146,21 +128,22 @@ def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tup
 @cache
 def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[str], re.Pattern[str] | None]:
     """The rules with these codes, the words that they wait for, and a pattern that finds any of them in a text."""
-    rules = tuple(rule for code, rule in all_rules().items() if code in codes and any(True for _ in rule.handlers()))
+    rules = tuple(rule for code, rule in all_rules().items() if code in codes and rule.handlers())
     words = frozenset(word for rule in rules for word in rule.words)
     spelt = sorted(frozenset[str]().union(*map(words_of, words)))
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, spelt)) + r")\b") if words else None
     return rules, words, pattern
 
 
-def _analyse(
-    source: SourceFile, settings: Settings, surroundings: Surroundings
-) -> tuple[list[Finding], Machine | None]:
-    """The gates, each cheaper than the next: text, table of contents, abstract run. With the machine, if one ran."""
+def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings) -> Result:
+    """The gates, each cheaper than the next: text, table of contents, abstract run."""
     rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
-    if pattern is None or not tree.body or not _LIBRARIES.search(source.text) or not pattern.search(source.text):
-        return [], None
+    if pattern is None or not tree.body:
+        return Result(())
+    own = settings.apis.mentioned
+    if not (own and own.search(source.text)) and not (_LIBRARIES.search(source.text) and pattern.search(source.text)):
+        return Result(())
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project
 
@@ -186,8 +169,10 @@ def _analyse(
             failure.append(_internal(source.path, error))
         else:
             findings.extend([finding] if finding is not None else [])
-    findings += [*failure, *_failures(machine, source)]
-    return findings, machine
+    failure.extend(_failures(machine, source))
+    tally = machine.tally
+    statistics = Statistics(tally.functions_run, len(tally.over_budget), over_budget=tuple(tally.over_budget))
+    return Result((*findings, *failure), statistics, tuple(project.looks.values()), not failure)
 
 
 def _internal(path: str, error: Exception) -> Finding:

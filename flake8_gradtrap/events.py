@@ -114,13 +114,13 @@ class Weights:
     """How the means in a loss are weighed on their way to the backward.
 
     `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
-    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `ragged`: what is averaged
-    over differs from batch to batch: tokens that are not ignored.
+    mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `uneven`: for each mean over
+    a number that differs from batch to batch (tokens that are not ignored), what weighs it beside numbers and settings.
     """
 
     share: float | None = None
     by: frozenset[Hashable] = frozenset()
-    ragged: bool = False
+    uneven: frozenset[frozenset[Hashable]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +180,16 @@ class Differentiated(Event):
     reaches: frozenset[Hashable] = frozenset()
     frees: frozenset[Hashable] = frozenset()
     retains: bool | None = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedDropped(Event):
+    """Gradients of several inputs, some of which may be None (`allow_unused=True`), are collected without those.
+
+    `made`: where they were computed.
+    """
+
+    made: Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +287,11 @@ class ReadOut(Event):
     tensor: Thing
     how: str
     reaches: frozenset[Hashable] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class FiniteAsked(Event):
+    """The program asked whether a value is finite (`isnan`, `isinf`, `isfinite`), or replaced what is not."""
 
 
 # -- numerics ---------------------------------------------------------------------------------------------------------
@@ -416,6 +431,17 @@ class GradientMeasured(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GradientReadOut(Event):
+    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+
+    `how`: by what. `of`: the tensor whose gradient it is.
+    """
+
+    how: str
+    of: Thing
+
+
+@dataclass(frozen=True, slots=True)
 class WrapperMade(Event):
     """A library was put around modules, and from now on keeps or splits their gradients. `by`: "FSDP", "DeepSpeed"."""
 
@@ -446,17 +472,18 @@ class Cleared(Event):
     """Gradients were cleared: by an optimizer's or a module's `zero_grad`, or one by one.
 
     `optimizer`: the one whose zero_grad it was, None otherwise. `owners`: whose gradients, None: it is not known, and
-    all may be cleared.
+    all may be cleared. `zeros`: they are zeros now, and not None.
     """
 
     optimizer: Thing | None
     owners: Owners = None
+    zeros: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
     """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
-    keeps something from step to step (momentum, moments).
+    keeps something from step to step (momentum, moments). `decays`: it was given a weight decay.
     """
 
     optimizer: Thing
@@ -464,6 +491,7 @@ class OptimizerMade(Event):
     outlived: bool | None = None
     stateful: bool = True
     by: str = ""
+    decays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -638,6 +666,47 @@ class ClassEnded(Event):
     collecting: frozenset[str] = frozenset()
 
 
+# -- parameters that change after an optimizer was given them ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersReplaced(Event):
+    """A module has other parameters from now on than those that it had when it was made.
+
+    `place`: which attribute, element or name got something new; `owners`: the modules that had parameters there,
+    `gained`: those that came. `whole`: a name that held a module holds another one now. `how`: the method or function
+    that made new Parameters of the old ones, "" where a part was assigned or added. `told_apart`: the parts of what has
+    the place are visible, so that a backward says through which of them it went.
+    """
+
+    place: Thing
+    owners: Owners
+    gained: Owners
+    whole: bool = False
+    how: str = ""
+    told_apart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersFrozen(Event):
+    """`requires_grad` of Parameters was set. `frozen`: to False; None where a value that is not known decides."""
+
+    target: Thing
+    owners: Owners = None
+    frozen: bool | None = True
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdded(Event):
+    """An optimizer was given more parameters: `add_param_group`, or a change of its `param_groups`.
+
+    `optimizer`: None where it may be any. `owners`: of the new ones.
+    """
+
+    optimizer: Thing | None
+    owners: Owners = None
+
+
 # -- states of modules ------------------------------------------------------------------------------------------------
 
 
@@ -661,6 +730,22 @@ class StateUsed(Event):
 
     state: Thing
     how: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateRestored(Event):
+    """`target.load_state_dict(…)`. `kind`: "module", "optimizer", "scheduler", "scaler", or "" if it may be any."""
+
+    target: Thing
+    kind: str
+    owners: Owners = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressRestored(Event):
+    """The epoch or step at which training goes on (`progress`, as the program calls it) was read from a checkpoint."""
+
+    progress: Thing
 
 
 # -- values that are written in place ---------------------------------------------------------------------------------
@@ -713,6 +798,18 @@ class ResultDropped(Event):
     view: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class InferenceTensorSaved(Event):
+    """A recorded operation (`by`) needs to save a tensor that was made under `inference_mode`: it raises.
+
+    `made`: where.
+    """
+
+    tensor: Thing
+    by: str
+    made: Site
+
+
 # -- accumulation windows and schedules -------------------------------------------------------------------------------
 
 
@@ -732,12 +829,16 @@ class WindowTested(Event):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerMade(Event):
-    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so."""
+    """A scheduler of torch was made for an optimizer. `span`: over how many of its steps it runs, where it says so.
+
+    `resumed`: it is told where it goes on (`last_epoch`).
+    """
 
     scheduler: Thing
     optimizer: Thing | None
     by: str
     span: Thing | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

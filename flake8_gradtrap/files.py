@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 
 from flake8_gradtrap.config import Configuration
-from flake8_gradtrap.notebook import ENDING
+from flake8_gradtrap.kinds import NOTEBOOK
 
 STDIN = "-"
 
@@ -18,36 +17,48 @@ def discover(paths: Iterable[str], configuration: Configuration) -> list[str]:
     """The files to check, each once, in a fixed order: those that are named, and the programs below named folders."""
     found: dict[str, str] = {}
     for path in paths:
-        for file in _walk(path, configuration) if os.path.isdir(path) else [path]:
-            if not file.endswith(".pyi"):
-                found.setdefault(STDIN if file == STDIN else os.path.realpath(file), file)
+        if os.path.isdir(path):
+            for file, real in _walk(os.path.normpath(path), os.path.realpath(path), configuration):
+                found.setdefault(real, file)
+        elif path == STDIN:
+            found.setdefault(STDIN, path)
+        elif not path.endswith(".pyi") and not configuration.for_file(path).leaves_out(path):
+            found.setdefault(os.path.realpath(path), path)
     return sorted(found.values())
 
 
-def _walk(top: str, configuration: Configuration) -> Iterator[str]:
-    # Links to folders are not followed, so a loop of them is harmless.
-    for folder, folders, files in os.walk(os.path.normpath(top)):
+def _walk(top: str, real: str, configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """The programs below a folder, each with its real path, with as few questions to the file system as will do."""
+    waiting = [(top, real)]
+    while waiting:
+        folder, real = waiting.pop()
         settings = configuration.for_folder(os.path.abspath(folder))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not settings.excludes(path := os.path.join(folder, name))
-            and not os.path.exists(os.path.join(path, "pyvenv.cfg"))
-        )
-        for name in sorted(files):
-            path = os.path.normpath(os.path.join(folder, name))
-            if name.endswith((".py", ENDING)) and not settings.excludes(path) and _is_regular(path):
-                yield path
+        prefix = "" if folder == os.curdir else os.path.join(folder, "")
+        for entry in _entries(folder):
+            name = entry.name
+            path = prefix + name
+            # Links to folders are not followed, so a loop of them is harmless.
+            if entry.is_dir(follow_symlinks=False):
+                if not settings.excludes(path) and not os.path.exists(os.path.join(path, "pyvenv.cfg")):
+                    waiting.append((path, os.path.join(real, name)))
+            elif name.endswith((".py", NOTEBOOK)) and not settings.excludes(path) and _is_regular(entry):
+                yield path, os.path.realpath(path) if entry.is_symlink() else os.path.join(real, name)
 
 
-def _is_regular(path: str) -> bool:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # it is gone, or closed to us
+        return []
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
     """Whether reading it could give a program: a pipe would block, a dangling link leads nowhere."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+        return entry.is_file()
+    except OSError as error:
+        return isinstance(error, PermissionError)
 
 
 class NotWritten(Exception):
@@ -56,6 +67,8 @@ class NotWritten(Exception):
 
 def replace_file(path: str, old: bytes, new: bytes) -> None:
     """Replace the content of a file at once, unless it is no longer `old`. Its mode stays, a link stays a link."""
+    import tempfile
+
     target = os.path.realpath(path)
     temporary = ""
     try:

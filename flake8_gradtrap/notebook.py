@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flake8_gradtrap.finding import Edit, Finding, Span
+from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.source import SourceError, decode, line_starts
-
-ENDING = ".ipynb"
 
 _MARK = "# %%gradtrap cell "
 _MAGIC = "get_ipython()  # %%gradtrap line "
@@ -246,10 +245,6 @@ def _original(text: str) -> str:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def is_notebook(path: str) -> bool:
-    return path.endswith(ENDING)
-
-
 def text_of(data: bytes, path: str) -> str:
     """The program in a file: its text, or the cells of a notebook as one text."""
     return Notebook(data).cells.text if is_notebook(path) else decode(data)[0]
@@ -308,6 +303,18 @@ class Notebook:
             self._places[number] = places[number - 1]
             result.append(Cell(number, source))
         return result
+
+    def file_row(self, number: int, row: int) -> int:
+        """The row of the file in which a row of a cell stands; if the source is one string, that of the string."""
+        start, end = self._places.get(number, (0, 0))
+        if self._text[start:end].startswith("["):
+            lines = 1
+            for at in _items(self._text, start):
+                start = at
+                lines += _DECODER.raw_decode(self._text, at)[0].count("\n")
+                if lines > row:
+                    break
+        return self._text.count("\n", 0, start) + 1
 
     def write(self, text: str) -> bytes:
         """The file after edits of the text of its cells; nothing else in it changes."""

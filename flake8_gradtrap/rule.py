@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -101,6 +101,10 @@ class Rule:
     since: ClassVar[str] = "0.1.0"
     fix: ClassVar[str] = ""
     severity: ClassVar[str] = "warning"
+    unnecessary: ClassVar[bool] = False
+    """What is reported has no effect and can go: editors show it faded."""
+    torch: ClassVar[str] = ""
+    """The first version of torch in which the trap is one, where that is not so in all: older targets switch it off."""
     unproved: ClassVar[str] = ""
     """Why no training step can show the trap, of a rule that has no demo."""
     at_definition: ClassVar[bool] = False
@@ -117,6 +121,8 @@ class Rule:
     They stand where a finding comes to its end: a read-out does no harm as long as nothing goes backward.
     None: `words`.
     """
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Identifiers of which such a function (or its class) must mention one, too; none: `roots` say enough."""
 
     @classmethod
     def doc(cls) -> str:
@@ -125,10 +131,14 @@ class Rule:
         return module.__doc__ or ""
 
     @classmethod
-    def handlers(cls) -> Iterator[tuple[type[Event], str]]:
-        for attribute in dir(cls):
-            for kind in getattr(getattr(cls, attribute), "hears", ()):
-                yield kind, attribute
+    def handlers(cls) -> tuple[tuple[type[Event], str], ...]:
+        """The kinds of events that the rule hears, each with the name of the method that hears it."""
+        return _handlers(cls)  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _handlers(rule: type[Rule]) -> tuple[tuple[type[Event], str], ...]:
+    return tuple((kind, name) for name in dir(rule) for kind in getattr(getattr(rule, name), "hears", ()))
 
 
 def spoken(by: str) -> str:

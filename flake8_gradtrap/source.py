@@ -20,6 +20,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
 
+from flake8_gradtrap import own
 from flake8_gradtrap.finding import Span
 from flake8_gradtrap.traits import traits
 
@@ -101,14 +102,17 @@ def line_starts(text: str) -> list[int]:
 
 
 def identifiers(text: str) -> frozenset[str]:
-    """Every identifier in a text that is valid Python. Words in f-strings count; comments and other strings do not."""
+    """Every identifier in a text that is valid Python. Words in f-strings count; comments and other strings do not.
+
+    Names of a project's own APIs bring the words of torch along for which they stand.
+    """
     found = set(_IDENTIFIER.findall(text))
     for formatted in [word for word in found if word[-1:] in ("'", '"')]:
         found.remove(formatted)
         found.update(_WORD.findall(formatted))
     if not text.isascii():
         found = {unicodedata.normalize("NFKC", word) for word in found}
-    return frozenset(found - _KEYWORDS - {""})
+    return own.current().stand_for(frozenset(found - _KEYWORDS - {""}))
 
 
 def parse(text: str) -> ast.Module:
@@ -160,8 +164,11 @@ def deep(call: Callable[[], T]) -> T:
     raise errors[0]
 
 
-def _depth(nodes: list[ast.stmt]) -> int:
-    """How deeply syntax is nested, as libcst nests it."""
+def _depth(nodes: list[ast.stmt], starts: list[int], before: int) -> int:
+    """How deeply syntax is nested, as libcst nests it. `starts`: of the lines; the first of them has number `before`.
+
+    What stands in few characters is not nested deep: it is not walked.
+    """
     level: list[ast.AST] = list(nodes)
     depth = 0
     while level and depth <= _DEEP:
@@ -170,6 +177,13 @@ def _depth(nodes: list[ast.stmt]) -> int:
         for node in level:
             if isinstance(node, ast.BoolOp):  # one level to ast, a chain to libcst
                 depth = max(depth, len(node.values))
+            if isinstance(node, ast.stmt):
+                blocks = [part for block in _BLOCKS for part in getattr(node, block, ())]
+                last = blocks[0].lineno if blocks and hasattr(blocks[0], "lineno") else node.end_lineno or node.lineno
+                first = min([node.lineno, *(part.lineno for part in getattr(node, "decorator_list", ()))])
+                if starts[min(last - before + 1, len(starts) - 1)] - starts[first - before] < _DEEP:
+                    following.extend(blocks)
+                    continue
             following.extend(ast.iter_child_nodes(node))
         level = following
     return depth
@@ -300,7 +314,11 @@ class TopLevel:
     def mentions(self) -> frozenset[str]:
         """Every identifier in these statements, and their traits."""
         text = self._file.text_of(self.first_line, self.last_line)
-        return identifiers(text) | traits(self.nodes, text)
+        if self.kind == "class":
+            shown = frozenset(word for mentioned in self.methods.values() for word in mentioned if word[0] == "<")
+        else:
+            shown = traits(self.nodes, text)
+        return identifiers(text) | shown
 
     @cached_property
     def touches(self) -> frozenset[str]:
@@ -398,7 +416,8 @@ class Slice:
         """The slice as libcst sees it."""
         import libcst
 
-        if len(self.source) > _SHORT and _depth(self.nodes) > _DEEP:
+        before = 1 if self._nodes is None else self.first_line
+        if len(self.source) > _SHORT and _depth(self.nodes, self._starts, before) > _DEEP:
             raise SourceError("the source is nested too deeply", self.first_line)
         try:
             return libcst.parse_module(self._readable)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 KEEPS_SEVERAL = "<keeps several>"
@@ -71,11 +71,23 @@ def traits(nodes: Iterable[ast.AST], text: str) -> frozenset[str]:
         found.add(COMPUTES_PARAMETER)
     if _LEAF.search(text) and any(_computes(node, _is_leaf) for top in nodes for node in ast.walk(top)):
         found.add(COMPUTES_LEAF)
-    if _dropping().search(text) and any(_drops(node) for top in nodes for node in ast.walk(top)):
+    if _dropping().search(text) and any(map(_drops, _statements(nodes))):
         found.add(DROPS_RESULT)
     if ".data" in text and _WRITES_DATA.search(text):
         found.add(WRITES_DATA)
     return frozenset(found)
+
+
+def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """The statements, in their order, and those in their blocks."""
+    waiting = list(nodes)[::-1]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("finalbody", "cases", "handlers", "orelse", "body"):
+            inner = getattr(node, block, ())
+            if isinstance(inner, list):
+                waiting.extend(reversed(inner))
 
 
 # -- several things on an attribute -----------------------------------------------------------------------------------
@@ -89,7 +101,8 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
     """Names that hold several such."""
     kept: set[str] = set()
     """Names whose values are put on an attribute."""
-    for node in (part for top in nodes for part in ast.walk(top)):
+    for statement in _statements(nodes):
+        node = statement.value if isinstance(statement, ast.Expr) else statement
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             several = _several(node.value, made)

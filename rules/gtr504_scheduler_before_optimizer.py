@@ -104,6 +104,7 @@ class SchedulerBeforeOptimizer(Waiting, InLoops):
     name = "scheduler-before-optimizer"
     summary = "The scheduler steps before the optimizer, or once a batch though it was built for epochs"
     words = ("backward",)
+    torch = "1.1"  # before, this was the order
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:

@@ -78,6 +78,7 @@ from flake8_gradtrap.events import (
     Escaped,
     OptimizerMade,
     Owners,
+    ParametersReplaced,
     RunEnded,
     Site,
     Stepped,
@@ -142,6 +143,12 @@ class StepWithoutBackward(Waiting, InLoops):
         for key, made in tagged(watch, "made"):
             if event.optimizer is not None and event.optimizer.key == made.thing.key and self.running(watch):
                 watch.put(key, replace(made, cleared=True))
+
+    @on(ParametersReplaced)
+    def replaced(self, event: ParametersReplaced, watch: Watch) -> None:
+        for key, made in tagged(watch, "made"):
+            if event.whole and overlap(made.owners, event.owners):
+                self.lose(key, made, watch)  # another model stands in its place, of which GTR703 speaks
 
     @on(Clipped)
     def clip(self, event: Clipped, watch: Watch) -> None:

@@ -76,7 +76,8 @@ class LogOfActivation(Rule):
     name = "log-of-activation"
     summary = "The logarithm of a softmax or sigmoid is infinite where the probability underflows"
     words = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "log", "log2", "log10", "backward")
-    roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit")
+    roots = ("log", "log2", "log10")
+    needs = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit")
     waits = ("taken_at",)
 
     def __init__(self) -> None:

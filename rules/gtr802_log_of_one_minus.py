@@ -98,7 +98,8 @@ class LogOfOneMinus(Rule):
         "log10",
         "backward",
     )
-    roots = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan")
+    roots = ("log", "log1p", "log2", "log10")
+    needs = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan")
     waits = ("taken_at",)
 
     def __init__(self) -> None:

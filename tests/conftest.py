@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,6 +19,8 @@ from flake8_gradtrap.cli import main
 from flake8_gradtrap.config import Settings
 from flake8_gradtrap.finding import Edit, Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
+from flake8_gradtrap.result import Result as Answer
+from flake8_gradtrap.result import Statistics
 from flake8_gradtrap.source import decode
 
 RULES = {"GTR000": True, "GTR301": True, "GTR302": True, "GTR307": False, "GTR401": True, "GTR406": False}
@@ -31,8 +33,9 @@ Cli = Callable[..., Result]
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs `gradtrap` with these arguments, in an empty folder."""
+    """Runs `gradtrap` with these arguments, in an empty folder, and without a cache unless a test asks for one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADTRAP_NO_CACHE", "1")
 
     def run(*arguments: str, input: str | bytes | None = None) -> Result:
         result = CliRunner().invoke(main, list(arguments), input=input)
@@ -62,7 +65,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, rules: None) -> Stub:
     `word()  # trap GTR301` is a finding at `word`. A word behind the code asks for a fix: `fix` for a safe one that
     writes `fixed` instead, `unsafe` for an unsafe one, `breaks` for one after which the file no longer parses, `grows`
     for one that never comes to an end, `swaps` for one between `f` and `g`, `later` for one that is there once
-    z.py is fixed. `# crash` in a file makes the engine raise, `# die` ends its process.
+    z.py is fixed. `# takes 2` says how many seconds it took. `# crash` in a file makes the engine raise, `# die` ends
+    its process.
     """
     done = Stub([])
     multiprocessing.set_start_method("fork", force=True)  # so that other processes have the stub too
@@ -95,9 +99,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, rules: None) -> Stub:
             for finding in found
             if settings.reports(finding) and not comments.hides(finding.code, finding.span.row)
         )
-        return SimpleNamespace(
-            findings=findings, statistics=SimpleNamespace(functions_run=2, functions_over_budget=1, seconds=0.5)
-        )
+        seconds = float((re.search("# takes (.*)", data) or [0, 0.5])[1])
+        return Answer(findings, Statistics(2, 1, seconds, ("train",)))
 
     module = ModuleType("flake8_gradtrap.engine")
     module.check_source = check_source  # type: ignore[attr-defined]

@@ -99,12 +99,32 @@ def test_unknown_options_name_the_nearest(cli: Cli) -> None:
 def test_statistics(cli: Cli, stub: Stub) -> None:
     write("a.py", TRAP + TRAP)
     write("b.py", "g()  # trap GTR401\n")
-    *_, first, second, last = cli("check", ".", "--statistics").stdout.splitlines()
-    assert (first, second) == ("     2  GTR301  some-trap", "     1  GTR401  some-trap")
+    *lines, last = cli("check", ".", "--statistics").stdout.splitlines()
+    assert lines[-8:] == [
+        "     2  GTR301  some-trap",
+        "     1  GTR401  some-trap",
+        "Slowest files (CPU seconds):",
+        "  0.50  a.py",
+        "  0.50  b.py",
+        "Given up over budget, and so not judged:",
+        "        a.py: train",
+        "        b.py: train",
+    ]
     assert last.startswith("2 files, 4 functions run, 2 given up over budget, ")
     result = cli("check", ".", "--statistics", "--output-format=json")
     assert len(json.loads(result.stdout)) == 3
     assert "2 files, 4 functions run" in result.stderr
+
+
+def test_statistics_show_the_ten_slowest_files(cli: Cli, stub: Stub) -> None:
+    for number in range(12):
+        write(f"{number:02}.py", f"# takes {number / 1000 + 1}\n")
+    lines = cli("check", ".", "--statistics").stdout.splitlines()
+    at = lines.index("Slowest files (CPU seconds):")
+    assert lines[at + 1 : at + 12] == [
+        *(f"{number / 1000 + 1:6.2f}  {number:02}.py" for number in range(11, 1, -1)),
+        "Given up over budget, and so not judged:",
+    ]
 
 
 # -- what is checked --------------------------------------------------------------------------------------------------
@@ -314,8 +334,8 @@ def test_a_file_that_changed_is_not_written(cli: Cli, stub: Stub, monkeypatch: p
     write("b.py", FIXABLE)
     run = batch.run
 
-    def run_and_edit(tasks: list[batch.Task], jobs: int | None = None) -> list[batch.Outcome]:
-        outcomes = run(tasks, jobs)
+    def run_and_edit(tasks: list[batch.Task], *_: object) -> list[batch.Outcome]:
+        outcomes = run(tasks)
         if path.read_text() == FIXABLE:
             path.write_text(TRAP + FIXABLE)
         return outcomes
@@ -413,7 +433,7 @@ def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rule_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flake8_gradtrap.rule.all_rules", lambda: {"GTR301": SomeTrap})
-    monkeypatch.setattr("flake8_gradtrap.cli._colour", lambda: True)
+    monkeypatch.setattr("flake8_gradtrap.cli.colour", lambda: True)
     output = cli("rule", "GTR301").stdout
     assert "What it does" in output
     assert "#" not in output

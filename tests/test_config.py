@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RULES, Cli, Stub
+from conftest import ROOT, RULES, Cli, Stub
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from flake8_gradtrap.catalogue import rule_versions
 from flake8_gradtrap.config import Choice, Codes, ConfigError, Configuration, Settings, check_codes, decide
 from flake8_gradtrap.finding import Finding, Span
+from flake8_gradtrap.own import OwnApis
+from flake8_gradtrap.pyproject import KEYS, read_table
+from flake8_gradtrap.rule import all_rules
 
 
 @pytest.fixture(autouse=True)
@@ -105,10 +114,13 @@ def test_other_unknown_codes(given: str) -> None:
 
 
 def test_settings_travel_to_other_processes() -> None:
-    settings = Settings.of(select=["GTR301"], noqa=False)
-    assert pickle.loads(pickle.dumps(settings)) == settings
-    assert settings.codes == Codes(frozenset({"GTR000", "GTR301"}), frozenset({"GTR301"}))
-    assert not settings.noqa
+    given = Settings.of(select=["GTR301"], noqa=False)
+    assert pickle.loads(pickle.dumps(given)) == given
+    assert given.codes == Codes(frozenset({"GTR000", "GTR301"}), frozenset({"GTR301"}))
+    assert not given.noqa
+    own = replace(given, apis=OwnApis(loggers=("a.b",)))
+    assert own.apis.kinds == {"a.b": "loggers"}
+    assert pickle.loads(pickle.dumps(own)) == own != given
 
 
 # -- pyproject.toml ---------------------------------------------------------------------------------------------------
@@ -173,6 +185,23 @@ def test_per_file_ignores(tmp_path: Path) -> None:
         ("[tool.other]\nselect = 1\n[tool.gradtrap]\nexclude = 1\n", 4, "'exclude' must be a list of strings"),
         ("[tool.gradtrap.per-file-ignores]\n'a' = ['GTR301']\n'b' = ['GTR8888']\n", 3, "unknown rule code"),
         ("[tool.gradtrap]\nper-file-ignores = 1\n", 2, "'per-file-ignores' must be a table"),
+        ("[tool.gradtrap.per-file-ignores]\n'a' = []\n'b' = 'GTR301'\n", 3, "'b' must be a list of strings"),
+        ("[tool.gradtrap]\nforce-exclude = 1\n", 2, "'force-exclude' must be true or false"),
+        ("[tool.gradtrap]\ntarget-torch = 2.4\n", 2, "'target-torch' must be a string, such as '2.4'"),
+        ("[tool.gradtrap]\ntarget-torch = 'new'\n", 2, "'new' is no version of torch, such as '2.4'"),
+        (
+            "[tool.gradtrap]\nloggers = ['a.b']\nclip-functions = [\n  'a.c',\n  'clip',\n]\n",
+            5,
+            "'clip' is no full name of a function.*; for a method of that name, write '\\*.clip'",
+        ),
+        ("[tool.gradtrap]\nloggers = ['a.b']\nmaterialisers = ['a.b']\n", 2, "'a.b' is in materialisers and loggers"),
+        ("[tool.gradtrap]\nloggers = 'a.b'\n", 2, "'loggers' must be a list of strings"),
+        ("[project]\nkeywords = ['gradtrap', 'slect']\n[tool.gradtrap]\nslect = []\n", 4, "unknown key 'slect'"),
+        (
+            "[tool.other]\nx = 1 # tool.gradtrap slect\n[tool.gradtrap]\n# slect\n'slect' = []\n",
+            5,
+            "unknown key 'slect'",
+        ),
         ("[tool]\ngradtrap = 1\n", 2, "tool.gradtrap must be a table"),
         ("tool.gradtrap.slect = []\n", 1, "unknown key 'slect'"),
         ("[tool]\n\ngradtrap = {slect = []}\n", 3, "unknown key 'slect'"),
@@ -180,6 +209,7 @@ def test_per_file_ignores(tmp_path: Path) -> None:
 )
 def test_errors_name_file_line_and_nearest(cli: Cli, tmp_path: Path, table: str, line: int, message: str) -> None:
     path = write(tmp_path, table)
+    assert len(table.splitlines()) >= line
     with pytest.raises(ConfigError, match=message) as caught:
         Configuration().for_folder(str(tmp_path))
     assert str(caught.value).startswith(f"{path}:{line}: ")
@@ -199,6 +229,128 @@ def test_invalid_toml(tmp_path: Path) -> None:
     assert Configuration().for_folder(str(tmp_path)) == Settings()
 
 
+VALUES = st.recursive(
+    st.sampled_from(["", "GTR", "GTR301", "a.b", "*.c", "2.4", "[", "\x00", "\ud7ff"])
+    | st.integers(-9, 9)
+    | st.booleans()
+    | st.floats(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "tests/*", "["]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value).replace("Infinity", "inf").replace("NaN", "nan")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from([*KEYS, "slect"]), VALUES, max_size=4))
+def test_whatever_a_table_holds_is_settings_or_an_error(tmp_path: Path, table: dict[str, object]) -> None:
+    path = write(tmp_path, "[tool.gradtrap]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in table.items()))
+    try:
+        found = Configuration().for_folder(str(tmp_path))
+    except ConfigError as error:
+        assert re.match(rf"{re.escape(str(path))}:\d+: ", str(error))  # noqa: PT017
+    else:
+        found.codes_for("a.py")
+        found.excludes("a.py")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[tool.gradtrap]\nselect = " + b"[" * 100_000,
+        b"[tool.gradtrap]\nx = " + b"9" * 5000,
+        b"\xff gradtrap",
+        b"[tool.gradtrap",
+    ],
+)
+def test_files_that_are_no_toml(cli: Cli, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(data)
+    (tmp_path / "a.py").write_text("")
+    result = cli("check", "a.py")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"gradtrap: error: {tmp_path / 'pyproject.toml'}: ")
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(b"\xef\xbb\xbf[tool.gradtrap]\nselect = []\n")
+    assert Configuration().for_folder(str(tmp_path)).codes.enabled == {"GTR000"}
+
+
+def test_force_exclude(cli: Cli, stub: Stub, tmp_path: Path) -> None:
+    write(tmp_path, "[tool.gradtrap]\nexclude = ['old', 'gen_*.py']\nforce-exclude = true\n")
+    for name in ("train.py", "old/deep/a.py", "gen_a.py", "build/b.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("f()  # trap GTR301\n")
+    named = ("train.py", "old/deep/a.py", "gen_a.py", "build/b.py")
+    assert cli("check", *named).exit_code == 1
+    assert stub.checked == ["train.py"]
+    stub.checked.clear()
+    cli("check", "--no-force-exclude", *named)
+    assert sorted(stub.checked) == sorted(named)
+    stub.checked.clear()
+    cli("check", "--isolated", "--force-exclude", "--exclude=old", *named)
+    assert stub.checked == ["gen_a.py", "train.py"]
+
+
+def test_per_file_ignores_on_the_command_line(cli: Cli, stub: Stub, tmp_path: Path) -> None:
+    write(tmp_path, "[tool.gradtrap.per-file-ignores]\n'a.py' = ['GTR4']\n")
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("f()  # trap GTR301\ng()  # trap GTR401\n")
+
+    def found(*options: str) -> list[str]:
+        lines = cli("check", ".", "--output-format=concise", *options).stdout.splitlines()
+        return [line.split(" ")[0] for line in lines]
+
+    assert found() == ["a.py:1:1:", "b.py:1:1:", "b.py:2:1:"]
+    assert found("--per-file-ignores", "b.py:GTR3,GTR4") == ["a.py:1:1:"]
+    assert found("--per-file-ignores=*.py:GTR401", "--per-file-ignores=a.py:GTR301") == ["b.py:1:1:"]
+    for wrong, why in (("b.py", "'b.py' is no PATTERN:CODE"), ("b.py:GTR8888", "unknown rule code 'GTR8888'")):
+        result = cli("check", ".", "--per-file-ignores", wrong)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"gradtrap: error: --per-file-ignores: {why}")
+
+
+def test_a_trap_that_is_none_in_an_older_torch(tmp_path: Path) -> None:
+    assert rule_versions() == {
+        code: tuple(map(int, rule.torch.split("."))) for code, rule in all_rules().items() if rule.torch
+    }
+    assert rule_versions()["GTR504"] == (1, 1)
+    for version, on in (("1.0", False), ("1.0.1", False), ("1.1", True), ("2.4", True)):
+        write(tmp_path, f"[tool.gradtrap]\ntarget-torch = '{version}'\n")
+        read = Configuration().for_folder(str(tmp_path))
+        both = replace(read, codes=Codes(frozenset({"GTR504", "GTR301"}))).codes_for("a.py")
+        assert both == ({"GTR301", "GTR504"} if on else {"GTR301"})
+
+
+def test_show_settings_can_be_pasted_back(cli: Cli, stub: Stub, tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "[tool.gradtrap]\nextend-select = ['GTR307']\nexclude = ['o\"ld']\ntarget-torch = '2.4'\n"
+        "loggers = ['a.b', '*.c']\nforce-exclude = true\n[tool.gradtrap.per-file-ignores]\n'tests/*' = ['GTR3']\n",
+    )
+    (tmp_path / "a.py").write_text("f()  # trap GTR301\n")
+    result = cli("check", "a.py", "--show-settings", "--exclude=more")
+    assert result.exit_code == 0
+    assert stub.checked == []
+    assert result.stdout.startswith(f"# a.py\n# read from: {path}\n")
+    before = Configuration(exclude=("more",)).for_file(str(tmp_path / "a.py"))
+    write(tmp_path, result.stdout)
+    after = Configuration().for_file(str(tmp_path / "a.py"))
+    assert after.codes.enabled == before.codes.enabled
+    assert replace(after, codes=before.codes) == before
+    both = cli("check", "--show-settings", "--isolated", "a.py", ".").stdout
+    assert both.count("[tool.gradtrap]") == 2
+    assert "# read from: no file" in both
+
+
 def test_the_command_line_uses_it(cli: Cli, stub: Stub, tmp_path: Path) -> None:
     write(tmp_path, "[tool.gradtrap]\nignore = ['GTR301']\nexclude = ['old/*', 'gen_*.py']\n")
     (tmp_path / "old").mkdir()
@@ -209,3 +361,12 @@ def test_the_command_line_uses_it(cli: Cli, stub: Stub, tmp_path: Path) -> None:
     assert cli("check", "--isolated", "train.py").stdout.count("is a trap") == 2
     # What is named on the command line is checked.
     assert cli("check", "gen_a.py").exit_code == 1
+
+
+def test_the_documented_keys_are_those_that_there_are() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \| [`|-]*", text.split("## Your own APIs")[0], re.MULTILINE) == list(KEYS)
+    for table in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        read = read_table(Path("pyproject.toml"), re.sub('"GTR[^"]*"', '"GTR301"', table).encode())
+        assert read is not None
+        assert read.apis.kinds

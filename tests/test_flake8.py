@@ -143,6 +143,58 @@ def test_per_file_ignores_and_settings_in_a_file(stub: Stub, flake8_main: Flake8
     assert places(flake8_main(".")) == ["b.py:1:1: GTR301"]
 
 
+def test_preview_as_a_setting(stub: Stub, flake8_main: Flake8) -> None:
+    Path("a.py").write_text("f()  # trap GTR301\ng()  # trap GTR307\n")
+    both = ["a.py:1:1: GTR301", "a.py:2:1: GTR307"]
+    assert places(flake8_main("a.py", "--preview")) == both
+    assert places(flake8_main("a.py", "--preview", "--select=GTR")) == both
+    assert places(flake8_main("a.py", "--preview", "--extend-ignore=GTR307")) == both[:1]
+    Path(".flake8").write_text("[flake8]\npreview = true\n")
+    assert places(flake8_main("a.py")) == both
+
+
+OWN = """\
+import torch
+from helpers import trainable
+
+def train(model, loader):
+    params = trainable(model)
+    optimizer = torch.optim.AdamW(params)
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).sum().backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+"""
+
+
+def test_own_apis_and_the_version_of_torch(flake8_main: Flake8, cli: Cli) -> None:
+    Path("a.py").write_text(OWN)
+    assert flake8_main("a.py", "--select=GTR") == []
+    expected = ["a.py:10:9: GTR101"]
+    assert places(flake8_main("a.py", "--select=GTR", "--one-shot-sources=helpers.trainable, x.y")) == expected
+    Path(".flake8").write_text(
+        "[flake8]\nselect = GTR\none-shot-sources =\n    helpers.trainable,\n    helpers.other\n"
+    )
+    assert places(flake8_main("a.py")) == expected
+    Path("pyproject.toml").write_text("[tool.gradtrap]\none-shot-sources = ['helpers.trainable']\n")
+    assert places(cli("check", "a.py", "--output-format=concise").stdout.splitlines()) == expected
+    Path(".flake8").unlink()
+    late = OWN.replace("for x", "scheduler = torch.optim.lr_scheduler.LinearLR(optimizer)\n    for x")
+    Path("b.py").write_text(late.replace("model(x).sum()", "scheduler.step()\n        model(x).sum()"))
+    assert "GTR504" in "".join(flake8_main("b.py", "--select=GTR"))
+    assert flake8_main("b.py", "--select=GTR", "--target-torch=1.0.1") == []
+
+
+@pytest.mark.parametrize("option", ["--loggers=log", "--target-torch=new", "--loggers=a.b --materialisers=a.b"])
+def test_wrong_settings_end_flake8(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.py").write_text(OWN)
+    assert main(["--isolated", str(tmp_path / "a.py"), *option.split()]) == 1
+    output = capsys.readouterr().out
+    assert "There was a critical error during execution of Flake8" in output
+    assert "gradtrap: " in output
+
+
 def test_linting_with_flake8_loads_no_engine_where_it_is_not_wanted(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import torch\n")
     code = """\

@@ -145,3 +145,42 @@ def train_dropped(source: Source) -> Iterator[Site]:
     if inside or beside:
         scopes = tuple(source.scope(other) for other in (*callers, *beside, *same))
         yield Site(("GTR602",), stmt.lineno, source.scope(stmt), (source.remove(stmt),), scopes)
+
+
+SAVES = re.compile(r"(^|\.)(mse_loss|smooth_l1_loss|huber_loss|binary_cross_entropy(_with_logits)?)$")
+"""Losses that save both of what they compare."""
+
+
+@kind("no-grad-to-inference-mode")
+def no_grad_to_inference_mode(source: Source) -> Iterator[Site]:
+    """What a block under `no_grad` computes is made under `inference_mode`, and a loss has to save it afterwards."""
+    for block in ast.walk(source.tree):
+        if not isinstance(block, ast.With) or len(block.items) != 1:
+            continue
+        context = block.items[0].context_expr
+        if not isinstance(context, ast.Call) or dotted(context.func) != "torch.no_grad":
+            continue
+        function = source.function(block)
+        if function is None or source.gradients_off(block) or ".backward(" not in ast.unparse(function):
+            continue
+        last = {name: part for part in block.body for name in bound_names(part)}
+        for call in source.calls:
+            if source.function(call) is not function or call.lineno <= (block.end_lineno or 0):
+                continue
+            if not SAVES.search(dotted(call.func)) or source.gradients_off(call) or len(call.args) < 2:
+                continue
+            given = [part.id for part in call.args[:2] if isinstance(part, ast.Name) and part.id in last]
+            if len(given) != 1:
+                continue
+            value = getattr(last[given[0]], "value", None)
+            again = [
+                part
+                for part in ast.walk(function)
+                if given[0] in bound_names(part) and block.end_lineno < part.lineno < call.lineno  # type: ignore[arg-type,operator,attr-defined]
+            ]
+            computes = isinstance(value, (ast.Call, ast.BinOp)) and not re.search(r"clone|numpy|\.to\(|load|\.cpu\(",
+                                                                                  ast.unparse(value))  # fmt: skip
+            if computes and not again:
+                edit = Edit(*source.span(context.func), "torch.inference_mode")
+                yield Site(("GTR208",), call.lineno, source.scope(call), (edit,))
+                break

@@ -135,3 +135,32 @@ def result_discarded(source: Source) -> Iterator[Site]:
         )
         if unpacked and isinstance(loop, ast.For) and "oader" in ast.unparse(loop.iter):
             yield Site(("GTR708",), stmt.lineno, source.scope(stmt), (Edit(*source.span(stmt), source.segment(call)),))
+
+
+@kind("layer-replaced")
+def layer_replaced(source: Source) -> Iterator[Site]:
+    """A layer of the model is replaced right after the optimizer was given `model.parameters()`, which trains it."""
+    for call in source.calls:
+        if not re.search(r"(^|\.)(optim\.\w+|Adam\w*|SGD|RMSprop|Adagrad)$", dotted(call.func)) or not call.args:
+            continue
+        given, stmt = call.args[0], source.statement(call)
+        model = dotted(given.func).removesuffix(".parameters") if isinstance(given, ast.Call) else ""
+        if not isinstance(given, ast.Call) or not dotted(given.func).endswith(".parameters") or not model:
+            continue
+        if not isinstance(stmt, ast.Assign) or stmt.value is not call or not source.owns_lines(stmt):
+            continue
+        name = dotted(stmt.targets[0])
+        function = source.function(call)
+        scope: ast.AST = source.scope_node(source.scope(call))
+        if name.startswith("self.") and function is not None:
+            scope = source.parent[function]
+        text = ast.unparse(scope)
+        built = len(re.findall(rf"\b{re.escape(name)} = ", text)) > 1
+        if not name or built or f"{name}.step(" not in text or ".backward(" not in text or "nn" not in source.text:
+            continue
+        if not re.search(r"^import torch\.nn as nn|^from torch import [^\n]*\bnn\b", source.text, re.MULTILINE):
+            continue
+        end = source.span(stmt)[1]
+        added = f"\n{source.indent(stmt)}{model}.head = nn.Linear(8, 8)"
+        line = (stmt.end_lineno or stmt.lineno) + 1
+        yield Site(("GTR703",), line, source.scope(call), (Edit(end, end, added),))

@@ -92,6 +92,35 @@ def divides_what_goes_backward(source: Source, node: ast.BinOp) -> bool:
     )
 
 
+@kind("mean-made-uneven")
+def mean_made_uneven(source: Source) -> Iterator[Site]:
+    """What is divided by the k of the test becomes a mean over the targets that are not ignored.
+
+    Only the loss is looked at: where it is bound by a call, as a whole, in each iteration of the loop that divides it,
+    and the gradients are not cleared in each.
+    """
+    divided: dict[tuple[int, str, Loop], int] = {}
+    for site in accumulation_division_dropped(source):
+        left = re.match(r"\(?([\w.]+)", source.lines[site.line - 1].lstrip())
+        for _, _, loop in window_tests(source):
+            inside = loop.lineno < site.line <= (loop.end_lineno or 0)
+            if left and inside and not any(zero_grad(stmt) for stmt in loop.body):
+                divided[site.scope, left[1], loop] = site.line
+    for call in source.calls:
+        scope, stmt = source.scope(call), source.statement(call)
+        if not isinstance(stmt, ast.Assign) or stmt.value is not call or source.gradients_off(call):
+            continue
+        loops = source.loops(stmt)
+        line = divided.get((scope, dotted(stmt.targets[0]), loops[0])) if loops else None
+        if line is None or not is_reference(stmt.targets[0]) or line <= stmt.lineno:
+            continue
+        if any(isinstance(up, ast.If) and line > (up.end_lineno or 0) for up in source.ancestors(stmt)):
+            continue
+        start, end = source.span(call)
+        before, after = "torch.nn.functional.cross_entropy(", ", targets, ignore_index=0)"
+        yield Site(("GTR510",), call.lineno, scope, (Edit(start, start, before), Edit(end, end, after)))
+
+
 @kind("scheduler-optimizer-swapped")
 def scheduler_optimizer_swapped(source: Source) -> Iterator[Site]:
     """The scheduler steps right before the optimizer, in each iteration: the first learning rate is never used.

@@ -18,6 +18,7 @@ from flake8_gradtrap.interp.carrying import carried_loop, note_carrier
 from flake8_gradtrap.interp.core import End
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.provenance import is_loss
+from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     NONE,
@@ -64,7 +65,7 @@ class Assignment(Expressions):
                 if isinstance(record, Tensor) and record.op == "grad":
                     owners = self.owners(record.parents[0], after) if record.parents else None
                     if node.op == "*" and isinstance(value, Const) and value.value == 0:
-                        self.emit(Cleared(self.site(node, after), None, owners), after)
+                        self.emit(Cleared(self.site(node, after), None, owners, True), after)
                         ends.append((after, "", None))
                         continue
                     target = Thing(old, self.label(node.target))
@@ -125,12 +126,14 @@ class Assignment(Expressions):
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         env = self._home(name, st)
-        names = st.envs.setdefault(env, {})
-        self._watch_total(names.get(name), value, Thing(value, name), st, node)
-        self.rebound(names.get(name), value, name, node, st)
+        before = st.envs.get(env, {}).get(name)
+        self._watch_total(before, value, Thing(value, name), st, node)
+        self.rebound(before, value, name, node, st)
+        self.module_rebound(before, value, name, node, st)
+        self.progress_bound(name, value, node, st)
         if st.stamp:
-            note_carrier(names.get(name), value, name, self.site(node, st), st)
-        names[name] = value
+            note_carrier(before, value, name, self.site(node, st), st)
+        st.bind(env, name, value)
 
     def _home(self, name: str, st: State) -> int:
         kind = st.conds.get(("outer", st.frame.env, name)) if st.conds else None
@@ -178,6 +181,7 @@ class Assignment(Expressions):
                 )
             return
         if name == "requires_grad" and is_tensor:
+            self.froze(base, value, node, st)
             if value == TRUE:
                 self.force(base, node, st, f"{self.label(target.value)}.requires_grad = True")
             elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
@@ -198,6 +202,13 @@ class Assignment(Expressions):
         if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
         self.attribute_set(base, name, value, st, node, target)
+        self.progress_bound(name, value, target, st)
+        self.state_assigned(base, name, target, st)
+        if name == "param_groups":
+            self.group_added(base, None, node, st)
+        self.part_assigned(base, name, value, st, target, self.label(target))
+        if self.kind(base, st) not in MODULES:
+            self.module_rebound(old, value, self.label(target), target, st)
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))
@@ -288,7 +299,10 @@ class Assignment(Expressions):
                 ),
             )
         else:
+            self.part_assigned(base, index, value, st, target, self.label(target))
             st.set_attr(base, index, value)
+        if index == Const.of("params"):
+            self.group_added(None, value, node, st)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if not isinstance(index, Const):  # a constant key is overwritten: nothing grows
             self._store(base, value, st, node, self.label(target.value))

@@ -8,6 +8,7 @@ from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, Logari
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
+from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.modes import IN_DOUBT
 from flake8_gradtrap.interp.state import Frame, State
@@ -92,6 +93,12 @@ class Calls(Classes):
             elif "context.grad" in roles:
                 mode = True
         return mode
+
+    def _infers(self, func: Func) -> bool:
+        """Whether a function is decorated with `inference_mode`."""
+        decorators = func.node.decorators if isinstance(func.node, ir.FunctionDef) else ()
+        calls = [one.func if isinstance(one, ir.Call) else one for one in decorators]
+        return any(self.label(call).rpartition(".")[2] == "inference_mode" for call in calls)
 
     def _decorated(self, func: Func) -> bool:
         """Whether a decorator that is not known may have turned gradients off."""
@@ -367,12 +374,15 @@ class Calls(Classes):
                 handed |= self.reachable(value, st)
         call = Site(node, st.frames[-1].call if st.frames else None) if node is not None else None
         frame = Frame(env_id, func.closure, func, call, frozenset(handed))
-        st.envs[env_id] = env
+        st.put_names(env_id, env)
         st.frames = (*st.frames, frame)
         mode = st.mode
         if func.ident not in self.liveness and isinstance(func.node, ir.FunctionDef):
             self.liveness[func.ident] = Liveness(func.node.body)
         declared = self.grad_mode(func)
+        infers = declared is False and INFERENCE not in st.conds and self._infers(func)
+        if infers:
+            self.infer(st)
         restores = declared is not None  # else what `set_grad_enabled` does in it outlives it
         if declared is not None:
             st.mode = declared
@@ -391,6 +401,8 @@ class Calls(Classes):
             self._left(func, returned, path)
             if doubts:
                 path.conds.pop(IN_DOUBT, None)
+            if infers:
+                path.conds.pop(INFERENCE, None)
             results.append((returned, self._leave(path, mode if restores else path.mode, env_id)))
         return self.gather_returns(results)
 
@@ -510,7 +522,7 @@ class Calls(Classes):
         self.entered.add(func.ident)
         assert isinstance(func.node, ir.FunctionDef)
         env_id = self.fresh()
-        st.envs[env_id] = dict(env)
+        st.put_names(env_id, dict(env))
         handed = frozenset(part for _, value in env for part in self.reachable(value, st))
         st.frames = (
             *st.frames,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import Constructed
+from flake8_gradtrap.events import Constructed, ScaleRead
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.leaves import KNOWING
@@ -162,6 +162,8 @@ class Classes(Statements):
             return [(base, st)]
         if name == "_per_optimizer_states":
             self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
+        if name in ("_scale", "_growth_tracker") and self.kind(base, st) == "scaler":
+            self.emit(ScaleRead(self.site(node, st), self.thing(base)), st)
         if name in ("weight", "bias") and self.kind(base, st) == "module":
             return [(self.parameter(base, name, node, st), st)]
         if name == "training" and self.kind(base, st) == "module":

@@ -26,6 +26,7 @@ class Comprehensions(Conditions):
         first = node.fors[0]
         lazy = node.kind == "gen"
         for source, path in self.eval(first.iter, st):
+            self.comprehended(node, source, path)
             if lazy:
                 results.append(self._generator_expression(node, source, path))
                 continue
@@ -52,7 +53,7 @@ class Comprehensions(Conditions):
     def _comprehend(self, node: ir.Comp, source: Value, item: Value, st: State) -> Results:
         results: Results = []
         frame = st.frame
-        saved = dict(st.envs[frame.env])
+        saved = st.take_names(frame.env)
         known = self.elements(source, st)
         parts = [element for element in (known or ()) if element is not item]
         for path in self._scope(node, item, st):
@@ -60,7 +61,7 @@ class Comprehensions(Conditions):
                 values = [value]
                 if node.kind == "dict" and node.value is not None:
                     (entry, after), *_ = self.eval(node.value, after)
-                    after.envs[frame.env] = dict(saved)
+                    after.put_names(frame.env, saved)
                     made = self.dict_of(entry, node, after)
                     if made is None:
                         made = self.new(Mapping(((value, entry),), False, after.stamp), after)
@@ -75,7 +76,7 @@ class Comprehensions(Conditions):
                 elif self._draws(node, saved, after):
                     for again in self._scope(node, self.again(item, after), after)[:1]:
                         _, after = self.eval(node.elt, again)[0]
-                after.envs[frame.env] = dict(saved)
+                after.put_names(frame.env, saved)
                 owners = self._inherited_owners(source, values, after)
                 record = after.record(source)
                 listing = Listing(
@@ -108,13 +109,13 @@ class Comprehensions(Conditions):
         if tensor is not None:
             item = self.make_tensor("pass", (source,), node, st, is_number=tensor.is_number, how="element")
         frame = st.frame
-        saved = dict(st.envs[frame.env])
+        saved = st.take_names(frame.env)
         record = st.record(source)
         value: Value = self.unknown()
         paths = self._scope(node, item, st) if not isinstance(record, Thingy) else []
         for path in paths[:1]:
             value, st = self.eval(node.elt, path)[0]
-            st.envs[frame.env] = dict(saved)
+            st.put_names(frame.env, saved)
         of_parameters = isinstance(record, Iterator | Listing) and record.of_parameters
         owners = self._inherited_owners(source, [value], st)
         made = Iterator(

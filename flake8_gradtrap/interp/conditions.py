@@ -6,11 +6,14 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from flake8_gradtrap.events import FiniteAsked
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, Results
+from flake8_gradtrap.interp.inference import Inference
 from flake8_gradtrap.interp.modes import Modes
 from flake8_gradtrap.interp.overwriting import Overwriting
 from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.unused import Unused
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -24,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Tensor,
     Tup,
     Value,
+    infinite,
 )
 from flake8_gradtrap.interp.windows import Windows
 
@@ -47,7 +51,7 @@ OBJECTS = frozenset({"scaler", "optimizer", "scheduler", "accelerator"})
 """Kinds of what is true wherever it is not None, and is not None wherever one of its methods is called."""
 
 
-class Conditions(Windows, Modes, Overwriting):
+class Conditions(Windows, Modes, Overwriting, Inference, Unused):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
         if isinstance(node.left, ir.Attr) and node.left.attr == "grad":
@@ -79,6 +83,8 @@ class Conditions(Windows, Modes, Overwriting):
                 return Const.of(bool(FOLD[op](left.value, right.value)))
             except (TypeError, ValueError, KeyError):
                 return self.unknown()
+        if (left == right or infinite(right)) and self.hears(FiniteAsked):  # `loss != loss`: only NaN is
+            self.emit(FiniteAsked(self.site(node, st)), st)
         if self.is_tensor(left, st) or self.is_tensor(right, st):
             return self.make_tensor("hard", (left, right), node, st, how=op)
         if op in ("!=", "is not"):

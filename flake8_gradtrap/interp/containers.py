@@ -10,8 +10,8 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.own_apis import OwnModel
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.torch_model import TorchModel
 from flake8_gradtrap.interp.values import (
     NONE,
     Const,
@@ -25,7 +25,7 @@ from flake8_gradtrap.interp.values import (
 )
 
 
-class Containers(TorchModel):
+class Containers(OwnModel):
     def on_loader(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         value = self.unknown(name)
         self.data.add(value)
@@ -36,6 +36,7 @@ class Containers(TorchModel):
         assert isinstance(record, Listing)
         assert isinstance(receiver, Ref)
         label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
+        self.groups_changed(receiver, name, args, node, st)
         if record.shape in ("ModuleList", "ParameterList"):
             self.handed_over(args.all(), node, st, record.shape)
         if name in ("append", "appendleft", "add", "insert") and args.pos:

@@ -154,6 +154,14 @@ class Core:
         """For each parameter of a function that was called visibly, the kinds of its arguments."""
         self.data: set[Value] = set()
         """Unknowns that come from a data loader."""
+        self.optimized = False
+        """Whether an optimizer was made."""
+        self.inferring = False
+        """Whether the run has been within `inference_mode`."""
+        self.inference: dict[Value, Site] = {}
+        """The tensors that were made there, and where."""
+        self.loaded: set[Value] = set()
+        """What `torch.load` returned."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
         self.merger = Merger(self)
@@ -218,7 +226,10 @@ class Core:
 
     def make_tensor(self, op: str, parents: tuple[Value, ...], node: ir.Node, st: State, **more: Any) -> Ref:
         more.setdefault("mode", st.mode)
-        return self.new(Tensor(op, parents, self.site(node, st), stamp=st.stamp, **more), st)
+        made = self.new(Tensor(op, parents, self.site(node, st), stamp=st.stamp, **more), st)
+        if self.inferring and st.mode is False:
+            self.note_inference(made, st)
+        return made
 
     def provenance(self, st: State) -> Provenance:
         return Provenance(st, self.likely, self.data)
@@ -533,6 +544,9 @@ class Core:
         raise NotImplementedError
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
+    def note_inference(self, made: Ref, st: State) -> None:
         raise NotImplementedError
 
     def root_taken(self, how: str, operand: Value, node: ir.Node, st: State) -> None:

@@ -247,6 +247,7 @@ class Expressions(Comprehensions):
             )
             if op == "**" and right == Const.of(0.5):
                 self.root_taken("`** 0.5`", left, node, st)
+            self.saved_by_operator(op, left, right, node, st)
             return self.make_tensor(kind, (left, right), node, st, is_number=number, saves=saves, how=op)
         return Sym(op, (left, right))
 

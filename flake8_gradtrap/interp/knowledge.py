@@ -6,21 +6,26 @@ import fnmatch
 import re
 import tomllib
 from collections.abc import Iterable
+from copy import copy
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
+
+from flake8_gradtrap.own import NONE, OwnApis, current
 
 
 class Knowledge:
     """What `torch_api.toml` says: which lists a full name is in, and how unknowns are typed."""
 
     def __init__(self, data: dict[str, Any]) -> None:
+        self.own = NONE
         self.aliases: dict[str, str] = data["aliases"]
         self.lists: dict[str, frozenset[str]] = {}
         exact: dict[str, list[str]] = {}
         patterns: list[tuple[re.Pattern[str], str]] = []
         sections = (
             "makes", "same", "context", "iterators", "gradients", "tensors", "modules", "activations", "losses",
+            "parameters",
         )  # fmt: skip
         for section in sections:
             for key, names in data[section].items():
@@ -104,8 +109,26 @@ class Knowledge:
                 return kind
         return ""
 
+    def extended(self, own: OwnApis) -> Knowledge:
+        """The table and a project's own APIs."""
+        result = copy(self)
+        result.own = own
+        result._exact = self._exact | {name: self._exact.get(name, []) for name in own.kinds}
+        return result
+
+
+def knowledge() -> Knowledge:
+    """The table, with the own APIs of the file that is checked."""
+    own = current()
+    return _table() if own is NONE else _extended(own)
+
 
 @cache
-def knowledge() -> Knowledge:
+def _extended(own: OwnApis) -> Knowledge:
+    return _table().extended(own)
+
+
+@cache
+def _table() -> Knowledge:
     text = (files("flake8_gradtrap.interp") / "torch_api.toml").read_text(encoding="utf-8")
     return Knowledge(tomllib.loads(text))

@@ -45,6 +45,7 @@ class Loops(Assignment):
         for path in live:
             with suppress(Dead):
                 for source, before in self.eval(node.iter, path):
+                    self.looped(node, source, before)
                     known = self.elements(source, before)
                     for item, after in self.iterate(source, "`for`", node, before, whole=None if leaves else True):
                         for entry in groups:
@@ -157,10 +158,9 @@ class Loops(Assignment):
         loop = id(node)
         if loop not in self.resets:
             self.resets[loop] = counted_and_reset(node.body)
-        env = st.envs[st.frame.env]
         for name in self.resets[loop]:
-            if name in env and isinstance(env[name], Const):
-                env[name] = Sym("index", (self.fresh(),), name)
+            if isinstance(st.envs[st.frame.env].get(name), Const):
+                st.bind(st.frame.env, name, Sym("index", (self.fresh(),), name))
 
     @staticmethod
     def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
@@ -169,10 +169,8 @@ class Loops(Assignment):
         A program that reads them before it binds them again would have failed in the first iteration: an `if … elif`
         that seems to leave a name unbound takes one of its branches each time.
         """
-        env = st.envs[st.frame.env]
         captured = st.conds.get(("captured", st.frame.env), frozenset())
-        for name in [name for name in env if name not in before_loop and name not in captured]:
-            del env[name]
+        st.keep_names(st.frame.env, lambda name: name in before_loop or name in captured)
 
     def _forget_before_next(self, node: ir.For | ir.While, st: State) -> None:
         """Drop the names that neither the next iteration nor what follows the loop reads."""
@@ -181,10 +179,8 @@ class Loops(Assignment):
         if live is None or id(node) not in live.head:
             return
         captured = st.conds.get(("captured", frame.env), frozenset())
-        env = st.envs[frame.env]
         head = live.head[id(node)]
-        for name in [name for name in env if name not in head and name not in captured]:
-            del env[name]
+        st.keep_names(frame.env, lambda name: name in head or name in captured)
 
     def iterated(
         self,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 from flake8_gradtrap.events import (
     ClassEnded,
@@ -14,6 +14,7 @@ from flake8_gradtrap.events import (
     Constructed,
     FileEnded,
     IteratorMade,
+    Produced,
     RunEnded,
     Site,
     Thing,
@@ -33,7 +34,9 @@ from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
 
 ROOT_BUDGET = 24_000
-"""So many steps (expressions and statements evaluated) a root may take: about half a second."""
+"""So many steps (expressions and statements evaluated) a root may take, and half as many again at module level: about
+half a second.
+"""
 
 FILE_BUDGET = 10 * ROOT_BUDGET
 """So many steps all roots of a file may take; the roots that are left then are counted as over budget."""
@@ -43,9 +46,12 @@ ONE_SHOT_NAMES = frozenset(
 )
 _TRAINING = frozenset(
     "backward manual_backward zero_grad clip_grad_norm_ clip_grad_value_ GradScaler parameters named_parameters "
-    "optimizer no_grad".split()
+    "optimizer".split()
 )
 """Words of functions whose callers are run, too."""
+
+_DRIVING = _TRAINING - {"parameters", "named_parameters"}
+"""Words of modules whose makers are run, too: they train themselves."""
 
 _WALKS = frozenset({"backward", "manual_backward", "autograd"})
 """Words of functions that need gradients."""
@@ -63,7 +69,8 @@ class Tally:
     """What an abstract run did."""
 
     functions_run: int = 0
-    functions_over_budget: int = 0
+    over_budget: list[str] = field(default_factory=list)
+    """The names of functions that were given up."""
     steps: int = 0
 
 
@@ -75,8 +82,7 @@ class Machine(Methods):
     ) -> None:
         super().__init__(module, rules, budget)
         self.words = words
-        roots = (rule.words if rule.roots is None else rule.roots for rule in rules)
-        self.root_words = frozenset(word for words_of_rule in roots for word in words_of_rule)
+        self.root_words, self.root_pairs, self.promised_words = _starting(tuple(rules))
         self.rules = rules
         self.tally = Tally()
         self.base = State()
@@ -95,7 +101,7 @@ class Machine(Methods):
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
                 if value.ident not in self.entered:
-                    self._guarded(lambda value=value: self._function(value))
+                    self._guarded(part.name, lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
         for part in sides:
@@ -115,7 +121,11 @@ class Machine(Methods):
         parts = list(parts)
         found = {part for part in parts if part.kind != "import" and self._starts_in(part)}
         # Callers give context: arguments, gradient mode. A model and its factories need none.
-        names = {part.name for part in found if part.name and part.mentions & _TRAINING}
+        names = {
+            part.name
+            for part in found
+            if part.name and not part.mentions.isdisjoint(_DRIVING if self._is_module(part) else _TRAINING)
+        }
         changed = True
         while changed:
             changed = False
@@ -168,16 +178,30 @@ class Machine(Methods):
             return True
         if not self._starts(part.mentions):
             return False
-        if any(self._starts(mentions - OF_CLASSES) for mentions in part.methods.values()):
+        if any(self._starts(mentions - OF_CLASSES, part.mentions) for mentions in part.methods.values()):
             return True
-        cls = self.module.lookup(part.name)
-        of_module = isinstance(cls, Class) and self.class_kind(cls) in MODULES
-        return of_module and any(self._starts(mentions) for mentions in part.methods.values())
+        return self._is_module(part) and any(
+            self._starts(mentions, part.mentions) for mentions in part.methods.values()
+        )
 
-    def _starts(self, mentions: frozenset[str]) -> bool:
-        """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns."""
-        promising = not mentions.isdisjoint(_PROMISES) and not mentions.isdisjoint(self.words)
-        return promising or not mentions.isdisjoint(self.root_words)
+    def _is_module(self, part: TopLevel) -> bool:
+        cls = self.module.lookup(part.name) if part.kind == "class" else None
+        return isinstance(cls, Class) and self.class_kind(cls) in MODULES
+
+    def _starts(self, mentions: frozenset[str], around: frozenset[str] = frozenset()) -> bool:
+        """Whether what is mentioned is a reason to start a run, or for a loss function, one to see what it returns.
+
+        `around`: what the class of a method mentions.
+        """
+        promising = not mentions.isdisjoint(_PROMISES) and not mentions.isdisjoint(self.promised_words)
+        return (
+            promising
+            or not mentions.isdisjoint(self.root_words)
+            or any(
+                not mentions.isdisjoint(roots) and not (mentions.isdisjoint(needs) and around.isdisjoint(needs))
+                for roots, needs in self.root_pairs
+            )
+        )
 
     @staticmethod
     def _callers_first(definitions: Sequence[TopLevel], parts: Iterable[TopLevel]) -> list[TopLevel]:
@@ -199,16 +223,17 @@ class Machine(Methods):
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def _guarded(self, work: object) -> bool:
-        """Run within the budget; a run that exceeds it is dropped and counted, and tells nothing. False then."""
+    def _guarded(self, name: str, work: object) -> bool:
+        """Run within the budget; a run that exceeds it is dropped and noted, and tells nothing. False then."""
         self.tally.functions_run += 1
         if self.tally.steps > FILE_BUDGET:
-            self.tally.functions_over_budget += 1
+            self.tally.over_budget.append(name)
             return False
         self.steps = 0
         self.outermost = (0, 0)
         self.runs += 1
         self.merger.narrow = self.merger.single = False
+        self.merger.apart.clear()
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
@@ -217,7 +242,7 @@ class Machine(Methods):
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
-            self.tally.functions_over_budget += 1
+            self.tally.over_budget.append(name)
             self.entered = entered  # what was entered may still be run by itself
             self.reports = reports
             for rule, name, before in waiting:
@@ -235,7 +260,7 @@ class Machine(Methods):
         self.tally.steps = FILE_BUDGET + 1
 
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
-        self.base.envs[0] = {}
+        self.base.put_names(0, {})
         self.base.frames = (Frame(0),)
         codes = self._needed(parts, relevant)
         if not codes:
@@ -254,7 +279,11 @@ class Machine(Methods):
             for path in ran:
                 self.emit(RunEnded(Site(_last(codes))), path)
 
-        if self._guarded(work) and ran:
+        budget = self.budget
+        self.budget += budget // 2  # else what it calls would be run again, without what it is called with
+        passed = self._guarded("<module>", work)
+        self.budget = budget
+        if passed and ran:
             self.base = ran[0].fork()
         self.base.mem = {}
         self.base.conds = {
@@ -335,7 +364,8 @@ class Machine(Methods):
         without = frozenset() if kind in MODULES else OF_CLASSES
         bases = frozenset(base.name for base in self.lineage(cls)[1:] if isinstance(base, Class))
         registers = any(self._registers_for_base(cls.name, method.mentions | bases) for method, _ in methods)
-        if not registers and not any(self._starts(method.mentions - without) for method, _ in methods):
+        around = frozenset[str]().union(*(method.mentions for method, _ in methods))
+        if not registers and not any(self._starts(method.mentions - without, around) for method, _ in methods):
             return
         starts: list[State] = []
         instance: Value = Ref(0)
@@ -354,7 +384,7 @@ class Machine(Methods):
                 for start in starts:
                     self.emit(self.constructed(cls, instance, start), start)
 
-        if not self._guarded(construct) or not starts:
+        if not self._guarded(cls.name, construct) or not starts:
             st = self.base.fork()
             instance = self.new(Thingy(kind, cls, None, cls.name), st)
             starts = [st]
@@ -366,7 +396,8 @@ class Machine(Methods):
                 continue
             for start in starts:
                 self._guarded(
-                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start)
+                    f"{cls.name}.{method.name}",
+                    lambda start=start, method=method, owner=owner: self._method(instance, method, owner, start),
                 )
         if self.hears(ClassEnded):
             self.emit(self.class_ended(cls, instance), self.base)
@@ -423,8 +454,11 @@ class Machine(Methods):
         self, methods: Sequence[tuple[ir.FunctionDef, Class]]
     ) -> list[tuple[ir.FunctionDef, Class]]:
         kept = any(KEEPS_SEVERAL in method.mentions for method, _ in methods)  # what is registered elsewhere matters
+        around = frozenset[str]().union(*(method.mentions for method, _ in methods))
         relevant = [
-            pair for pair in methods if self._starts(pair[0].mentions) or (kept and REGISTERS in pair[0].mentions)
+            pair
+            for pair in methods
+            if self._starts(pair[0].mentions, around) or (kept and REGISTERS in pair[0].mentions)
         ]
         names = {method.name for method, _ in relevant}
         callers = [
@@ -480,9 +514,27 @@ class Machine(Methods):
                     for path in self.root(target, st, assumed=True):
                         self.emit(RunEnded(Site(node)), path)
 
-                self._guarded(work)
+                self._guarded(node.name, work)
         finally:
             self.assumed_runs = False
+
+
+@cache
+def _starting(
+    rules: tuple[type[Rule], ...],
+) -> tuple[frozenset[str], tuple[tuple[frozenset[str], frozenset[str]], ...], frozenset[str]]:
+    """Words that are a reason to start a run: alone; one of these beside one of those; in what promises a loss, since a
+    rule looks at what that returns.
+    """
+    starting: dict[frozenset[str], frozenset[str]] = {}
+    for rule in rules:
+        needs = frozenset(rule.needs)
+        starting[needs] = starting.get(needs, frozenset()).union(rule.words if rule.roots is None else rule.roots)
+    alone = starting.pop(frozenset(), frozenset())
+    promised = frozenset(
+        word for rule in rules if not rule.needs and Produced in dict(rule.handlers()) for word in rule.words
+    )
+    return alone, tuple((roots, needs) for needs, roots in starting.items()), promised
 
 
 def _takes_one_shot(arguments: ast.arguments) -> bool:

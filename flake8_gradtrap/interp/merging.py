@@ -59,6 +59,9 @@ class Services(Protocol):
 
 
 _MISSING = Const("<missing>", str)
+_NOTHING: dict[Any, Any] = {}
+_WITNESSES = 8
+"""So many things that kept pairs apart are looked at first."""
 _TRAINED = frozenset({"module", "optimizer", "scaler", "scheduler", "lossfn", "accelerator"})
 """Kinds of things of which it matters which one a path has."""
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
@@ -85,6 +88,8 @@ class Merger:
         self.single = False
         """Paths that meet become one: most steps are taken."""
         self._outlines: dict[int, tuple[Tensor, frozenset[Hashable]]] = {}
+        self.apart: list[tuple[str, Hashable, Hashable]] = []
+        """What kept the last pairs apart: most pairs are tried again and again, and differ in the same things."""
 
     def merge(self, states: list[State]) -> list[State]:
         if len(states) < 2:
@@ -145,7 +150,7 @@ class Merger:
         trained = 0
         for number in a.envs.keys() & b.envs.keys():
             mine, theirs = a.envs[number], b.envs[number]
-            for name, value in mine.items() if mine != theirs else ():
+            for name, value in mine.items() if mine is not theirs and mine != theirs else ():
                 other = theirs.get(name)
                 if other is not value and other is not None and other != value:
                     trained += self.core.kind(value, a) in _TRAINED or self.core.kind(other, b) in _TRAINED
@@ -220,11 +225,15 @@ class _Pair:
             return None
         if a.mode is not b.mode and self.level < Level.FORCE:
             return None
+        if self._known_apart():
+            return None
         envs: list[tuple[int, str, Value, Value]] = []
         if a.envs != b.envs:
             for number in a.envs.keys() | b.envs.keys():
-                for name, x, y in _differences(a.envs.get(number, {}), b.envs.get(number, {})):
+                ours, others = a.envs.get(number, _NOTHING), b.envs.get(number, _NOTHING)
+                for name, x, y in _differences(ours, others) if ours is not others else ():
                     if not self._may_bind(str(name), x, y):
+                        self._differ("name", number, name)
                         return None
                     envs.append((number, str(name), x, y))
         attributes: list[tuple[Value, Hashable, Value, Value]] = []
@@ -235,6 +244,7 @@ class _Pair:
                     if self._unshared(holder):
                         continue
                     if not self._may_hold(key, x, y):
+                        self._differ("attribute", holder, key)
                         return None
                     attributes.append((holder, key, x, y))
         changed: list[tuple[int, Record, Record]] = []
@@ -255,7 +265,7 @@ class _Pair:
         for oid, one, two in changed:
             result.replace(Ref(oid), self._join_records(result, one, two))
         for number, name, x, y in envs:
-            result.envs.setdefault(number, {})[name] = self._join(result, name, x, y)
+            result.bind(number, name, self._join(result, name, x, y))
         for holder in b.overlay.keys() - a.overlay.keys():
             if self._unshared(holder):
                 result.overlay[holder] = b.overlay[holder]
@@ -267,6 +277,39 @@ class _Pair:
         if a.mode is not b.mode:
             result.mode = None
         return result
+
+    def _differ(self, what: str, where: Hashable, key: Hashable) -> None:
+        """Note what keeps the paths apart."""
+        found = what, where, key
+        known = self.merger.apart
+        if found in known:
+            known.remove(found)
+        known.insert(0, found)
+        del known[_WITNESSES:]
+
+    def _known_apart(self) -> bool:
+        """Whether something that kept other pairs apart does so with this one: a look at few things, before at all."""
+        for what, where, key in self.merger.apart:
+            if self._kept_apart(what, where, key):
+                self._differ(what, where, key)
+                return True
+        return False
+
+    def _kept_apart(self, what: str, where: Any, key: Any) -> bool:
+        a, b = self.a, self.b
+        held: tuple[dict[Any, dict[Any, Any]], dict[Any, dict[Any, Any]]]
+        held = (a.envs, b.envs) if what == "name" else (a.overlay, b.overlay) if what == "attribute" else (a.mem, b.mem)
+        mine, theirs = held[0].get(where, _NOTHING), held[1].get(where, _NOTHING)
+        if mine is theirs:
+            return False
+        x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
+        if x is y or x == y:
+            return False
+        if what == "name":
+            return not self._may_bind(key, x, y)
+        if what == "attribute":
+            return not self._unshared(where) and not self._may_hold(key, x, y)
+        return self.level < Level.FORCE and all(oid in a.heap and oid in b.heap for oid in oids(key))
 
     def _unshared(self, holder: Value) -> bool:
         """Whether something exists on one of the paths only: nothing is lost if it is kept as it is."""
@@ -432,6 +475,7 @@ class _Pair:
                     ):
                         kept[key] = inner[key]  # there is no such thing on the other path
                     elif self.level < Level.FORCE:
+                        self._differ("memory", code, key)
                         return None
                     elif inner is mine and type(there) is type(mine[key]) and hasattr(there, "meet"):
                         kept[key] = mine[key].meet(there)

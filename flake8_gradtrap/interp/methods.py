@@ -11,6 +11,8 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Emptied,
+    FiniteAsked,
+    GradientReadOut,
     ReadOut,
     ResultDropped,
     ScaleRead,
@@ -30,6 +32,7 @@ from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -64,6 +67,12 @@ _SCALE_SETTINGS = frozenset(
 )
 """How a scaler is told how its scale shall change: no update of it."""
 
+_ADDS = frozenset({"add_module", "register_module", "register_parameter", "append", "extend", "insert"})
+"""Methods by which a module gets another part."""
+
+_BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
+"""What leaves a number what it counts."""
+
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
 
@@ -72,6 +81,10 @@ class Methods(Containers):
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         if name == "__setattr__" and len(args.pos) == 2:
             return self.call_api("builtins.setattr", Args([receiver, *args.pos]), node, st)
+        if name in ASKS_FINITE and self.hears(FiniteAsked):
+            self.emit(FiniteAsked(self.site(node, st)), st)
+        if self.know.own.kinds and (own := self.own_method(receiver, name, st)):
+            return self.own_call(own, name, receiver, args, node, st)
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
@@ -122,6 +135,11 @@ class Methods(Containers):
     def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
         if self.statement == id(node):
             self._dropped(receiver, name, args, node, st)
+        self.groups_changed(receiver, name, args, node, st)
+        if (entry := self.entry_loaded(receiver, name, args)) is not None:
+            return entry
+        if name == "load_state_dict":
+            self.restored(receiver, "", node, st)
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -151,13 +169,16 @@ class Methods(Containers):
             self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
             return Sym("pure " + name, (receiver, *args.pos), name)
-        if isinstance(receiver, Sym) and name in self.know.methods["pass"]:
+        if isinstance(receiver, Sym) and (name in self.know.methods["pass"] or name in _BOUNDS):
             value = Sym("derived", (self.fresh(),), receiver.name)
             for group in (self.data, self.likely):
                 if receiver in group:
                     group.add(value)
             return value
-        return self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
+        result = self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
+        if name == "__call__":
+            self.note_output(receiver, result, node, st)
+        return result
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -200,6 +221,7 @@ class Methods(Containers):
             return [(NONE, st)]
         if name == "requires_grad_":
             flag = args.get(0, "requires_grad")
+            self.froze(receiver, flag, node, st)
             if flag is None or flag == TRUE:
                 self.force(receiver, node, st, f"{self.label(node)}")
             return [(receiver, st)]
@@ -237,6 +259,7 @@ class Methods(Containers):
         if role == "readout":
             if number:
                 return [(self.make_tensor("pass", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+            self.gradient_taken(receiver, f".{name}()", node, st)
             reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
             self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
             return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
@@ -284,7 +307,7 @@ class Methods(Containers):
         """`p.grad.…`: cleared, clipped or rescaled in place, or only looked at."""
         owners = self.owners(tensor.parents[0], st) if tensor.parents else None
         if name == "zero_":
-            self.emit(Cleared(self.site(node, st), None, owners), st)
+            self.emit(Cleared(self.site(node, st), None, owners, True), st)
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
             in_clip = any(
                 frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames
@@ -296,9 +319,11 @@ class Methods(Containers):
             )
         elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
             return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
-        elif name == "item":
-            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=".item()"), st)]
-        return [(self.make_tensor("leaf", (), node, st, how=f".{name}()"), st)]
+        elif self.know.method_role.get(name) == "readout":
+            self.gradient_taken(receiver, f".{name}()", node, st)
+            return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
+        of = (receiver,) if self.hears(GradientReadOut) else ()
+        return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
 
     def backward(
         self,
@@ -410,9 +435,13 @@ class Methods(Containers):
             self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None, needed=needed), st)
             return [(NONE, st)]
         if name == "zero_grad":
-            self.emit(Cleared(self.site(node, st), thing, owners), st)
+            self.emit(Cleared(self.site(node, st), thing, owners, _leaves_zeros(args)), st)
             return [(NONE, st)]
         if name in ("state_dict", "load_state_dict", "add_param_group", "train", "eval", "__call__"):
+            if name == "load_state_dict":
+                self.restored(receiver, "optimizer", node, st)
+            if name == "add_param_group":
+                self.group_added(receiver, args.get(0, "param_group"), node, st)
             if name == "add_param_group" and args.pos:
                 self._consume_groups(self.new(Listing((args.pos[0],)), st), "add_param_group", node, st)
             if name != "__call__":
@@ -477,6 +506,8 @@ class Methods(Containers):
         if name == "update":
             self.emit(ScalerUpdated(site, scaler, bool(args.all())), st)
             return [(NONE, st)]
+        if name == "load_state_dict":
+            self.restored(receiver, "scaler", node, st)
         if name == "get_scale":
             self.emit(ScaleRead(site, scaler), st)
         if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
@@ -538,10 +569,11 @@ class Methods(Containers):
 
     def on_module(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         if name == "zero_grad":
-            self.emit(Cleared(self.site(node, st), None, self.leaves(receiver, st)), st)
+            self.emit(Cleared(self.site(node, st), None, self.leaves(receiver, st), _leaves_zeros(args)), st)
             return [(NONE, st)]
         if name in self.know.lists["same.module_methods"]:
             if name == "requires_grad_":
+                self.froze(receiver, args.get(0, "requires_grad"), node, st)
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             elif name in ("train", "eval"):
                 self.set_mode(receiver, name, args, node, st)
@@ -551,7 +583,12 @@ class Methods(Containers):
         if name == "state_dict":
             return [(self.take_state(receiver, node, st), st)]
         if name == "load_state_dict":
+            self.restored(receiver, "module", node, st)
             self.use_state(args.all(), "load", node, st)
+        if name in self.know.lists["parameters.remade_by_methods"] or (
+            name == "load_state_dict" and args.get(2, "assign") == TRUE
+        ):
+            self.parameters_remade(receiver, name, node, st)
         if name in (
             "load_state_dict",
             "register_buffer",
@@ -568,6 +605,8 @@ class Methods(Containers):
                 for part in self.leaves(receiver, st) or frozenset({receiver}):
                     if isinstance(part, Value):
                         st.set_attr(part, "loaded", Sym("stamp", st.stamp))
+            if name in _ADDS:
+                self.parts_added(receiver, args.all(), name, node, st)
             self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]
         if name == "clip_grad_norm_":
@@ -581,6 +620,7 @@ class Methods(Containers):
             for arg in args.all():
                 if isinstance(st.record(arg), Iterator):
                     self.escape([arg], node, st, name, harmless=True)
+            self.saved_by_module(receiver, args, node, st)
             output = self.output(receiver, NONE, args, node, st)
             self.forwarded(receiver, output, node, st)
             return [(output, st)]
@@ -596,6 +636,8 @@ class Methods(Containers):
             return [(self._unknown_result(self._called(node), args, st), st)]
         operands = self._operands_of(args, st)
         reduction = record.reduction if isinstance(record, Thingy) else ""
+        if isinstance(record, Thingy):
+            self.saved_by_function(record.what, args, node, st)
         made = self.make_tensor("op", operands, node, st, how=self._called(node), saves=True, reduction=reduction)
         if isinstance(record, Thingy):
             self.computed_loss(record.what, made, args, node, st)
@@ -609,6 +651,8 @@ class Methods(Containers):
 
     def on_scheduler(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         record = st.record(receiver)
+        if name == "load_state_dict":
+            self.restored(receiver, "scheduler", node, st)
         if name == "step":
             shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
             made = isinstance(record, Thingy) and bool(record.args)
@@ -617,6 +661,11 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
+
+
+def _leaves_zeros(args: Args) -> bool:
+    """Whether a `zero_grad` is asked for zeros, where None would be the default."""
+    return args.get(0, "set_to_none") == FALSE
 
 
 def _asks_to_retain(node: ir.Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,12 +14,16 @@ from flake8_gradtrap.interp.ir import Attr, ClassDef, Expression, FunctionDef, N
 from flake8_gradtrap.interp.ir import Const as Constant
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Sym, Value
+from flake8_gradtrap.own import OwnApis, current
 from flake8_gradtrap.source import SourceError, SourceFile, TopLevel, decode
+from flake8_gradtrap.versions import UNREADABLE, Look, digest, read, stamp
 
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 _CLIMB = 8
 _FILES = 60
 """So many files are read for the imports of one file."""
+_LARGE = 2_000_000
+"""Larger files are not read."""
 
 _TEST = re.compile(r"^.*\b(?:if|elif|while|assert|not|and|or|match|case)\b.*$", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -195,11 +199,16 @@ class Project:
         self._modules: dict[str, Module | None] = {}
         self._roots: dict[str, list[Path]] = {}
         self._found: dict[tuple[str, int, str], Module | None] = {}
+        self.looks: dict[str, Look] = {}
+        """What the run depends on besides the checked file: files that were read, and places where none was."""
 
-    @property
-    def consulted(self) -> frozenset[str]:
-        """The files that were looked for, also those that are not there."""
-        return frozenset(self._modules)
+    def _is_there(self, path: Path, there: Callable[[Path], bool]) -> bool:
+        try:
+            found = there(path)
+        except OSError:  # a folder that may not be looked into
+            found = False
+        self.looks.setdefault(str(path), Look(str(path), "" if found else None))
+        return found
 
     def _search_path(self, directory: Path) -> list[Path]:
         """The directories from which an absolute import may start: the file's own, and its parents up to the root."""
@@ -208,7 +217,10 @@ class Project:
             result = [directory]
             current = directory
             for _ in range(_CLIMB):
-                if any((current / mark).exists() for mark in _ROOT_MARKS) or current.parent == current:
+                if (
+                    any(self._is_there(current / mark, Path.exists) for mark in _ROOT_MARKS)
+                    or current.parent == current
+                ):
                     break
                 current = current.parent
                 result.append(current)
@@ -216,7 +228,7 @@ class Project:
                 result = result[:3]
             if current.parent == current:
                 result = result[:3]
-            result += [place / "src" for place in result if (place / "src").is_dir()]
+            result += [place / "src" for place in result if self._is_there(place / "src", Path.is_dir)]
             self._roots[key] = result
         return self._roots[key]
 
@@ -259,23 +271,38 @@ class Project:
             if sum(module is not None for module in self._modules.values()) >= _FILES:
                 return None
             if (text := self._unsaved.get(str(path))) is not None:
-                return Module(_unsaved_source(str(path), text), self)
-            if not path.is_file() or (size := path.stat().st_size) > 2_000_000:
+                self.looks[str(path)] = Look(str(path), UNREADABLE)
+                return Module(_unsaved_source(str(path), text, current()), self)
+            if not self._is_there(path, Path.is_file):
                 return None
-            return Module(_source(str(path), size, path.stat().st_mtime_ns), self)
+            status = path.stat()
+            if status.st_size > _LARGE:
+                self.looks[str(path)] = Look(str(path), "", stamp(status))
+                return None
+            source, look = _source(str(path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns), current())
+            self.looks[look.path] = look
+            return None if source is None else Module(source, self)
         except (OSError, SourceError, ValueError):
+            self.looks[str(path)] = Look(str(path), UNREADABLE)
             return None
 
 
 @lru_cache(maxsize=64)
-def _source(path: str, size: int, changed: int) -> SourceFile:
-    """A file of the project; many files import the same few. `size` and `changed` tell one version from another."""
-    text, _ = decode(Path(path).read_bytes())
-    source = SourceFile(path, text)
-    _ = source.tree
-    return source
+def _source(path: str, size: int, changed: int, own: OwnApis) -> tuple[SourceFile | None, Look]:
+    """A file of the project, None if it is not Python; many files import the same few.
+
+    `size` and `changed` tell one version from another; what a function mentions depends on `own`.
+    """
+    data, seen = read(path)
+    look = Look(path, digest(data), seen)
+    try:
+        source = SourceFile(path, decode(data)[0])
+        _ = source.tree
+    except SourceError:
+        return None, look
+    return source, look
 
 
 @lru_cache(maxsize=16)
-def _unsaved_source(path: str, text: str) -> SourceFile:
+def _unsaved_source(path: str, text: str, own: OwnApis) -> SourceFile:
     return SourceFile(path, text.removeprefix("\ufeff"))

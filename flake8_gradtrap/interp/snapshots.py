@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from flake8_gradtrap.events import StateTaken, StateUsed
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Results
-from flake8_gradtrap.interp.leaves import Leaves
+from flake8_gradtrap.interp.resuming import Resuming
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import Func, Listing, Mapping, Tensor, Thingy, Tup, Value
 
@@ -15,7 +15,7 @@ _GATHERS = frozenset({"state_dict_type", "FullStateDictConfig", "StateDictOption
 """Words of functions in which a state is gathered from several processes: a copy."""
 
 
-class Snapshots(Leaves):
+class Snapshots(Resuming):
     def take_state(self, module: Value, node: ir.Node, st: State) -> Value:
         """`module.state_dict()`: its tensors are those of the module."""
         func = st.frame.func

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from flake8_gradtrap.events import Site
 from flake8_gradtrap.interp.values import (
+    Const,
     Func,
     Iterator,
     Listing,
@@ -38,10 +39,13 @@ class Frame:
 class State:
     """One path. Copies are cheap: all that it holds is immutable, only the dictionaries themselves are copied."""
 
-    __slots__ = ("changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "overlay", "stamp")
+    __slots__ = ("changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "overlay", "own", "stamp")
 
     def __init__(self) -> None:
         self.envs: dict[int, dict[str, Value]] = {}
+        """The names that are bound, for each activation. Forks share the inner dicts: they change by `bind` alone."""
+        self.own: set[int] = set()
+        """The activations whose names no other path shares."""
         self.heap: dict[int, Record] = {}
         self.changed: dict[int, Record] = {}
         """The records that were replaced since they were made: all in which the heaps of two paths can differ."""
@@ -62,7 +66,9 @@ class State:
 
     def fork(self) -> State:
         new = State.__new__(State)
-        new.envs = {key: dict(env) for key, env in self.envs.items()}
+        new.envs = dict(self.envs)
+        new.own = set()
+        self.own = set()
         new.heap = dict(self.heap)
         new.changed = dict(self.changed)
         new.overlay = dict(self.overlay)
@@ -73,6 +79,31 @@ class State:
         new.stamp = self.stamp
         new.lossy = self.lossy
         return new
+
+    def bind(self, env: int, name: str, value: Value) -> None:
+        """Bind a name of an activation."""
+        if env not in self.own:
+            self.envs[env] = dict(self.envs.get(env, ()))
+            self.own.add(env)
+        self.envs[env][name] = value
+
+    def take_names(self, env: int) -> dict[str, Value]:
+        """The names of an activation as they are now: a snapshot that nothing changes."""
+        self.own.discard(env)
+        return self.envs[env]
+
+    def put_names(self, env: int, names: dict[str, Value]) -> None:
+        """Bind these names of an activation, and no others."""
+        self.envs[env] = names
+        self.own.discard(env)
+
+    def keep_names(self, env: int, kept: Callable[[str], bool]) -> None:
+        """Unbind the names of an activation but those that are kept."""
+        names = self.envs[env]
+        gone = [name for name in names if not kept(name)]
+        if gone:
+            self.envs[env] = {name: value for name, value in names.items() if name not in gone}
+            self.own.add(env)
 
     def attr(self, holder: Value, name: Hashable) -> Value | None:
         """An attribute or element that was written; None if it was not."""
@@ -125,25 +156,33 @@ def collect(state: State) -> None:
         stack.extend(frame.handed)
         if frame.func is not None and frame.func.receiver is not None:
             stack.append(frame.func.receiver)
-    seen: set[Any] = set()
+    heap, overlay = state.heap, state.overlay
+    seen: set[int] = set()
+    """Values that are no references, by identity: most are the same object, and to hash them costs more."""
     while stack:
         current = stack.pop()
-        if current in seen:
-            continue
-        seen.add(current)
         if isinstance(current, Ref):
-            reached.add(current.oid)
-            record = state.heap.get(current.oid)
+            if current in reached:
+                continue
+            reached.add(current)
+            record = heap.get(current)
             if record is not None:
                 stack.extend(_parts(record))
-        elif isinstance(current, Tup):
+            if current in overlay:
+                stack.extend(overlay[current].values())
+            continue
+        if isinstance(current, Const) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, Tup):
             stack.extend(current.items)
-        elif isinstance(current, Func) and current.receiver is not None:
-            stack.append(current.receiver)
+        elif isinstance(current, Func):
+            if current.receiver is not None:
+                stack.append(current.receiver)
         elif isinstance(current, Sym):
             stack.extend(part for part in current.args if isinstance(part, Value))
-        if isinstance(current, Value):
-            stack.extend(state.overlay.get(current, {}).values())
+        if isinstance(current, Value) and current in overlay:
+            stack.extend(overlay[current].values())
     for code, inner in state.mem.items():
         if any(oid not in reached for key in inner for oid in oids(key)):
             kept = {key: value for key, value in inner.items() if all(oid in reached for oid in oids(key))}

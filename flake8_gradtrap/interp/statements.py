@@ -13,6 +13,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Dead, End
+from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.loops import Loops
 from flake8_gradtrap.interp.merging import SOME
 from flake8_gradtrap.interp.modes import IN_DOUBT
@@ -45,6 +46,7 @@ class Statements(Loops):
         """Run a block on all paths that come to it, side by side: they merge after each statement."""
         ends: list[End] = []
         for statement in body:
+            before = len(live)
             following: list[State] = []
             for end in self.exec_all(statement, live):
                 if end[1]:
@@ -55,7 +57,7 @@ class Statements(Loops):
                 for path in following:
                     self.forget_dead_names(statement, path)
             live = self.merger.merge(following)
-            if len(live) >= SOME and isinstance(statement, ir.For | ir.While | ir.ExprStmt):
+            if len(live) >= SOME and isinstance(statement, ir.For | ir.While | ir.ExprStmt) and len(following) > before:
                 for path in live:
                     collect(path)
                 live = self.merger.merge(live)
@@ -70,9 +72,7 @@ class Statements(Loops):
         live = self.liveness.get(frame.func.ident if frame.func is not None else 0)
         if live is None or (after := live.after.get(id(statement))) is None:
             return
-        env = st.envs[frame.env]
-        for name in [name for name in env if name not in after and name not in captured]:
-            del env[name]
+        st.keep_names(frame.env, lambda name: name in after or name in captured)
 
     def exec_all(self, node: ir.Statement, live: list[State]) -> list[End]:
         """Run a statement: one with blocks on all paths at once, a simple one on each."""
@@ -143,7 +143,7 @@ class Statements(Loops):
     def exec_Delete(self, node: ir.Delete, st: State) -> list[End]:
         for target in node.targets:
             if isinstance(target, ir.Name):
-                st.envs[st.frame.env].pop(target.id, None)
+                st.keep_names(st.frame.env, target.id.__ne__)
             elif isinstance(target, ir.Subscript):
                 for value, path in self.eval(target.value, st)[:1]:
                     self.empty(value, target, path)
@@ -165,14 +165,14 @@ class Statements(Loops):
         module = self.current_module(st)
         for dotted, alias in node.names:
             head = dotted.partition(".")[0]
-            st.envs[st.frame.env][alias or head] = module.resolve(dotted if alias else head, None, 0)
+            st.bind(st.frame.env, alias or head, module.resolve(dotted if alias else head, None, 0))
         return [(st, "", None)]
 
     def exec_ImportFrom(self, node: ir.ImportFrom, st: State) -> list[End]:
         module = self.current_module(st)
         for name, alias in node.names:
             if name != "*":
-                st.envs[st.frame.env][alias or name] = module.resolve(node.module, name, node.level)
+                st.bind(st.frame.env, alias or name, module.resolve(node.module, name, node.level))
         return [(st, "", None)]
 
     def current_module(self, st: State) -> Any:
@@ -182,7 +182,7 @@ class Statements(Loops):
         func = self.define(node, st)
         if len(st.frames) > 1 or st.frame.func is not None:
             self.captured(node, st)
-        st.envs[st.frame.env][node.name] = func
+        st.bind(st.frame.env, node.name, func)
         return [(st, "", None)]
 
     def define(self, node: ir.FunctionDef, st: State) -> Value:
@@ -197,7 +197,7 @@ class Statements(Loops):
         module = self.current_module(st)
         cls = Class(node.name, id(node), module, bases, names, lambda: node.body, (frame.env, *frame.closure))
         self.bind_bases(cls, st)
-        st.envs[frame.env][node.name] = cls
+        st.bind(frame.env, node.name, cls)
         self.captured(node, st)
         return [(st, "", None)]
 
@@ -227,7 +227,7 @@ class Statements(Loops):
             for case in node.cases:
                 inside = path.fork()
                 for name in case.binds:
-                    inside.envs[inside.frame.env][name] = subject if case.wildcard else self.unknown(name)
+                    inside.bind(inside.frame.env, name, subject if case.wildcard else self.unknown(name))
                 ends.extend(self.exec_block(case.body, [inside]))
                 exhaustive = exhaustive or (case.wildcard and case.guard is None)
             if not exhaustive:
@@ -251,7 +251,7 @@ class Statements(Loops):
             failed = [path.fork() for path in before]
             if handler.name is not None:
                 for path in failed:
-                    path.envs[path.frame.env][handler.name] = self.unknown(handler.name)
+                    path.bind(path.frame.env, handler.name, self.unknown(handler.name))
             ends.extend(self.exec_block(handler.body, failed))
         if not node.final:
             return ends
@@ -263,19 +263,21 @@ class Statements(Loops):
         return after
 
     def run_With(self, node: ir.With, live: list[State]) -> list[End]:
-        by_mode: dict[tuple[bool | None, bool], list[State]] = {}
+        by_mode: dict[tuple[bool | None, bool, bool], list[State]] = {}
         for path in live:
             with suppress(Dead):
-                before = path.mode, IN_DOUBT in path.conds
+                before = path.mode, IN_DOUBT in path.conds, INFERENCE in path.conds
                 by_mode.setdefault(before, []).extend(self._enter_contexts(node, path))
         ends: list[End] = []
-        for (mode, in_doubt), paths in by_mode.items():
+        for (mode, in_doubt, inferring), paths in by_mode.items():
             for after, signal, returned in self.exec_block(node.body, paths):
                 after.mode = mode
                 if node in self.detecting:
                     self.emit(AnomalyDetectionSet(self.site(node, after), False), after)
                 if not in_doubt:
                     after.conds.pop(IN_DOUBT, None)
+                if not inferring:
+                    after.conds.pop(INFERENCE, None)
                 ends.append((after, signal, returned))
         return ends
 
@@ -292,6 +294,7 @@ class Statements(Loops):
                             after.conds[IN_DOUBT] = True
                         else:
                             after.mode = record.flag
+                        self.enters_inference(value, after)
                         entered = record.args[0] if record.args else self.unknown()
                     elif isinstance(record, Thingy) and record.kind == "anomaly":
                         self.detecting.add(node)

@@ -10,6 +10,7 @@ from flake8_gradtrap.events import (
     AnomalyDetectionSet,
     Clipped,
     Differentiated,
+    FiniteAsked,
     OptimizerMade,
     ReadOut,
     ScalerMade,
@@ -34,6 +35,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    infinite,
 )
 from flake8_gradtrap.interp.wrappers import Wrappers
 
@@ -48,8 +50,15 @@ _SPANS = ("T_max", "num_training_steps")
 """Arguments that say over how many of its steps a scheduler runs."""
 
 
+_NESTED = 3
+"""Copies of modules have copies of their parts, so deep."""
+
 _CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
 """What functions are called that clip gradients, and do nothing else."""
+
+
+ASKS_FINITE = frozenset({"isnan", "isinf", "isfinite", "isneginf", "isposinf", "nan_to_num", "nan_to_num_"})
+"""Functions and methods that look for what is not finite, or replace it."""
 
 
 class TorchModel(Wrappers):
@@ -59,6 +68,10 @@ class TorchModel(Wrappers):
         short = name.rpartition(".")[2]
         if name == "builtins.next":
             return self._next(args, node, st)
+        if short in ASKS_FINITE and self.hears(FiniteAsked):
+            self.emit(FiniteAsked(self.site(node, st)), st)
+        if "parameters.remade_by" in roles and args.pos:
+            self.parameters_remade(args.pos[0], short, node, st)
         if "iterators.endless" in roles:
             return [(self.new(Iterator(f"`{short}(…)`", tuple(args.pos), endless=True, stamp=st.stamp), st), st)]
         if "iterators.lazy" in roles:
@@ -106,6 +119,8 @@ class TorchModel(Wrappers):
         if name == "builtins.setattr" and len(args.pos) == 3:
             if isinstance(args.pos[1], Const):
                 self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
+                label = f"{self.label(node.args[0].value)}.{args.pos[1].value}" if isinstance(node, ir.Call) else ""
+                self.part_assigned(args.pos[0], args.pos[1].value, args.pos[2], st, node, label)
                 st.set_attr(args.pos[0], args.pos[1].value, args.pos[2])
             elif self.part(args.pos[2], st) is not None:
                 self.handed_over(args.pos[2:], node, st, "setattr")
@@ -136,7 +151,9 @@ class TorchModel(Wrappers):
         if name == "torch.save":
             self.use_state(args.pos[:1], "save", node, st)
         if name == "torch.load":
-            return [(self.unknown("loaded"), st)]
+            loaded = self.unknown("loaded")
+            self.loaded.add(loaded)
+            return [(loaded, st)]
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
             name.startswith("torch.") and name.count(".") == 1
         ):
@@ -208,12 +225,17 @@ class TorchModel(Wrappers):
             return Const.of(bool(names & {"dict", "Mapping", "Iterable", "MutableMapping", "OrderedDict"}))
         return Sym("pure " + name, tuple(args.pos))
 
-    def _copied(self, value: Value, st: State) -> Value:
+    def _copied(self, value: Value, st: State, depth: int = 0) -> Value:
         record = st.record(value)
         if isinstance(record, Thingy) and record.kind == "state":
             return self.unknown("state")
         if isinstance(record, Thingy):
-            return self.new(replace(record, stamp=st.stamp), st)
+            made = self.new(replace(record, stamp=st.stamp), st)
+            for name, part in list(st.overlay.get(value, {}).items()) if record.kind == "module" else ():
+                inner = st.record(part)
+                whole = isinstance(inner, Thingy) and inner.kind == "module" and part != value and depth < _NESTED
+                st.set_attr(made, name, self._copied(part, st, depth + 1) if whole else part)
+            return made
         if isinstance(value, Sym) and self.kind(value, st) == "module":
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
         return value if not isinstance(record, Iterator) else self.unknown()
@@ -239,13 +261,17 @@ class TorchModel(Wrappers):
         optimizer = self.new(
             Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st
         )
+        self.optimized = True
         momentum = args.get(2, "momentum")
         stateful = (
             short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
         )
         older = self._older(params, st)
         self.leaves_optimised(params, node, st)
-        self.emit(OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short), st)
+        decay = args.kw.get("weight_decay", FALSE)
+        decays = decay not in (FALSE, Const.of(0), Const.of(0.0))
+        made = OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short, decays)
+        self.emit(made, st)
         return optimizer
 
     def _older(self, params: Value | None, st: State) -> bool | None:
@@ -301,6 +327,7 @@ class TorchModel(Wrappers):
                 self.thing(optimizer) if optimizer is not None else None,
                 name,
                 self.thing(span) if span is not None else None,
+                args.more or "last_epoch" in args.kw,
             ),
             st,
         )
@@ -401,12 +428,6 @@ class TorchModel(Wrappers):
         shown = self._shown(node)
         if isinstance(record, Iterator):
             self.iterated(params, f"`{by}`", node, st, True)
-        infinite = isinstance(limit, Const) and limit.value == float("inf")
-        infinite = (
-            infinite
-            or (isinstance(limit, Api) and limit.name.endswith(".inf"))
-            or (isinstance(limit, Sym) and limit.name == "inf")
-        )
         scaled = limit is not None and self._mentions_scale(limit, st)
         self.emit(
             Clipped(
@@ -414,7 +435,7 @@ class TorchModel(Wrappers):
                 self.thing(params, shown),
                 by,
                 self.owners(params, st),
-                infinite,
+                infinite(limit),
                 rescales or scaled,
                 **facts,
             ),
@@ -443,7 +464,7 @@ class TorchModel(Wrappers):
             self.backward(whole, Args(args.pos[1:], args.kw), node, st)
         return NONE
 
-    def backward(self, loss: Value, args: Args, node: ir.Node, st: State) -> None:
+    def backward(self, loss: Value, args: Args, node: ir.Node, st: State, wrapped: bool = False) -> None:
         raise NotImplementedError
 
     def _grad_function(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -465,10 +486,13 @@ class TorchModel(Wrappers):
             reaches, frees = frozenset(graph.reaches & walked), frozenset(graph.frees & walked)
             self.emit(Differentiated(self.site(node, st), reaches, frees, kept), st)
         if create != FALSE and not isinstance(create, Const):  # first order or second: it is not known
-            return self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
-        if create != FALSE:
-            return self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
-        return self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
+            made = self.make_tensor("call", tuple(parts), node, st, how="autograd.grad")
+        elif create != FALSE:
+            made = self.make_tensor("op", tuple(parts), node, st, how="autograd.grad", saves=True)
+        else:
+            made = self.make_tensor("first order", tuple(parts), node, st, how="autograd.grad")
+        self.note_unused(made, args, node, st)
+        return made
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -504,6 +528,7 @@ class TorchModel(Wrappers):
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
+        self.gradient_taken(source, f"{name.rpartition('.')[2]}()", node, st)
         reaches = self.numpy_of(source, st) if name.startswith("numpy.") else frozenset()
         self.emit(ReadOut(self.site(node, st), self.thing(source), name.rpartition(".")[2], reaches), st)
         how = self.label(node)
@@ -523,6 +548,7 @@ class TorchModel(Wrappers):
         reduction = _reduction(args) if "reduction" in args.kw or "loss" in short or "entropy" in short else ""
         if args.pos:
             self.measured(args.pos[0], short, node, st)
+        self.saved_by_function(name, args, node, st)
         result = self.make_tensor("op", operands, node, st, how=short, saves=True, reduction=reduction)
         self.computed_loss(name, result, args, node, st)
         if args.pos:

@@ -255,3 +255,10 @@ def setting(value: Sym) -> bool:
         if SETTINGS.search(value.name):
             return True
     return False
+
+
+def infinite(value: Value | None) -> bool:
+    """Whether a value is infinity, as far as can be seen: `float("inf")`, `math.inf`, `torch.inf`."""
+    if isinstance(value, Const):
+        return isinstance(value.value, float) and abs(value.value) == float("inf")
+    return (isinstance(value, Api) and value.name.endswith(".inf")) or (isinstance(value, Sym) and value.name == "inf")

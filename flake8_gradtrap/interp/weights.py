@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from flake8_gradtrap.events import Site, Weights
 from flake8_gradtrap.interp.provenance import CUTS, Provenance
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Tup, Value, setting
 
 _DEEP = 30
 
@@ -20,11 +20,13 @@ class Weighing:
         self.state = provenance.state
         self.by: set[Hashable] = set()
         self.ragged = False
+        """Whether a mean was met that may be over another number in each batch."""
         self._known: dict[tuple[Value, float | None], float | None] = {}
 
     def weights(self, loss: Value) -> Weights:
         share = self._share(loss, 1.0, 0)
-        return Weights(share, frozenset(self.by), self.ragged)
+        uneven = _uneven(self.state, loss, frozenset()) if self.ragged else frozenset()
+        return Weights(share, frozenset(self.by), uneven)
 
     def _share(self, value: Value, share: float | None, depth: int) -> float | None:
         """The greatest constant that alone weighs a mean below a value; None if there is none. `share`: what weighs
@@ -65,8 +67,7 @@ class Weighing:
             self._most(tensor.parents, share, depth)
             return share if _named_loss(tensor.how) else None
         self._most(tensor.parents, share, depth)
-        if tensor.reduction == "ragged":
-            self.ragged = True
+        self.ragged = self.ragged or tensor.reduction == "ragged"
         mean = tensor.reduction in ("mean", "ragged") or (not tensor.reduction and _named_loss(tensor.how))
         return share if mean else None
 
@@ -86,6 +87,7 @@ class Weighing:
     def _product(self, tensor: Tensor, share: float | None, depth: int) -> float | None:
         left, right = tensor.parents[0], tensor.parents[-1]
         most: list[float] = []
+        self.ragged = self.ragged or tensor.op == "div"  # by what may count tokens
         for value, other, divides in ((left, right, tensor.op == "div"), (right, left, False)):
             if tensor.op == "div" and value is right and value is not left:
                 continue
@@ -116,6 +118,55 @@ class Weighing:
                 stack.extend(part.args)
             elif isinstance(part, Tup):
                 stack.extend(part.items)
+
+
+def _uneven(state: State, value: Value, by: frozenset[Hashable], depth: int = 0) -> frozenset[frozenset[Hashable]]:
+    """What weighs each mean below a value that is over another number in each batch; `by`: what weighs the value."""
+    tensor = state.tensor(value)
+    if tensor is None or depth > _DEEP or tensor.op in CUTS or tensor.is_number:
+        return frozenset()
+    if tensor.reduction == "ragged" or _masked_mean(state, tensor):
+        return frozenset({by})
+    if tensor.op in ("mul", "div") and len(tensor.parents) == 2:
+        left, right = tensor.parents
+        found = _uneven(state, left, by | _weighers(right), depth + 1)
+        return found if tensor.op == "div" else found | _uneven(state, right, by | _weighers(left), depth + 1)
+    if tensor.op == "pass" and tensor.how in ("sum", ".sum()"):
+        return frozenset()  # of several means: they may be those of the whole window
+    if tensor.op in ("add", "sub", "neg", "scale", "pass", "phi", "forward"):
+        return frozenset().union(*(_uneven(state, part, by, depth + 1) for part in tensor.parents))
+    return frozenset()
+
+
+def _weighers(value: Value) -> frozenset[Hashable]:
+    """What a weight is computed from, beside numbers and settings."""
+    if isinstance(value, Sym) and (value.op in _ARITHMETIC or value.op.startswith("pure builtins.")):
+        return frozenset().union(*(_weighers(part) for part in value.args if isinstance(part, Value)))
+    known = isinstance(value, Const) or (isinstance(value, Sym) and setting(value))
+    return frozenset() if known else frozenset({value})
+
+
+_ARITHMETIC = frozenset({"*", "/", "+", "-", "//", "**"})
+
+
+def _masked_mean(state: State, tensor: Tensor) -> bool:
+    """`(losses * mask).sum() / mask.sum()`."""
+    if tensor.op != "div" or len(tensor.parents) != 2:
+        return False
+    whole, count = tensor.parents
+    if (added := state.tensor(count)) is not None and added.op == "add":  # a small number, against none
+        count = next((part for part in added.parents if not isinstance(part, Const)), count)
+    summed_up = state.tensor(whole)
+    if summed_up is None or summed_up.op != "pass" or summed_up.how not in ("sum", ".sum()"):
+        return False
+    product = state.tensor(summed_up.parents[0])
+    if product is None or product.op != "mul":
+        return False
+    counted = state.tensor(count)
+    if counted is not None:
+        return counted.op == "pass" and counted.how in ("sum", ".sum()") and counted.parents[0] in product.parents
+    names = {part.name for part in product.parents if isinstance(part, Sym) and part.name}
+    return isinstance(count, Sym) and count.op == "derived" and count.name in names
 
 
 _SAME_SIZE = frozenset(

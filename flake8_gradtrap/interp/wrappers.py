@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import AcceleratorMade, GradientMeasured, WrapperMade
+from flake8_gradtrap.events import AcceleratorMade, GradientMeasured, GradientReadOut, WrapperMade
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.numerics import Numerics
@@ -14,6 +14,10 @@ _MEASURES = frozenset({"norm", "vector_norm", "mean", "std", "var", "max", "add_
 
 _SCALES = frozenset({"fp16", "16", "16-mixed", 16})
 """Precisions in which a loss scale is at work."""
+
+
+_NEAR = 12
+"""How many values are looked at below one that may be the measure of a gradient."""
 
 
 class Wrappers(Numerics):
@@ -57,3 +61,21 @@ class Wrappers(Numerics):
         if any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames):
             return
         self.emit(GradientMeasured(self.site(node, st), self.owners(tensor.parents[0], st), how), st)
+
+    def gradient_taken(self, value: Value, how: str, node: ir.Node, st: State) -> None:
+        """Tell that a value of gradients is read out, if it was computed from that of a single tensor."""
+        if not self.hears(GradientReadOut):
+            return
+        found: set[Value] = set()
+        stack, seen = [value], 0
+        while stack and seen < _NEAR:
+            tensor = st.tensor(stack.pop())
+            seen += 1
+            if tensor is None or tensor.is_number:
+                continue
+            if tensor.op == "grad":
+                found.update(tensor.parents)
+            else:
+                stack.extend(tensor.parents)
+        if len(found) == 1:
+            self.emit(GradientReadOut(self.site(node, st), how, self.thing(found.pop())), st)

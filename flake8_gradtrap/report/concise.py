@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flake8_gradtrap.finding import Finding
-from flake8_gradtrap.notebook import is_notebook
+from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.report import Style, message_of, place
 
 
