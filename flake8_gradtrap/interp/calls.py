@@ -529,12 +529,20 @@ class Calls(Classes):
             Frame(env_id, func.closure, func, Site(node, st.frames[-1].call if st.frames else None), handed),
         )
         mode, stamp = st.mode, st.stamp
+        declared = self.grad_mode(func)  # torch turns gradients off each time a decorated generator goes on
+        if declared is not None:
+            st.mode = declared
+        doubts = declared is None and IN_DOUBT not in st.conds and self._decorated(func)
+        if doubts:
+            st.conds[IN_DOUBT] = True
         results: Results = []
         key = (Sym("frame", (env_id,)), "yielded")
         for path, signal, _ in self.exec_block(func.node.body, [st]):
             if signal != "raise":
                 item = path.drop_attr(*key) or self.unknown("", "item")
                 path.stamp = stamp
+                if doubts:
+                    path.conds.pop(IN_DOUBT, None)
                 results.append((item, self._leave(path, mode, env_id)))
         return results[:2]
 

@@ -53,6 +53,8 @@ _TRAINING = frozenset(
 _DRIVING = _TRAINING - {"parameters", "named_parameters"}
 """Words of modules whose makers are run, too: they train themselves."""
 
+_SWITCHES = frozenset({"no_grad", "inference_mode", "set_grad_enabled"})
+"""Words of functions that turn gradients off for what they call."""
 _WALKS = frozenset({"backward", "manual_backward", "autograd"})
 """Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
@@ -126,11 +128,14 @@ class Machine(Methods):
             for part in found
             if part.name and not part.mentions.isdisjoint(_DRIVING if self._is_module(part) else _TRAINING)
         }
+        evaluated = {part.name for part in found if part.kind == "function"}
         changed = True
         while changed:
             changed = False
             for part in parts:
-                if part not in found and part.kind != "import" and part.mentions & names:
+                if part in found or part.kind == "import":
+                    continue
+                if part.mentions & names or (part.mentions & evaluated and part.mentions & _SWITCHES):
                     found.add(part)
                     if part.name:
                         names.add(part.name)

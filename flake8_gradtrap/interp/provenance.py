@@ -49,7 +49,7 @@ class Provenance:
         live = self.state.conds.get(("live", value))
         if live is not None:
             return bool(live)
-        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ") or _is_size(value)):
+        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ") or _has_none(value)):
             return False
         tensor = self.state.tensor(value)
         if tensor is None:
@@ -441,11 +441,11 @@ def is_loss(name: str) -> bool:
     return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
 
 
-def _is_size(value: Sym) -> bool:
-    """Whether an unknown is a tensor's shape, or a number out of it."""
+def _has_none(value: Sym) -> bool:
+    """Whether an unknown is a tensor's shape, or a number out of it; or the `.data` of something."""
     while value.op in ("entry", "item") and value.args and isinstance(value.args[0], Sym):
         value = value.args[0]
-    return value.op == "attr" and value.name in ("shape", "ndim", "device", "dtype")
+    return value.op == "attr" and value.name in ("shape", "ndim", "device", "dtype", "data")
 
 
 def _operand(tensor: Tensor, parent: Value) -> Site | None:
