@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -328,9 +329,9 @@ class Machine(Methods):
         of_parameters = "param" in param.name
         item = self.parameter_item(None, site, st) if of_parameters else None
         it = self.new(Iterator(f"the argument `{param.name}`", (), item, of_parameters, None, site), st)
-        self.emit(
-            IteratorMade(site, Thing(it, param.name), f"the argument `{param.name}`", of_parameters, assumed=True), st
-        )
+        how = f"the argument `{param.name}`"
+        weak = not of_parameters and _of_other_things(param.annotation or "")
+        self.emit(IteratorMade(site, Thing(it, param.name), how, of_parameters, assumed=True, weak=weak), st)
         return it
 
     def root(self, func: Func, st: State, assumed: bool = False) -> list[State]:
@@ -560,6 +561,12 @@ def _one_shot(name: str, annotation: str | None) -> bool:
         outer = text.partition("[")[0].rpartition(".")[2]
         return outer in _ONE_SHOT_TYPES or ("Iterable[" in text and outer in ("Union", "Optional"))
     return name in ONE_SHOT_NAMES
+
+
+def _of_other_things(annotation: str) -> bool:
+    """Whether an annotation promises any iterable, and elements that are plainly not what is trained or trained on."""
+    found = re.search(r"\bIterable\[([\w.]+)\]", annotation)
+    return found is not None and re.search(r"tensor|param|module|batch|array|any", found[1], re.IGNORECASE) is None
 
 
 def _last(codes: Sequence[TopLevel]) -> ir.Node:

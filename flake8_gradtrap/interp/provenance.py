@@ -229,9 +229,12 @@ class Provenance:
         op = tensor.op
         if op in ("readout", "detach", "rewrap", "forced"):
             source = tensor.parents[0] if tensor.parents else Const.of(None)
+            on_purpose = op == "readout" and cut_before(self.state, tensor)
             if op in ("readout", "rewrap"):
                 source = unread(self.state, source)
             parameter = inner_op(self.state, source) == "param"
+            if parameter and on_purpose:
+                return
             had = self.history(source, guess=True)
             if had is None and op == "readout" and self._presumed(source, 0):
                 had = True
@@ -490,6 +493,11 @@ def unread(state: State, value: Value) -> Value:
         value = tensor.parents[0]
         tensor = state.tensor(value)
     return value
+
+
+def cut_before(state: State, tensor: Tensor) -> bool:
+    """Whether what is read out as a number, which needs no detach, was detached all the same: its author says so."""
+    return "numpy" not in tensor.how and bool(tensor.parents) and inner_op(state, tensor.parents[0]) == "detach"
 
 
 @dataclass(slots=True)
