@@ -677,7 +677,8 @@ class ParametersReplaced(Event):
 
     `place`: which attribute, element or name got something new; `owners`: the modules that had parameters there,
     `gained`: those that came. `whole`: a name that held a module holds another one now. `how`: the method or function
-    that made new Parameters of the old ones, "" where a part was assigned or added.
+    that made new Parameters of the old ones, "" where a part was assigned or added. `told_apart`: the parts of what has
+    the place are visible, so that a backward says through which of them it went.
     """
 
     place: Thing
@@ -685,6 +686,7 @@ class ParametersReplaced(Event):
     gained: Owners
     whole: bool = False
     how: str = ""
+    told_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
