@@ -69,7 +69,9 @@ from flake8_gradtrap.saved import SavedTensors
 from flake8_gradtrap.traits import WRITES_DATA
 
 _WALKED = ("walked",)
-_PERTURBS = re.compile(r"attack|perturb|adv|noise|ascen|hessian|finite_diff|restore|recover|init|reset|prune|mask", re.IGNORECASE)
+_PERTURBS = re.compile(
+    r"attack|perturb|adv|noise|ascen|hessian|finite_diff|restore|recover|init|reset|prune|mask", re.IGNORECASE
+)
 """Functions that change Parameters for other reasons than to train them are called so."""
 
 

@@ -233,9 +233,9 @@ class Calls(Classes):
 
     def _forget_assigned(self, func: Func, st: State) -> None:
         """What a method that was run before, and is not entered any more, would compute anew for its attributes."""
-        held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
-        if not held or not isinstance(func.node, ir.FunctionDef):
+        if func.receiver is None or not isinstance(func.node, ir.FunctionDef):
             return
+        held = st.overlay.get(func.receiver, {})
         for name in func.node.mentions & func.module.source.rebound & held.keys():
             tensor = st.tensor(held[name])
             if tensor is not None and tensor.stamp and tensor.op != "param":

@@ -333,10 +333,10 @@ class Expressions(Comprehensions):
     @staticmethod
     def _one_shot_at(record: Listing, base: Value, index: Value) -> Value:
         """One of several one-shot iterators: a counter takes another one in each iteration."""
+        first = index.args[0] if isinstance(index, Sym) and index.op == "+" else None
         if isinstance(index, Sym) and index.op == "index" and record.item is not None:
             return record.item
-        counted = isinstance(index, Sym) and index.op == "+" and isinstance(index.args[0], Sym)
-        if counted and index.args[0].op == "index" and record.items is not None and len(record.items) > 1:
+        if isinstance(first, Sym) and first.op == "index" and record.items is not None and len(record.items) > 1:
             return record.items[1]
         return Sym("entry", (base, index))
 
