@@ -434,13 +434,14 @@ class GradientMeasured(Event):
 
 @dataclass(frozen=True, slots=True)
 class GradientReadOut(Event):
-    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+    """What was computed from the gradient of one of the parameters that are iterated was turned into a Python or NumPy
+    value, for which the program has to wait.
 
-    `how`: by what. `of`: the tensor whose gradient it is.
+    `how`: by what. `inline`: in a comprehension.
     """
 
     how: str
-    of: Thing
+    inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
