@@ -80,7 +80,9 @@ class BackwardUnderAutocast(Rule):
     @on(AutocastEntered)
     def enters(self, event: AutocastEntered, watch: Watch) -> None:
         depth = len(tagged(watch, "entered"))
-        watch.put(("entered", depth), Mark(event.site, walked=frozenset({event.block}), flag=event.enabled is not False))
+        watch.put(
+            ("entered", depth), Mark(event.site, walked=frozenset({event.block}), flag=event.enabled is not False)
+        )
 
     @on(AutocastLeft)
     def leaves(self, event: AutocastLeft, watch: Watch) -> None:

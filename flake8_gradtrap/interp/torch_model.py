@@ -400,12 +400,6 @@ class TorchModel(Wrappers):
         self.emit(AnomalyDetectionSet(self.site(node, st), enabled), st)
         return self._make("anomaly", name, args, node, st)
 
-    def switched(self, given: Value | None) -> tuple[bool | None, Thing | None]:
-        """What an argument `enabled` says, and which value decides where that is not known."""
-        if given is None or isinstance(given, Const):
-            return given is None or bool(given.value), None
-        return None, self.thing(given)
-
     def _autocast(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         """`torch.autocast(device, dtype, enabled)`, or `torch.cuda.amp.autocast(enabled, dtype)`."""
         if not self.hears(AutocastEntered):
