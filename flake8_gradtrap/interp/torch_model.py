@@ -16,7 +16,6 @@ from flake8_gradtrap.events import (
     ReadOut,
     ScalerMade,
     SchedulerMade,
-    Thing,
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
