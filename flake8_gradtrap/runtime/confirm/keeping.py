@@ -122,7 +122,7 @@ class Keeping:
         said = ""
         if earlier:
             said = f"{many(earlier, 'graph')} of earlier iterations held"
-            if earlier <= 3 and code == "GTR401":
+            if code == "GTR401" and self.tracer.curious(code, site, 4):
                 said += f": {many(nodes_behind(node), 'node')} behind the total"
         self.tracer.measure(code, site, earlier >= 2, said, float(earlier), "graphs held")
         mark = Alive()

@@ -22,6 +22,7 @@ from flake8_gradtrap.finding import Finding
 from flake8_gradtrap.runtime.confirm import targets
 from flake8_gradtrap.runtime.confirm.evidence import Evidence, merge
 from flake8_gradtrap.runtime.confirm.places import statement_of
+from flake8_gradtrap.runtime.confirm.rewriting import Wanted
 from flake8_gradtrap.runtime.confirm.targets import Target
 from flake8_gradtrap.runtime.confirm.verdicts import Judge, Verdict
 
@@ -134,7 +135,7 @@ def _run(
             "folder": os.getcwd(),
             "steps": request.steps,
             "rules": sorted(rules),
-            "files": {file: _rows(file, findings) for file in files},
+            "files": {file: as_data(rows_of(file, findings)) for file in files},
             "findings": sorted({(one.code, *statement_of(one.filename, one.span.row)) for one in findings}),
             "evidence": str(evidence),
             "rank": rank,
@@ -174,7 +175,7 @@ def _wait(child: subprocess.Popen[bytes], timeout: float, evidence: Path) -> str
     return f"the program ended at once, with exit code {child.returncode}, before it could say what it saw"
 
 
-def _rows(file: str, findings: Sequence[Finding]) -> dict[str, dict[int, list[str]]]:
+def rows_of(file: str, findings: Sequence[Finding]) -> Wanted:
     """The rows of a file that findings name."""
     reported: dict[int, set[str]] = {}
     traced: dict[int, set[str]] = {}
@@ -184,9 +185,16 @@ def _rows(file: str, findings: Sequence[Finding]) -> dict[str, dict[int, list[st
         for step in finding.trace:
             if step.filename == file:
                 traced.setdefault(step.span.row, set()).add(finding.code)
+    return Wanted(
+        {row: frozenset(codes) for row, codes in reported.items()},
+        {row: frozenset(codes) for row, codes in traced.items()},
+    )
+
+
+def as_data(wanted: Wanted) -> dict[str, dict[int, list[str]]]:
     return {
-        "reported": {row: sorted(codes) for row, codes in reported.items()},
-        "traced": {row: sorted(codes) for row, codes in traced.items()},
+        "reported": {row: sorted(codes) for row, codes in wanted.reported.items()},
+        "traced": {row: sorted(codes) for row, codes in wanted.traced.items()},
     }
 
 
