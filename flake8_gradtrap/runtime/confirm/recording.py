@@ -70,4 +70,5 @@ class Recording:
         return [(place.file, place.row, count) for place, count in places]
 
     def notes(self) -> list[str]:
-        return [f"only the first {EVENTS:,} events were heard"] if self.tracer.full else []
+        full = [f"only the first {EVENTS:,} events were heard"] if self.tracer.full else []
+        return [*full, *sorted(self.hooks.notes)]

@@ -144,7 +144,8 @@ def _run(
         configuration = folder / f"asked{os.environ.get('LOCAL_RANK', '0')}.json"
         configuration.write_text(json.dumps(asked), encoding="utf-8")
         boot = _BOOT.format(root=root, file=str(configuration))
-        child = subprocess.Popen([sys.executable, "-c", boot], cwd=place)
+        surroundings = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
+        child = subprocess.Popen([sys.executable, "-c", boot], cwd=place, env=surroundings)
         return _wait(child, request.timeout, evidence)
 
 
