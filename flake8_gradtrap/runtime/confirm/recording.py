@@ -38,7 +38,7 @@ class Recording:
         self.hooks.install()
         self.modules.install()
         gc.collect()
-        gc.freeze()  # what is there already stays: the events that are kept make the collector look for garbage more often
+        gc.freeze()  # what is there stays: the events that are kept make the collector look for garbage more often
 
     def finish(self) -> None:
         """The program is over: hooks out, and the last events."""

@@ -138,6 +138,7 @@ def _run(
             "files": {file: as_data(rows_of(file, findings)) for file in files},
             "findings": sorted({(one.code, *statement_of(one.filename, one.span.row)) for one in findings}),
             "evidence": str(evidence),
+            "started": str(folder / f"started{os.environ.get('LOCAL_RANK', '0')}"),
             "rank": rank,
             "root": root,
         }
@@ -146,16 +147,23 @@ def _run(
         boot = _BOOT.format(root=root, file=str(configuration))
         surroundings = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
         child = subprocess.Popen([sys.executable, "-c", boot], cwd=place, env=surroundings)
-        return _wait(child, request.timeout, evidence)
+        return _wait(child, request.timeout, folder / f"started{os.environ.get('LOCAL_RANK', '0')}", evidence)
 
 
-def _wait(child: subprocess.Popen[bytes], timeout: float, evidence: Path) -> str:
+def _begin(child: subprocess.Popen[bytes], started: Path) -> None:
+    """Wait until the program begins: what it takes to import torch is none of its time."""
+    while child.poll() is None and not started.exists():
+        time.sleep(0.02)
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float, started: Path, evidence: Path) -> str:
     def pass_on(number: int, frame: Any) -> None:
         child.send_signal(signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
         try:
+            _begin(child, started)
             child.wait(timeout or None)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGTERM)
