@@ -155,9 +155,9 @@ class ScalerWithBfloat16(Waiting):
     def tell(made: Site, block: Site, backward: Site, scaler: Thing, watch: Watch) -> None:
         watch.report(
             made,
-            f"{quoted(scaler, 'the scaler')} scales what autocast computes in bfloat16 (line {watch.line(block)}), which "
-            "has the range of float32: nothing is gained, each step waits for the device, and once the scale has grown "
-            "too far, good steps are skipped; go without a scaler",
+            f"{quoted(scaler, 'the scaler')} scales what autocast computes in bfloat16 (line {watch.line(block)}), "
+            "which has the range of float32: nothing is gained, each step waits for the device, and once the scale has "
+            "grown too far, good steps are skipped; go without a scaler",
             trace=[
                 ("the scaler is made here", made),
                 ("autocast casts to bfloat16 here", block),
