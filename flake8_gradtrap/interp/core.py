@@ -55,8 +55,8 @@ from flake8_gradtrap.rule import Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
-_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, ModeSet, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
-"""What happens to gradients, or decides how modules are trained: a helper that does it is entered each time."""
+_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+"""What happens to gradients: a helper that does it is entered each time."""
 
 TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
@@ -463,9 +463,13 @@ class Core:
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
-        if isinstance(event, _ACTS) or (
-            isinstance(event, Escaped)
-            and any(isinstance(thing.key, Value) and self.kind(thing.key, st) in TRAINED for thing in event.things)
+        if (
+            isinstance(event, _ACTS)
+            or (isinstance(event, ModeSet) and event.training is not False)  # evaluation puts nothing right
+            or (
+                isinstance(event, Escaped)
+                and any(isinstance(thing.key, Value) and self.kind(thing.key, st) in TRAINED for thing in event.things)
+            )
         ):
             self.acts += 1
         for code, handler, watch in self._listeners.get(type(event), ()):
