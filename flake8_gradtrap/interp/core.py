@@ -182,6 +182,8 @@ class Core:
         """How many steps helpers have taken."""
         self.stalled: set[int] = set()
         """Helpers that took too many steps."""
+        self.dear: set[int] = set()
+        """Statements that took many steps on some path."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
         self.plain: set[int] = set()
@@ -504,9 +506,9 @@ class Core:
         if self.limit < math.inf:
             self.helped += amount
         own = self.steps - self.helped
-        if own > self.budget // 6 or self.steps > self.budget // 3:
+        if own > self.budget // 5 or self.steps > 3 * self.budget // 5:
             self.merger.narrow = True
-            self.merger.single = own > self.budget // 2 or self.steps > 2 * self.budget // 3
+            self.merger.single = own > self.budget // 2 or self.steps > 4 * self.budget // 5
         if self.steps > self.budget:
             raise OverBudget
         if self.steps > self.limit:

@@ -100,6 +100,15 @@ class Merger:
             self._squeeze(result, max(many // 2, min(many, 2)), Level.FORCE)
         return result
 
+    def fewer(self, states: list[State], goal: int) -> list[State]:
+        """Merge paths until so many are left, if no rule's memories get lost."""
+        result = list(states)
+        for level in (Level.SOFT, Level.FLAGS):
+            if len(result) > goal:
+                result = self._reduce(result, goal, level)
+        self._squeeze(result, goal, Level.FIRM)
+        return result
+
     def _reduce(self, states: list[State], goal: int, level: Level) -> list[State]:
         """Merge the paths that can be merged at a level, until so many are left."""
         result: list[State] = []
@@ -401,18 +410,17 @@ class _Pair:
                 return one.is_number is two.is_number
             return self._same_outline(one, two, x, y)
         if isinstance(one, Listing) and isinstance(two, Listing):
-            if (one.shape, one.of_parameters, one.bounded, one.stamp) != (
-                two.shape,
-                two.of_parameters,
-                two.bounded,
-                two.stamp,
-            ):
+            if (one.shape, one.bounded, one.stamp) != (two.shape, two.bounded, two.stamp):
+                return False
+            # Whose parameters it has on each path is not told.
+            alike = (one.of_parameters, one.owners) == (two.of_parameters, two.owners) or self.level >= Level.FLAGS
+            if one.of_parameters is not two.of_parameters and not alike:
                 return False
             if one.items is not None and two.items is not None and len(one.items) == len(two.items):
                 return all(self._alike(name, p, q) for p, q in zip(one.items, two.items, strict=True))
             if one.items is None and two.items is None and one.item is not None and two.item is not None:
                 return self._alike(name, one.item, two.item)
-            if self.level < Level.SOFT or one.owners != two.owners:
+            if self.level < Level.SOFT or not alike:
                 return False
             typical = (one.items or (one.item,))[-1], (two.items or (two.item,))[-1]
             return typical[0] is None or typical[1] is None or self._alike(name, typical[0], typical[1])
