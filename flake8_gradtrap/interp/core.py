@@ -506,9 +506,9 @@ class Core:
         if self.limit < math.inf:
             self.helped += amount
         own = self.steps - self.helped
-        if own > self.budget // 5 or self.steps > 3 * self.budget // 5:
+        if own > self.budget // 6 or self.steps > self.budget // 2:
             self.merger.narrow = True
-            self.merger.single = own > self.budget // 2 or self.steps > 4 * self.budget // 5
+            self.merger.single = own > self.budget // 2 or self.steps > 3 * self.budget // 4
         if self.steps > self.budget:
             raise OverBudget
         if self.steps > self.limit:
