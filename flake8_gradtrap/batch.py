@@ -190,8 +190,16 @@ def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
 # -- many files -------------------------------------------------------------------------------------------------------
 
 
-def run(tasks: Sequence[Task], jobs: int | None = None, cache: Cache | None = None) -> list[Outcome]:
-    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay."""
+def run(
+    tasks: Sequence[Task],
+    jobs: int | None = None,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay.
+
+    `progress` is told after each how many are done, and of how many.
+    """
     outcomes: dict[int, Outcome] = {}
     if cache is not None:
         cache.look_again()
@@ -200,6 +208,8 @@ def run(tasks: Sequence[Task], jobs: int | None = None, cache: Cache | None = No
     try:
         for number, outcome in _work(tasks, left, jobs):
             outcomes[number] = outcome
+            if progress is not None:
+                progress(len(outcomes), len(tasks))
             if cache is not None:
                 cache.put(tasks[number], outcome)
     finally:

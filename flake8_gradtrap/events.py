@@ -55,13 +55,15 @@ class IteratorMade(Event):
 
     `kind`: what made it, in words ("`model.parameters()`", "`filter(...)`", "a generator expression").
     `of_parameters`: it yields a model's parameters (or modules, buffers). `assumed`: nothing in sight made it: it is an
-    argument whose name or annotation says that it may be one-shot.
+    argument whose name or annotation says that it may be one-shot. `weak`: only an annotation says so, and of elements
+    that are no tensors.
     """
 
     it: Thing
     kind: str
     of_parameters: bool = False
     assumed: bool = False
+    weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,13 +434,14 @@ class GradientMeasured(Event):
 
 @dataclass(frozen=True, slots=True)
 class GradientReadOut(Event):
-    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+    """What was computed from the gradient of one of the parameters that are iterated was turned into a Python or NumPy
+    value, for which the program has to wait.
 
-    `how`: by what. `of`: the tensor whose gradient it is.
+    `how`: by what. `inline`: in a comprehension.
     """
 
     how: str
-    of: Thing
+    inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +512,11 @@ class Stepped(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScalerMade(Event):
+    """A gradient scaler was made. `enabled`, `switch`: as in AutocastEntered."""
+
     scaler: Thing
+    enabled: bool | None = True
+    switch: Thing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -885,7 +892,7 @@ class Forwarded(Event):
     `outputs`: the tensors that came out. `recorded`: whether gradients are on, as far as can be seen; None where a
     setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
     of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
-    trains or differentiates, and it can name `torch`.
+    trains or differentiates.
     """
 
     module: Thing
@@ -902,6 +909,30 @@ class GradientModeSet(Event):
     """`torch.set_grad_enabled(…)` as a statement: until the next one. `enabled`: None where it is not known."""
 
     enabled: bool | None
+
+
+# -- autocast ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AutocastEntered(Event):
+    """A block begins in which operations are cast: `with torch.autocast(…)`. `site`: where the context is made.
+
+    `block`: the block. `enabled`: False where it is visibly off, None where a value that is not known (`switch`)
+    decides. `dtype`: the name of the type, "" where it is not known.
+    """
+
+    block: Hashable
+    enabled: bool | None
+    dtype: str
+    switch: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AutocastLeft(Event):
+    """Such a block, if it was one on this path, is left."""
+
+    block: Hashable
 
 
 # -- anomaly detection ------------------------------------------------------------------------------------------------
