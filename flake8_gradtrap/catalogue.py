@@ -5,6 +5,7 @@ To import the rules takes longer than a warm run may last, so the few facts that
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -73,6 +74,20 @@ def _libcst() -> str:
         return Path(found.origin).with_name("_version.py").read_text(encoding="utf-8")
     except OSError:
         return ""
+
+
+@cache
+def rule_address(code: str) -> str | None:
+    """Where the page of a rule can be read: in the documentation that the distribution names, else in its own file."""
+    import importlib.metadata
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for address in importlib.metadata.metadata("flake8-gradtrap").get_all("Project-URL") or ():
+            label, _, url = address.partition(",")
+            if label.strip().lower() == "documentation" and url.strip():
+                return f"{url.strip().rstrip('/')}/rules/{code}/"
+    files = (path for path in _rule_files() if (match := _RULE.fullmatch(path.name)) and match[1].upper() == code)
+    return next((path.absolute().as_uri() for path in files), None)
 
 
 def _rule_files() -> Iterator[Path]:

@@ -55,13 +55,15 @@ class IteratorMade(Event):
 
     `kind`: what made it, in words ("`model.parameters()`", "`filter(...)`", "a generator expression").
     `of_parameters`: it yields a model's parameters (or modules, buffers). `assumed`: nothing in sight made it: it is an
-    argument whose name or annotation says that it may be one-shot.
+    argument whose name or annotation says that it may be one-shot. `weak`: only an annotation says so, and of elements
+    that are no tensors.
     """
 
     it: Thing
     kind: str
     of_parameters: bool = False
     assumed: bool = False
+    weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,13 +434,14 @@ class GradientMeasured(Event):
 
 @dataclass(frozen=True, slots=True)
 class GradientReadOut(Event):
-    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+    """What was computed from the gradient of one of the parameters that are iterated was turned into a Python or NumPy
+    value, for which the program has to wait.
 
-    `how`: by what. `of`: the tensor whose gradient it is.
+    `how`: by what. `inline`: in a comprehension.
     """
 
     how: str
-    of: Thing
+    inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -675,7 +678,8 @@ class ParametersReplaced(Event):
 
     `place`: which attribute, element or name got something new; `owners`: the modules that had parameters there,
     `gained`: those that came. `whole`: a name that held a module holds another one now. `how`: the method or function
-    that made new Parameters of the old ones, "" where a part was assigned or added.
+    that made new Parameters of the old ones, "" where a part was assigned or added. `told_apart`: the parts of what has
+    the place are visible, so that a backward says through which of them it went.
     """
 
     place: Thing
@@ -683,6 +687,7 @@ class ParametersReplaced(Event):
     gained: Owners
     whole: bool = False
     how: str = ""
+    told_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

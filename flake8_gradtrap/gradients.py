@@ -42,6 +42,13 @@ RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
 
 TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_"})
 
+APART = re.compile(
+    r"target|teacher|ema|momentum|shadow|frozen|froze|hidden|reference"
+    r"|(^|[_.])(ref|old|prev|pretrained|lpips|vgg|perceptual|inception)([_.]|$)",
+    re.IGNORECASE,
+)
+"""Names of what is kept out of a model, or of its training, on purpose."""
+
 LOSS_FUNCTION = re.compile(r"(^|[._])loss(es)?([._\[(]|func|fn|$)|criterion|_objective\b", re.IGNORECASE)
 """A function that computes a loss is called so."""
 

@@ -304,6 +304,18 @@ class Notebook:
             result.append(Cell(number, source))
         return result
 
+    def file_row(self, number: int, row: int) -> int:
+        """The row of the file in which a row of a cell stands; if the source is one string, that of the string."""
+        start, end = self._places.get(number, (0, 0))
+        if self._text[start:end].startswith("["):
+            lines = 1
+            for at in _items(self._text, start):
+                start = at
+                lines += _DECODER.raw_decode(self._text, at)[0].count("\n")
+                if lines > row:
+                    break
+        return self._text.count("\n", 0, start) + 1
+
     def write(self, text: str) -> bytes:
         """The file after edits of the text of its cells; nothing else in it changes."""
         sources = self.cells.sources(text)

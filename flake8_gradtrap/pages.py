@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from flake8_gradtrap.rule import Rule
 
@@ -15,6 +17,12 @@ def page(rule: type[Rule]) -> str:
     facts = f"{default} · fix: {_FIXES[rule.fix]} · since {rule.since}"
     facts += f" · for torch {rule.torch} or newer" if rule.torch else ""
     return f"# {rule.code} {rule.name}\n\n*{facts[0].upper()}{facts[1:]}*\n\n{rule.doc().strip()}\n"
+
+
+def address(rule: type[Rule]) -> str | None:
+    """Where the rule can be read, for programs that want an address: the module that says everything about it."""
+    file = getattr(sys.modules.get(rule.__module__), "__file__", None)
+    return Path(file).as_uri() if file is not None else None
 
 
 def table(rules: Iterable[type[Rule]]) -> str:

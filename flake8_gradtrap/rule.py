@@ -101,6 +101,8 @@ class Rule:
     since: ClassVar[str] = "0.1.0"
     fix: ClassVar[str] = ""
     severity: ClassVar[str] = "warning"
+    unnecessary: ClassVar[bool] = False
+    """What is reported has no effect and can go: editors show it faded."""
     torch: ClassVar[str] = ""
     """The first version of torch in which the trap is one, where that is not so in all: older targets switch it off."""
     unproved: ClassVar[str] = ""

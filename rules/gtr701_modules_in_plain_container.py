@@ -69,7 +69,6 @@ class Tower(nn.Module):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -80,15 +79,9 @@ from flake8_gradtrap.events import (
     Constructed,
     FileEnded,
 )
-from flake8_gradtrap.gradients import InRegistry
+from flake8_gradtrap.gradients import APART, InRegistry
 from flake8_gradtrap.rule import Change, Remedy, Watch, on
 from flake8_gradtrap.traits import KEEPS_SEVERAL, REGISTERS
-
-_APART = re.compile(
-    r"target|teacher|ema|frozen|froze|hidden|reference|(^|_)(ref|old|prev|pretrained|lpips|vgg|perceptual|inception)(_|$)",
-    re.IGNORECASE,
-)
-"""Names of what is kept out of a model on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +156,7 @@ def hides(attribute: Attribute) -> bool:
     """Whether a container hides something that ought to be trained."""
     if not any(part.trains for part in attribute.parts) or any(part.frozen for part in attribute.parts):
         return False
-    return attribute.count != 1 and not _APART.search(attribute.name)
+    return attribute.count != 1 and not APART.search(attribute.name)
 
 
 def registry(attribute: Attribute) -> str:

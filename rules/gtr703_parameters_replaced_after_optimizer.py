@@ -78,7 +78,7 @@ from flake8_gradtrap.events import (
     Site,
     Stepped,
 )
-from flake8_gradtrap.gradients import overlap, quoted, tagged
+from flake8_gradtrap.gradients import APART, overlap, quoted, tagged
 from flake8_gradtrap.rule import Rule, Watch, on
 
 
@@ -122,7 +122,11 @@ class ParametersReplacedAfterOptimizer(Rule):
         key = ("changed", event.place.key)
         watch.drop(key)
         given = [(one[1], two) for one, two in tagged(watch, "optimizer")]
-        if event.owners is None or any(overlap(one.owners, event.gained) is not False for _, one in given):
+        if (
+            event.owners is None
+            or APART.search(event.place.label)
+            or any(overlap(one.owners, event.gained) is not False for _, one in given)
+        ):
             return
         old = frozenset(name for name, one in given if one.owners is not None and event.owners <= one.owners)
         if old:
@@ -153,6 +157,8 @@ class ParametersReplacedAfterOptimizer(Rule):
         for key, changed in tagged(watch, "changed"):
             if changed.event.whole:
                 reached = overlap(event.owners, changed.gained) and not overlap(event.owners, changed.owners)
+            elif changed.event.told_apart:
+                reached = overlap(event.owners, changed.gained)
             else:
                 reached = overlap(event.owners, (changed.gained or frozenset()) | (changed.owners or frozenset()))
                 reached = reached is not False

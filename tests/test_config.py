@@ -249,7 +249,7 @@ def toml(value: object) -> str:
     return json.dumps(value).replace("Infinity", "inf").replace("NaN", "nan")
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*KEYS, "slect"]), VALUES, max_size=4))
 def test_whatever_a_table_holds_is_settings_or_an_error(tmp_path: Path, table: dict[str, object]) -> None:
     path = write(tmp_path, "[tool.gradtrap]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in table.items()))

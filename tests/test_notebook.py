@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Cli
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flake8_gradtrap.finding import Edit, Finding, Fix, Span, Step
@@ -93,6 +93,7 @@ LINES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(LINES, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())))
 def test_what_is_not_edited_comes_back(given: list[tuple[list[str], str, bool]]) -> None:
     made = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flake8_gradtrap.catalogue import rule_address
 from flake8_gradtrap.finding import Edit, Finding, Fix, Span, Step
 from flake8_gradtrap.report import FORMATS, Sources, Style, render
 from flake8_gradtrap.report.full import summary, underline
@@ -127,7 +128,7 @@ def test_json() -> None:
             "filename": "train.py",
             "location": {"row": 4, "column": 7},
             "end_location": {"row": 4, "column": 13},
-            "url": None,
+            "url": rule_address("GTR101"),
             "fix": {
                 "applicability": "safe",
                 "message": "make it a list",

@@ -172,6 +172,8 @@ class Core:
         """The statement or expression that is evaluated, by its identity."""
         self.statement = 0
         """The expression that is a statement by itself, by its identity."""
+        self.comprehending = 0
+        """How many comprehensions are being run, one in the other."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)

@@ -135,6 +135,8 @@ class Methods(Containers):
             label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
             self._keep(receiver, args.pos[-1], name, args, node, st, label)
             return NONE
+        if name == "enter_context" and len(args.pos) == 1:
+            self.enter_context(args.pos[0], st)
         if name == "clear" and isinstance(receiver, Sym):
             self.emit(Emptied(self.site(node, st), self.thing(receiver)), st)
             return NONE

@@ -35,7 +35,8 @@ class Replacing(Leaves):
         gained = self._gained(value, st)
         if held and gained and gained.isdisjoint(held):
             where = Thing((base, name), label)
-            self.emit(ParametersReplaced(self.site(node, st), where, held, gained), st)
+            apart = not isinstance(base, Sym) and held != frozenset({base})
+            self.emit(ParametersReplaced(self.site(node, st), where, held, gained, told_apart=apart), st)
 
     def parts_added(self, base: Value, values: Iterable[Value], how: str, node: ir.Node, st: State) -> None:
         """`module.add_module(…)` and its kin."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from flake8_gradtrap.config import NOT_ANALYSED
 from flake8_gradtrap.finding import Finding, Span
 from flake8_gradtrap.kinds import is_notebook
 
-FORMATS = ("full", "concise", "json")
+FORMATS = ("full", "concise", "json", "sarif", "github", "gitlab", "junit")
+FOR_PEOPLE = ("full", "concise", "github")
+"""Formats that other lines may stand beside."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -40,13 +43,18 @@ class Sources:
         lines = self._files[path].get(cell if is_notebook(path) else None, [])
         return lines[row - 1].rstrip("\n") if 0 < row <= len(lines) else ""
 
+    def data(self, path: str) -> bytes | None:
+        """The content of a file; None if it cannot be read."""
+        try:
+            return self._given[path] if path in self._given else Path(path).read_bytes()
+        except (OSError, ValueError):
+            return None
+
     def _read(self, path: str) -> dict[int | None, list[str]]:
         from flake8_gradtrap.notebook import Notebook  # not needed where no line is shown
         from flake8_gradtrap.source import SourceError, decode
 
-        try:
-            data = self._given[path] if path in self._given else Path(path).read_bytes()
-        except (OSError, ValueError):
+        if (data := self.data(path)) is None:
             return {}
         try:
             if is_notebook(path):
@@ -94,12 +102,20 @@ class Style:
 
 def render(format: str, findings: Sequence[Finding], sources: Sources, style: Style, unsafe: bool = False) -> str:
     """The findings in one of `FORMATS`. `unsafe`: unsafe fixes count as fixable."""
-    from flake8_gradtrap.report import concise, full, json  # they build on what is above
-
-    if format == "json":
-        return json.render(findings)
+    # They build on what is above, and who wants one of them need not import the others.
     if format == "concise":
+        from flake8_gradtrap.report import concise
+
         return concise.render(findings, style)
+    if format == "json":
+        from flake8_gradtrap.report import json
+
+        return json.render(findings)
+    if format in ("sarif", "github", "gitlab", "junit"):
+        text: str = import_module(f"flake8_gradtrap.report.{format}").render(findings, sources)
+        return text
+    from flake8_gradtrap.report import full
+
     return full.render(findings, sources, style, unsafe)
 
 

@@ -17,7 +17,7 @@ TAB = "    "
 
 
 def render(findings: Sequence[Finding], sources: Sources, style: Style, unsafe: bool = False) -> str:
-    blocks = ["".join(f"{line}\n" for line in _block(finding, sources, style)) for finding in findings]
+    blocks = ["".join(f"{line}\n" for line in block(finding, sources, style)) for finding in findings]
     return "\n".join([*blocks, summary(findings, unsafe)])
 
 
@@ -36,7 +36,8 @@ def summary(findings: Sequence[Finding], unsafe: bool = False) -> str:
     return f"{text}.\n"
 
 
-def _block(finding: Finding, sources: Sources, style: Style) -> Iterator[str]:
+def block(finding: Finding, sources: Sources, style: Style) -> Iterator[str]:
+    """The lines that show a finding."""
     yield headline(finding, style)
     span = finding.span
     last = min(max(span.row, span.end_row), span.row + ROWS - 1)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from flake8_gradtrap.catalogue import rule_address
 from flake8_gradtrap.finding import Finding, Fix, Span
 
 
@@ -20,7 +21,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "filename": finding.filename,
         **_range(finding.span),
-        "url": None,
+        "url": rule_address(finding.code),
         "fix": None if finding.fix is None else _fix(finding.fix),
         "trace": [
             {
