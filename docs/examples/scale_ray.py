@@ -2,8 +2,8 @@
 
     python docs/examples/scale_ray.py SOURCES FINDINGS [--parallelism N]
 
-SOURCES: parquet with the columns `path` (text) and `content` (text or bytes). FINDINGS: a folder for parquet with one row
-for each of these: `path`, `findings` (a list in the shape of `--output-format json`, as JSON), `codes`, `seconds` (CPU),
+SOURCES: parquet with the columns `path` (text) and `content` (text or bytes). FINDINGS: a folder for parquet, one row
+for each of these: `path`, `findings` (as JSON, in the shape of `--output-format json`), `codes`, `seconds` (CPU),
 `over_budget`. Each row is a call of a pure function, so the same program runs on a laptop and on a cluster.
 """
 
