@@ -888,7 +888,7 @@ class Forwarded(Event):
     `outputs`: the tensors that came out. `recorded`: whether gradients are on, as far as can be seen; None where a
     setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
     of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
-    trains or differentiates, and it can name `torch`.
+    trains or differentiates.
     """
 
     module: Thing

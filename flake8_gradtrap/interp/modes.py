@@ -6,7 +6,7 @@ from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import NONE, Api, Const, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Const, Sym, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -64,7 +64,7 @@ class Modes(Core):
         if func is not None and isinstance(func.node, ir.FunctionDef):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
-            only_looks = func.node.mentions.isdisjoint(acts) and func.module.lookup("torch") == Api("torch")
+            only_looks = func.node.mentions.isdisjoint(acts)
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
         self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks), st)
