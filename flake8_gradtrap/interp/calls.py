@@ -63,6 +63,10 @@ handed in.
 """
 
 
+SETTLES = frozenset({"zero_grad", "unscale_"})
+"""Words of functions that put right what others began; no finding begins with them, so no rule waits for them."""
+
+
 class Calls(Classes):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
@@ -291,6 +295,10 @@ class Calls(Classes):
         acts = self.entry_words & ACTS
         if node.mentions & acts or node.mentions & func.module.names_that_matter(acts):
             return True
+        if node.mentions & SETTLES or node.mentions & func.module.names_that_matter(SETTLES):
+            return True
+        if "train" in node.mentions and "eval" in self.entry_words and func.receiver is not None:
+            return True  # it may put back into training mode what another method has put out of it
         given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
         if any(isinstance(st.record(arg), Iterator) for arg in given) or len(node.mentions) <= SHORT:
             return True

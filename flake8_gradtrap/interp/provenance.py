@@ -330,10 +330,13 @@ class Provenance:
                 other is not parent and self.history(other, guess=True) for other in tensor.parents
             )
             subtracted = tensor.op == "sub" and parent == tensor.parents[-1]
-            target = subtracted and self.history(tensor.parents[0]) is not False
+            if tensor.op == "sub" and not subtracted:  # all of it is cut: what is alive is measured against it
+                target = self.history(parent) is False and self.history(tensor.parents[-1]) is True
+            else:
+                target = subtracted and self.history(tensor.parents[0]) is not False
             for term in self._terms(parent, additive, seen, depth + 1):
                 if target and term.cut in ("detach", "no_grad", "first order", *DECISIONS):
-                    continue  # what is subtracted from a live value is its target
+                    continue  # the other side of a difference with a live value is its target
                 if term.cut in ("detach", *DECISIONS) and self._stands_beside(tensor, parent):
                     continue
                 if term.addend is None and beside_live and tensor.op != "phi":
