@@ -17,6 +17,7 @@ import click
 
 from flake8_gradtrap import __version__, checking, files, report
 from flake8_gradtrap.cache import Cache, clean, default_folder
+from flake8_gradtrap.catalogue import rule_defaults
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
 from flake8_gradtrap.report import count
 from flake8_gradtrap.terminal import colour, plain
@@ -51,8 +52,14 @@ def _jobs(context: click.Context, parameter: click.Parameter, value: str | None)
     return int(value)
 
 
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The codes that a shell can offer; of a list with commas, those for its last part."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{code}" for code in rule_defaults() if code.startswith(last.upper())]
+
+
 def _codes(name: str, help: str) -> Callable[[Any], Any]:
-    return click.option(f"--{name}", multiple=True, metavar="CODES", help=help)
+    return click.option(f"--{name}", multiple=True, metavar="CODES", help=help, shell_complete=_complete)
 
 
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -212,7 +219,7 @@ def clean_cache(cache_dir: Path | None) -> None:
 
 
 @main.command()
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=_complete)
 @click.option("--all", "every", is_flag=True, help="Every rule.")
 def rule(code: str | None, every: bool) -> None:
     """Explain a rule: what it finds, why that is a trap, and how to fix it."""
@@ -254,7 +261,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @main.command()
-@click.argument("codes", nargs=-1, metavar="[CODE]...")
+@click.argument("codes", nargs=-1, metavar="[CODE]...", shell_complete=_complete)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to a file."

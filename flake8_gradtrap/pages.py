@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
+from flake8_gradtrap.catalogue import rule_address
 from flake8_gradtrap.rule import Rule
 
 _FIXES = {"safe": "`--fix`", "unsafe": "`--fix --unsafe-fixes`", "": "none"}
@@ -20,9 +19,8 @@ def page(rule: type[Rule]) -> str:
 
 
 def address(rule: type[Rule]) -> str | None:
-    """Where the rule can be read, for programs that want an address: the module that says everything about it."""
-    file = getattr(sys.modules.get(rule.__module__), "__file__", None)
-    return Path(file).as_uri() if file is not None else None
+    """Where the rule can be read, for programs that want an address."""
+    return rule_address(rule.code)
 
 
 def table(rules: Iterable[type[Rule]]) -> str:

@@ -643,6 +643,16 @@ async def test_the_cells_of_a_notebook_are_one_program(shared: Editor, tmp_path:
     await eventually(shared, clip, [])  # type: ignore[arg-type]
 
 
+async def test_diagnostics_of_cells_are_sent_also_to_an_editor_that_asks(tmp_path: Path) -> None:
+    """Visual Studio Code asks for those of documents only."""
+    async with session(pulling()) as editor:
+        notebook = Notebook(editor, tmp_path / "train.ipynb")
+        assert await editor.lines(notebook.uri(3)) == [("GTR101", 3)]
+        report = await editor.pull(notebook.uri(3))
+        assert isinstance(report, types.RelatedFullDocumentDiagnosticReport)
+        assert report.items == ()
+
+
 async def test_a_cell_that_cannot_be_parsed_is_told_in_it(shared: Editor, tmp_path: Path) -> None:
     notebook = Notebook(shared, tmp_path / "broken.ipynb")
     await shared.diagnostics(notebook.uri(3))
