@@ -401,7 +401,10 @@ async def test_diagnostics_are_given_when_they_are_asked_for(tmp_path: Path) -> 
         editor.edit(path, insertion(0, 0, "#\n"))
         for answer in await asyncio.gather(*asked):
             assert isinstance(answer, types.RelatedFullDocumentDiagnosticReport)
-            assert [found.range.start.line for found in answer.items] == [11]
+            assert [found.range.start.line for found in answer.items] in ([10], [11])  # 10: on a slow machine
+        last = await editor.pull(path)
+        assert isinstance(last, types.RelatedFullDocumentDiagnosticReport)
+        assert [found.range.start.line for found in last.items] == [11]
         unknown = await editor.pull(tmp_path / "other.py")
         assert isinstance(unknown, types.RelatedFullDocumentDiagnosticReport)
         assert unknown.items == ()
