@@ -78,7 +78,7 @@ def check_data(data: bytes | str, path: str, settings: Settings, tree: ast.Modul
     return replace(result, findings=unique(result.findings))
 
 
-def internal_error(error: Exception, path: str, settings: Settings) -> tuple[Finding, ...]:
+def internal_error(error: BaseException, path: str, settings: Settings) -> tuple[Finding, ...]:
     why = f"internal error: {type(error).__name__}: {error}; please report it"
     return _wanted([not_analysed(path, why)], settings)
 
@@ -134,39 +134,43 @@ class Fixed:
 
 
 def fix_text(
-    text: str, path: str, settings: Settings, unsafe: bool = False, known: tuple[Finding, ...] | None = None
+    text: str,
+    findings: tuple[Finding, ...],
+    check: Callable[[str], tuple[Finding, ...]],
+    unsafe: bool = False,
 ) -> Fixed:
-    """Check and fix in turn until nothing changes, so that a second run has nothing left to do.
+    """Fix and check in turn until nothing changes, so that a second run has nothing left to do.
 
-    `known`: what is found in the text as it is, if that was asked already.
-    Rules whose fixes undo each other, or go on for ever, are left out, and the rest is done again without them.
+    `findings`: what is found in the text; `check`: what is found in another one. Rules whose fixes undo each other, or
+    go on for ever, are left out, and the rest is done again without them.
     """
     from flake8_gradtrap.fixes import apply_fixes
 
     restless: set[str] = set()
-    first = check_data(text, path, settings).findings if known is None else known
     while True:
-        current, findings, count, seen = text, first, 0, {text}
+        current, left, count, seen = text, findings, 0, {text}
         while True:
-            fixable = [finding for finding in findings if applicable(finding, unsafe)]
+            fixable = [finding for finding in left if applicable(finding, unsafe)]
             fixes = [finding.fix for finding in fixable if finding.fix and finding.code not in restless]
             new, applied = apply_fixes(current, fixes)
             if new == current:
                 note = f"the fixes of {', '.join(sorted(restless))} do not settle" if restless else ""
-                return Fixed(current, findings, count, note)
+                return Fixed(current, left, count, note)
             if new in seen or len(seen) > ROUNDS:
                 restless |= {finding.code for finding in fixable}
                 break
             seen.add(new)
             count += applied
-            current, findings = new, check_data(new, path, settings).findings
+            current, left = new, check(new)
 
 
 def _fix(task: Task, before: Outcome) -> Outcome:
     if not any(applicable(finding, task.unsafe) for finding in before.findings):
         return before
     text, write = _opened(before.old, task.path)
-    fixed = fix_text(text, task.path, task.settings, task.unsafe, before.findings)
+    fixed = fix_text(
+        text, before.findings, lambda new: check_data(new, task.path, task.settings).findings, unsafe=task.unsafe
+    )
     new = before.old if fixed.text == text else write(fixed.text)
     return replace(before, findings=fixed.findings, new=new, fixed=fixed.count, note=fixed.note)
 
@@ -186,8 +190,16 @@ def _opened(data: bytes, path: str) -> tuple[str, Callable[[str], bytes]]:
 # -- many files -------------------------------------------------------------------------------------------------------
 
 
-def run(tasks: Sequence[Task], jobs: int | None = None, cache: Cache | None = None) -> list[Outcome]:
-    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay."""
+def run(
+    tasks: Sequence[Task],
+    jobs: int | None = None,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """The outcomes of the tasks, in their order. `jobs`: how many processes; 0: one a core; None: as many as pay.
+
+    `progress` is told after each how many are done, and of how many.
+    """
     outcomes: dict[int, Outcome] = {}
     if cache is not None:
         cache.look_again()
@@ -196,6 +208,8 @@ def run(tasks: Sequence[Task], jobs: int | None = None, cache: Cache | None = No
     try:
         for number, outcome in _work(tasks, left, jobs):
             outcomes[number] = outcome
+            if progress is not None:
+                progress(len(outcomes), len(tasks))
             if cache is not None:
                 cache.put(tasks[number], outcome)
     finally:

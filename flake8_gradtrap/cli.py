@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import json
 import os
 import re
 import sys
-import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from flake8_gradtrap import __version__, batch, files, report
-from flake8_gradtrap.batch import Outcome, Task
+from flake8_gradtrap import __version__, checking, files, report
 from flake8_gradtrap.cache import Cache, clean, default_folder
+from flake8_gradtrap.catalogue import rule_defaults
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
-from flake8_gradtrap.kinds import is_notebook
-from flake8_gradtrap.pyproject import settings_text
 from flake8_gradtrap.report import count
+from flake8_gradtrap.terminal import colour, plain
 
 if TYPE_CHECKING:
     from flake8_gradtrap.rule import Rule
@@ -57,10 +52,17 @@ def _jobs(context: click.Context, parameter: click.Parameter, value: str | None)
     return int(value)
 
 
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The codes that a shell can offer; of a list with commas, those for its last part."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{code}" for code in rule_defaults() if code.startswith(last.upper())]
+
+
 def _codes(name: str, help: str) -> Callable[[Any], Any]:
-    return click.option(f"--{name}", multiple=True, metavar="CODES", help=help)
+    return click.option(f"--{name}", multiple=True, metavar="CODES", help=help, shell_complete=_complete)
 
 
+_OUT = click.Path(dir_okay=False, path_type=Path)
 _CACHE_FOLDER = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -79,9 +81,7 @@ _CACHE_FOLDER = click.option(
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: fixes that may change what the program does.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
 @click.option("--output-format", type=click.Choice(report.FORMATS), default="full", show_default=True)
-@click.option(
-    "-o", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a file."
-)
+@click.option("-o", "--output-file", type=_OUT, help="Write the report to a file.")
 @click.option("--statistics", is_flag=True, help="Count the findings of each code, and what was run to find them.")
 @click.option("--exclude", multiple=True, metavar="PATTERNS", help="Leave out files and folders met on the way.")
 @click.option("--force-exclude/--no-force-exclude", default=None, help="Leave out files that are named, too.")
@@ -94,6 +94,10 @@ _CACHE_FOLDER = click.option(
 @click.option("--no-cache", is_flag=True, envvar="GRADTRAP_NO_CACHE", help="Neither read nor write the cache.")
 @_CACHE_FOLDER
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 also if there are findings.")
+@click.option("--add-noqa", is_flag=True, help="Hide each finding by a comment on its line.")
+@click.option("--baseline", type=_OUT, help="Tell only what this file does not know.")
+@click.option("--update-baseline", is_flag=True, help="Write what is found into the baseline.")
+@click.option("--watch", is_flag=True, help="Check again whenever a file changes.")
 def check(
     paths: tuple[str, ...],
     select: tuple[str, ...],
@@ -117,52 +121,66 @@ def check(
     no_cache: bool,
     cache_dir: Path | None,
     exit_zero: bool,
+    add_noqa: bool,
+    baseline: Path | None,
+    update_baseline: bool,
+    watch: bool,
 ) -> None:
     """Check files and folders ("." where none is given; "-": standard input).
 
     Exit code 0: nothing found, 1: findings, 2: wrong usage or an error of ours.
     """
-    started = time.perf_counter()
     if isolated and config is not None:
         fail("--config and --isolated exclude each other")
+    if update_baseline and baseline is None:
+        fail("--update-baseline needs --baseline FILE")
+    if add_noqa and (fix or diff or update_baseline):
+        fail("--add-noqa goes neither with --fix and --diff nor with --update-baseline")
     for path in paths:
         if path != files.STDIN and not os.path.lexists(path):
             fail(f"{path}: no such file or folder")
+    if files.STDIN in paths and (watch or add_noqa):
+        fail(f"{'--watch' if watch else '--add-noqa'} needs files: standard input is read once")
+    cache = None if no_cache else Cache(_cache_folder(cache_dir))
     try:
         choice = _choice(select, ignore, extend_select, preview)
         ignores = split_per_file(_split(per_file_ignores), "--per-file-ignores: ")
-        configuration = Configuration(choice, _split(exclude), config, isolated, ignores, force_exclude)
-        if show_settings:
-            for path in paths or (os.curdir,):
-                name = stdin_filename or path if path == files.STDIN else path
-                click.echo(settings_text(name, configuration.for_path(name)))
-            return
-        tasks = []
-        for path in files.discover(paths or (os.curdir,), configuration):
-            name, data = path, None
-            if path == files.STDIN:
-                name, data = stdin_filename or files.STDIN, sys.stdin.buffer.read()
-            tasks.append(batch.Task(name, configuration.for_file(name), data, fix or diff, unsafe_fixes))
     except ConfigError as error:
         fail(str(error))
 
-    cache = None if no_cache else Cache(_cache_folder(cache_dir))
-    outcomes = _fix(tasks, jobs, cache) if fix and not diff else batch.run(tasks, jobs, cache)
-    piped = next((outcome for task, outcome in zip(tasks, outcomes, strict=True) if task.data is not None), None)
-    for outcome in outcomes:
-        if outcome.note:
-            click.echo(f"{outcome.path}: not fixed: {outcome.note}", err=True)
-    if diff:
-        _show_diff(outcomes)
-        raise click.exceptions.Exit(int(any(outcome.fixed for outcome in outcomes) and not exit_zero))
-    if fix and piped is not None:
-        sys.stdout.buffer.write(piped.new)
-        sys.stdout.buffer.flush()
-    _show(outcomes, output_format, piped, unsafe_fixes, err=fix and piped is not None, file=output_file)
-    if statistics:
-        seconds = time.perf_counter() - started
-        _show_statistics(outcomes, seconds, err=output_format not in report.FOR_PEOPLE or (fix and piped is not None))
-    raise click.exceptions.Exit(int(any(outcome.findings for outcome in outcomes) and not exit_zero))
+    def configuration() -> Configuration:
+        return Configuration(choice, _split(exclude), config, isolated, ignores, force_exclude)
+
+    options = checking.Options(
+        paths=paths or (os.curdir,),
+        configuration=configuration,
+        stdin_filename=stdin_filename,
+        fix=fix,
+        unsafe_fixes=unsafe_fixes,
+        diff=diff,
+        add_noqa=add_noqa,
+        baseline=baseline,
+        update_baseline=update_baseline,
+        output_format=output_format,
+        output_file=output_file,
+        statistics=statistics,
+        jobs=jobs,
+        cache=cache,
+    )
+    try:
+        if show_settings:
+            from flake8_gradtrap.pyproject import settings_text
+
+            for path in options.paths:
+                name = stdin_filename or path if path == files.STDIN else path
+                click.echo(settings_text(name, configuration().for_path(name)))
+            return
+        if watch:
+            checking.follow(options)
+        found = checking.run(options)
+    except ConfigError as error:
+        fail(str(error))
+    raise click.exceptions.Exit(int(found and not exit_zero))
 
 
 def _cache_folder(given: Path | None) -> str:
@@ -185,126 +203,6 @@ def _choice(
     )
 
 
-def _fix(tasks: Sequence[Task], jobs: int | None, cache: Cache | None) -> list[Outcome]:
-    """Fix and write the files until none changes: what is fixed in one file can matter to another."""
-    todo = list(tasks)
-    fixed: Counter[str] = Counter()
-    notes: dict[str, str] = {}
-    for _ in range(batch.ROUNDS):
-        outcomes = batch.run(todo, jobs, cache)
-        written = 0
-        for number, outcome in enumerate(outcomes):
-            if outcome.new == outcome.old:
-                continue
-            if todo[number].data is not None:
-                todo[number] = replace(todo[number], data=outcome.new)
-            else:
-                try:
-                    files.replace_file(outcome.path, outcome.old, outcome.new)
-                except files.NotWritten as error:
-                    notes[outcome.path] = str(error)
-                    todo[number] = replace(todo[number], fix=False)
-                    outcomes[number] = batch.check_file(todo[number])
-                    continue
-            fixed[outcome.path] += outcome.fixed
-            written += 1
-        if written == 0 or len(todo) == 1:
-            break
-    if fixed:
-        what = f"Fixed {count(fixed.total(), 'trap')} in {count(len(fixed), 'file')}."
-        click.echo(what, err=True)
-    return [replace(outcome, note=notes.get(outcome.path, outcome.note)) for outcome in outcomes]
-
-
-# -- output -----------------------------------------------------------------------------------------------------------
-
-
-def _colour(err: bool = False) -> bool:
-    stream = sys.stderr if err else sys.stdout
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def _show(
-    outcomes: Sequence[Outcome], format: str, piped: Outcome | None, unsafe: bool, err: bool, file: Path | None
-) -> None:
-    findings = batch.unique(finding for outcome in outcomes for finding in outcome.findings)
-    given: Mapping[str, bytes] = {} if piped is None else {piped.path: piped.new}
-    colour = _colour(err) and file is None
-    text = report.render(format, findings, report.Sources(given), report.Style(colour), unsafe)
-    if file is not None:
-        try:
-            file.write_text(text, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            fail(f"--output-file: {file}: {error.strerror}")
-        return
-    click.echo(text, nl=False, err=err, color=colour)
-
-
-def _show_diff(outcomes: Sequence[Outcome]) -> None:
-    import difflib
-
-    changed = [outcome for outcome in outcomes if outcome.new != outcome.old]
-    for outcome in changed:
-        for name, before, after in _pairs(outcome):
-            for line in difflib.unified_diff(before, after, name, name):
-                click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
-    fixed = sum(outcome.fixed for outcome in changed)
-    left = sum(len(outcome.findings) for outcome in outcomes)
-    what = f"Would fix {count(fixed, 'trap')} in {count(len(changed), 'file')}; {left} would be left."
-    click.echo(what, err=True)
-
-
-def _pairs(outcome: Outcome) -> Iterator[tuple[str, list[str], list[str]]]:
-    """The names and the lines of a file, or of each cell of a notebook, before and after its fixes."""
-    from flake8_gradtrap.notebook import Notebook
-    from flake8_gradtrap.source import decode
-
-    if is_notebook(outcome.path):
-        new = {cell.number: cell.source for cell in Notebook(outcome.new).cells}
-        for cell in Notebook(outcome.old).cells:
-            if new[cell.number] != cell.source:
-                before, after = (
-                    [*text.splitlines(keepends=True)[:-1], f"{text.splitlines()[-1]}\n"]
-                    for text in (cell.source, new[cell.number])
-                )
-                yield f"{outcome.path}:cell {cell.number}", before, after
-        return
-    before, after = (list(io.StringIO(decode(data)[0], newline="")) for data in (outcome.old, outcome.new))
-    yield outcome.path, before, after
-
-
-SLOWEST = 10
-"""So many of the slowest files are shown by --statistics."""
-SLOW = 0.01
-"""Of what takes fewer seconds nobody needs to know."""
-
-
-def _show_statistics(outcomes: Sequence[Outcome], seconds: float, err: bool) -> None:
-    findings = [finding for outcome in outcomes for finding in outcome.findings]
-    names = {finding.code: finding.name for finding in findings}
-    for code, number in sorted(Counter(finding.code for finding in findings).items()):
-        click.echo(f"{number:6}  {code}  {names[code]}", err=err)
-    gathered = [(outcome.path, outcome.statistics) for outcome in outcomes if outcome.statistics is not None]
-    slowest = sorted(gathered, key=lambda pair: -pair[1].seconds)[:SLOWEST]
-    if slowest and slowest[0][1].seconds >= SLOW:
-        click.echo("Slowest files (CPU seconds):", err=err)
-    for path, one in slowest:
-        if one.seconds >= SLOW:
-            click.echo(f"{one.seconds:6.2f}  {report.printable(path)}", err=err)
-    over = [(path, name) for path, one in gathered for name in one.over_budget]
-    if over:
-        click.echo("Given up over budget, and so not judged:", err=err)
-    for path, name in over:
-        click.echo(f"        {report.printable(path)}: {report.printable(name)}", err=err)
-    parts = (
-        count(len(outcomes), "file"),
-        f"{count(sum(one.functions_run for _, one in gathered), 'function')} run",
-        f"{sum(one.functions_over_budget for _, one in gathered)} given up over budget",
-        f"{seconds:.2f} s",
-    )
-    click.echo(", ".join(parts), err=err)
-
-
 # -- clean ------------------------------------------------------------------------------------------------------------
 
 
@@ -321,7 +219,7 @@ def clean_cache(cache_dir: Path | None) -> None:
 
 
 @main.command()
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=_complete)
 @click.option("--all", "every", is_flag=True, help="Every rule.")
 def rule(code: str | None, every: bool) -> None:
     """Explain a rule: what it finds, why that is a trap, and how to fix it."""
@@ -331,13 +229,13 @@ def rule(code: str | None, every: bool) -> None:
 
     chosen = _every_rule() if code is None else [_known_rule(code)]
     text = "\n\n".join(page(known) for known in chosen)
-    if _colour():
+    if colour():
         from rich.console import Console
         from rich.markdown import Markdown
 
         Console().print(Markdown(text))
     else:
-        click.echo(text, nl=False)
+        click.echo(plain(text), nl=False)
 
 
 def _every_rule() -> list[type[Rule]]:
@@ -363,7 +261,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @main.command()
-@click.argument("codes", nargs=-1, metavar="[CODE]...")
+@click.argument("codes", nargs=-1, metavar="[CODE]...", shell_complete=_complete)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to a file."
@@ -403,8 +301,7 @@ def prove(codes: tuple[str, ...], device: str, json_file: Path | None, plot_file
             real.plot(proofs, where, plot_file)
         except ValueError as error:  # the ending is no format that matplotlib knows
             fail(f"--plot: {error}")
-    colour = _colour()
-    console = Console(no_color=not colour, highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(no_color=not colour(), highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(real.table(proofs, where))
     failed = [proof.code for proof in proofs if not proof.ok]
     proved = sum(proof.verdict == "PASS" for proof in proofs)
@@ -475,7 +372,7 @@ def confirm(
         configuration = Configuration(_choice(select, ignore, extend_select, preview), (), config, isolated)
         request = running.Request(target, arguments, steps, timeout, workdir)
         files = {"--json": json_file, "--sarif": sarif_file}
-        status = command.run(request, configuration, files, _colour())
+        status = command.run(request, configuration, files, colour())
     except (targets.NotFound, ConfigError) as error:
         fail(str(error))
     except Exception as error:  # of ours: exit code 1 would say that a trap was confirmed
@@ -496,3 +393,21 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("proving", total=total)
         yield lambda name: bar.update(task, advance=1, description=name)
+
+
+# -- server -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--stdio", is_flag=True, help="Talk on standard input and output; there is no other way.")
+def server(stdio: bool) -> None:
+    """Serve an editor: the language server protocol on standard input and output.
+
+    Editors start this by themselves; docs/editors.md says how to set them up.
+    """
+    for needed in ("pygls", "lsprotocol"):
+        if importlib.util.find_spec(needed) is None:
+            fail(f"the server needs {needed}: pip install 'flake8-gradtrap[lsp]'")
+    from flake8_gradtrap.server.app import main as serve
+
+    serve()

@@ -18,12 +18,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
-from flake8_gradtrap.finding import Finding, Fix, Span, Step
+from flake8_gradtrap.finding import Edit, Finding, Fix, Span, Step
 from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.notebook import text_of
 from flake8_gradtrap.own import using
 from flake8_gradtrap.result import Result, Statistics
-from flake8_gradtrap.rule import Rule, all_rules
+from flake8_gradtrap.rule import Remedy, Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile
 from flake8_gradtrap.traits import words_of
 
@@ -238,6 +238,7 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
             for change in report.remedy.changes
         )
         edits = build_edits(report.remedy.changes) if local else None
+        edits = _with_imports(edits, report.remedy, source) if edits else None
         if edits:
             fix = Fix(report.remedy.message, edits, report.remedy.safe)
     return Finding(
@@ -251,6 +252,19 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
         report.severity or rule.severity,
         report.preview,
     )
+
+
+def _with_imports(edits: tuple[Edit, ...], remedy: Remedy, source: SourceFile) -> tuple[Edit, ...] | None:
+    """The edits, behind the imports that they need; None where one cannot be added in front of them."""
+    from flake8_gradtrap.imports import needed_import
+
+    added: list[Edit] = []
+    for module in sorted({change.imports for change in remedy.changes} - {""}):
+        edit = needed_import(source, module)
+        if edit is None or (edit.content and edit.span >= min(edits).span):
+            return None
+        added += [edit] if edit.content else []
+    return (*added, *edits)
 
 
 def _is_local(site: Site, source: SourceFile) -> bool:

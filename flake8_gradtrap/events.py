@@ -55,13 +55,15 @@ class IteratorMade(Event):
 
     `kind`: what made it, in words ("`model.parameters()`", "`filter(...)`", "a generator expression").
     `of_parameters`: it yields a model's parameters (or modules, buffers). `assumed`: nothing in sight made it: it is an
-    argument whose name or annotation says that it may be one-shot.
+    argument whose name or annotation says that it may be one-shot. `weak`: only an annotation says so, and of elements
+    that are no tensors.
     """
 
     it: Thing
     kind: str
     of_parameters: bool = False
     assumed: bool = False
+    weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,13 +436,14 @@ class GradientMeasured(Event):
 
 @dataclass(frozen=True, slots=True)
 class GradientReadOut(Event):
-    """What was computed from one gradient was turned into a Python or NumPy value, for which the program has to wait.
+    """What was computed from the gradient of one of the parameters that are iterated was turned into a Python or NumPy
+    value, for which the program has to wait.
 
-    `how`: by what. `of`: the tensor whose gradient it is.
+    `how`: by what. `inline`: in a comprehension.
     """
 
     how: str
-    of: Thing
+    inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -887,7 +890,7 @@ class Forwarded(Event):
     `outputs`: the tensors that came out. `recorded`: whether gradients are on, as far as can be seen; None where a
     setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
     of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
-    trains or differentiates, and it can name `torch`.
+    trains or differentiates.
     """
 
     module: Thing

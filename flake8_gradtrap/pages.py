@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flake8_gradtrap.catalogue import rule_address
 from flake8_gradtrap.rule import Rule
 
 _FIXES = {"safe": "`--fix`", "unsafe": "`--fix --unsafe-fixes`", "": "none"}
@@ -15,6 +16,11 @@ def page(rule: type[Rule]) -> str:
     facts = f"{default} · fix: {_FIXES[rule.fix]} · since {rule.since}"
     facts += f" · for torch {rule.torch} or newer" if rule.torch else ""
     return f"# {rule.code} {rule.name}\n\n*{facts[0].upper()}{facts[1:]}*\n\n{rule.doc().strip()}\n"
+
+
+def address(rule: type[Rule]) -> str | None:
+    """Where the rule can be read, for programs that want an address."""
+    return rule_address(rule.code)
 
 
 def table(rules: Iterable[type[Rule]]) -> str:

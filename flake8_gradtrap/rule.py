@@ -40,6 +40,7 @@ class Change:
     front of the statement in which the site stands), "function-top" (insert the line `before` as first statement of the
     function that the site defines), "decorate" (insert the line `before` above its `def`), "delete-statement",
     "delete-argument" (of a call), or "move-before" (move the statement of the site in front of that of `target`).
+    `imports`: a module whose name the change uses: it is imported at the top of the file where it is not yet.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Change:
     before: str = ""
     after: str = ""
     target: Site | None = None
+    imports: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class Rule:
     since: ClassVar[str] = "0.1.0"
     fix: ClassVar[str] = ""
     severity: ClassVar[str] = "warning"
+    unnecessary: ClassVar[bool] = False
+    """What is reported has no effect and can go: editors show it faded."""
     torch: ClassVar[str] = ""
     """The first version of torch in which the trap is one, where that is not so in all: older targets switch it off."""
     unproved: ClassVar[str] = ""

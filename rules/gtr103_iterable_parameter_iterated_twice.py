@@ -124,6 +124,7 @@ class IterableParameterIteratedTwice(Rule):
             remedy=Remedy("Make it a list at the top of the function", (Change("function-top", made.site, line),))
             if made.assumed and name
             else None,
+            preview=made.weak,
         )
 
 

@@ -155,7 +155,7 @@ class EvaluationRecordsGraph(InModes):
         name = f"`{event.module.label}`" if event.module.label else "the model"
         remedy = None
         if event.only_looks and event.definition is not None:
-            change = Change("decorate", event.definition, "@torch.no_grad()")
+            change = Change("decorate", event.definition, "@torch.no_grad()", imports="torch")
             remedy = Remedy("Turn gradients off in this function", (change,))
         watch.report(
             event.site,

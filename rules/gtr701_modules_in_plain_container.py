@@ -169,13 +169,14 @@ def remedy(event: AttributeSet, attribute: Attribute) -> Remedy | None:
     """Put the right container around the value, where it can hold all that is in the plain one."""
     kinds = {part.kind for part in attribute.parts}
     later = not event.made_here and len(event.attribute.parts) != len(attribute.parts)
-    if event.value is None or not attribute.whole or len(kinds) != 1 or later or not (event.ready and event.namespace):
+    if event.value is None or not attribute.whole or len(kinds) != 1 or later or not event.ready:
         return None
     if attribute.kind == "dict" and not attribute.named:
         return None
     name = registry(attribute)
-    change = Change("wrap", event.value, f"{event.namespace}.{name}(", ")")
-    return Remedy(f"Register what it holds with `{event.namespace}.{name}`", (change,), attribute.kind != "dict")
+    namespace, missing = (event.namespace, "") if event.namespace else ("torch.nn", "torch")
+    change = Change("wrap", event.value, f"{namespace}.{name}(", ")", imports=missing)
+    return Remedy(f"Register what it holds with `{namespace}.{name}`", (change,), attribute.kind != "dict")
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

@@ -1,21 +1,21 @@
-"""Parameters, or tensors that a graph needs, are changed through `.data`, which autograd does not notice.
+"""What a graph still needs is changed through `.data`, between its forward and its backward.
 
 ## What it does
 
-Reports a hand-written update of Parameters through `.data` (`p.data -= lr * p.grad`), and a write through `.data`,
-between a forward and its backward, to a tensor that the backward needs. As a preview: other writes through the `.data`
-of Parameters in a training loop, such as moving averages and the clipping of weights.
+Reports a write through `.data`, between a forward and its backward, to a tensor that the backward needs. As a preview:
+other writes through the `.data` of Parameters that are trained: a hand-written update (`p.data -= lr * p.grad`), moving
+averages, the clipping of weights.
 
 ## Why it is a trap
 
 `x.data` shares the memory of `x`, but not its version counter. A write between forward and backward changes what the
 backward multiplies with: torch would refuse it, but does not see it here, and the gradients are wrong without a word.
-An update after the backward does what it says today, and hides the mistake when somebody moves it. `.data` dates from
-before `torch.no_grad()`, under which the same line is checked.
+A write after the backward does what it says today, and hides the mistake when somebody moves it: hence the preview.
+`.data` dates from before `torch.no_grad()`, under which the same line is checked.
 
 ## Known limits
 
-False positives: a write that takes effect only after the last backward.
+False positives: none known; in the preview, weights that are perturbed and put back.
 
 False negatives: Parameters that are handed to a function whose callers are not in sight.
 
@@ -27,12 +27,14 @@ There is no fix: the block that belongs under `torch.no_grad()` is for its autho
 import torch
 
 
-def train(model, loader, criterion, lr):
+def train(model, loader, optimizer):
     for x, y in loader:
-        model.zero_grad()
-        criterion(model(x), y).backward()
-        for p in model.parameters():
-            p.data.add_(p.grad, alpha=-lr)  # nobody checks that no graph needs what was here
+        error = model(x) - y
+        loss = error.pow(2).mean()
+        error.data.clamp_(-1, 1)  # the backward of `pow` reads what is written here
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 ```
 
 ## Fixed
@@ -41,13 +43,13 @@ def train(model, loader, criterion, lr):
 import torch
 
 
-def train(model, loader, criterion, lr):
+def train(model, loader, optimizer):
     for x, y in loader:
-        model.zero_grad()
-        criterion(model(x), y).backward()
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(p.grad, alpha=-lr)
+        error = (model(x) - y).clamp(-1, 1)
+        loss = error.pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 ```
 
 ## References
@@ -67,7 +69,9 @@ from flake8_gradtrap.saved import SavedTensors
 from flake8_gradtrap.traits import WRITES_DATA
 
 _WALKED = ("walked",)
-_PERTURBS = re.compile(r"attack|perturb|adv|noise|ascen|restore|recover|init|reset|prune|mask", re.IGNORECASE)
+_PERTURBS = re.compile(
+    r"attack|perturb|adv|noise|ascen|hessian|finite_diff|restore|recover|init|reset|prune|mask", re.IGNORECASE
+)
 """Functions that change Parameters for other reasons than to train them are called so."""
 
 
@@ -76,7 +80,7 @@ class DataMutation(SavedTensors):
 
     code = "GTR704"
     name = "data-mutation"
-    summary = "Parameters, or tensors that a graph needs, are changed through `.data`"
+    summary = "What a graph still needs is changed through `.data`"
     words = (WRITES_DATA,)
     roots = ("backward", "manual_backward")
 
@@ -114,6 +118,7 @@ class DataMutation(SavedTensors):
                 f"`{name}` is updated by hand through `.data`, where autograd cannot see that a graph still needs it; "
                 "update it under `torch.no_grad()` instead",
                 trace=trace,
+                preview=True,
             )
         elif tagged(watch, "in a loop") and not _PERTURBS.search(event.function):
             watch.report(

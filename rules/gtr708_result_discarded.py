@@ -80,6 +80,7 @@ class ResultDiscarded(Rule):
     code = "GTR708"
     name = "result-discarded"
     summary = "A method that returns a new tensor is called as a statement, and does nothing"
+    unnecessary = True
     words = (DROPS_RESULT,)
 
     @on(ResultDropped)

@@ -433,7 +433,7 @@ def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rule_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flake8_gradtrap.rule.all_rules", lambda: {"GTR301": SomeTrap})
-    monkeypatch.setattr("flake8_gradtrap.cli._colour", lambda: True)
+    monkeypatch.setattr("flake8_gradtrap.cli.colour", lambda: True)
     output = cli("rule", "GTR301").stdout
     assert "What it does" in output
     assert "#" not in output

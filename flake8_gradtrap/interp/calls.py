@@ -63,6 +63,10 @@ handed in.
 """
 
 
+SETTLES = frozenset({"zero_grad", "unscale_"})
+"""Words of functions that put right what others began; no finding begins with them, so no rule waits for them."""
+
+
 class Calls(Classes):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
@@ -217,9 +221,11 @@ class Calls(Classes):
         idle = self.idle.get(func.ident, 0)
         often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
         if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
+            self._forget_assigned(func, st)
             name = self._called(node).rpartition(".")[2]
             return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
         if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
+            self._forget_assigned(func, st)
             return self._out_of_sight(func, args, node, st)
         return self._within_limits(func, args, node, st)
 
@@ -228,6 +234,16 @@ class Calls(Classes):
         if self._may_act(func):
             self.escape(args.all(), node, st, self._called(node))
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+
+    def _forget_assigned(self, func: Func, st: State) -> None:
+        """What a method that was run before, and is not entered any more, would compute anew for its attributes."""
+        if func.receiver is None or not isinstance(func.node, ir.FunctionDef):
+            return
+        held = st.overlay.get(func.receiver, {})
+        for name in func.node.mentions & func.module.source.rebound & held.keys():
+            tensor = st.tensor(held[name])
+            if tensor is not None and tensor.stamp and tensor.op != "param":
+                st.set_attr(func.receiver, name, self.unknown(name, "member"))
 
     def _may_act(self, func: Func) -> bool:
         """Whether a function that is not entered may act on gradients, by its words and by those of what it calls."""
@@ -279,6 +295,10 @@ class Calls(Classes):
         acts = self.entry_words & ACTS
         if node.mentions & acts or node.mentions & func.module.names_that_matter(acts):
             return True
+        if node.mentions & SETTLES or node.mentions & func.module.names_that_matter(SETTLES):
+            return True
+        if "train" in node.mentions and "eval" in self.entry_words and func.receiver is not None:
+            return True  # it may put back into training mode what another method has put out of it
         given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
         if any(isinstance(st.record(arg), Iterator) for arg in given) or len(node.mentions) <= SHORT:
             return True
@@ -529,12 +549,20 @@ class Calls(Classes):
             Frame(env_id, func.closure, func, Site(node, st.frames[-1].call if st.frames else None), handed),
         )
         mode, stamp = st.mode, st.stamp
+        declared = self.grad_mode(func)  # torch turns gradients off each time a decorated generator goes on
+        if declared is not None:
+            st.mode = declared
+        doubts = declared is None and IN_DOUBT not in st.conds and self._decorated(func)
+        if doubts:
+            st.conds[IN_DOUBT] = True
         results: Results = []
         key = (Sym("frame", (env_id,)), "yielded")
         for path, signal, _ in self.exec_block(func.node.body, [st]):
             if signal != "raise":
                 item = path.drop_attr(*key) or self.unknown("", "item")
                 path.stamp = stamp
+                if doubts:
+                    path.conds.pop(IN_DOUBT, None)
                 results.append((item, self._leave(path, mode, env_id)))
         return results[:2]
 

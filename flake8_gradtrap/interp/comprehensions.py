@@ -22,6 +22,13 @@ from flake8_gradtrap.interp.values import (
 
 class Comprehensions(Conditions):
     def eval_Comp(self, node: ir.Comp, st: State) -> Results:
+        self.comprehending += 1
+        try:
+            return self._evaluate(node, st)
+        finally:
+            self.comprehending -= 1
+
+    def _evaluate(self, node: ir.Comp, st: State) -> Results:
         results: Results = []
         first = node.fors[0]
         lazy = node.kind == "gen"

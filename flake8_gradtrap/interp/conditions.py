@@ -47,6 +47,10 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+OBJECTS = frozenset({"scaler", "optimizer", "scheduler", "accelerator"})
+"""Kinds of what is true wherever it is not None, and is not None wherever one of its methods is called."""
+
+
 class Conditions(Windows, Modes, Overwriting, Inference, Unused):
     def eval_Compare(self, node: ir.Compare, st: State) -> Results:
         results: Results = []
@@ -252,13 +256,15 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
         if (first := self._first_index(value)) is not None:
             return not first
         if value.op == "isnone":
-            if st.conds.get(("truth", value.args[0])) is True:
-                return False
+            there = st.conds.get(("truth", value.args[0]))
+            if there is not None and (there or self.kind(value.args[0], st) in OBJECTS):  # type: ignore[arg-type]
+                return not there
             return st.conds.get(("isnone", value.args[0]))
         if value.op == "==" and ("equals", value.args[0]) in st.conds and isinstance(value.args[1], Const):
             return bool(st.conds[("equals", value.args[0])] == value.args[1])
-        if st.conds.get(("isnone", value)) is True:
-            return False
+        none = st.conds.get(("isnone", value))
+        if none or (none is False and self.kind(value, st) in OBJECTS):
+            return not none
         known: bool | None = st.conds.get(("truth", value))
         if known is None and (remainder := _remainder(value)) is not None and self.holds_one(remainder, st):
             return value.op == "=="  # every batch is the last of its window

@@ -135,4 +135,4 @@ class Containers(OwnModel):
     def on_tuple(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
         return [(self.unknown(name), st)]
 
-    on_const = on_function = on_class = on_context = on_tuple
+    on_const = on_function = on_class = on_tuple

@@ -15,6 +15,7 @@ from flake8_gradtrap.events import (
     Differentiated,
     Escaped,
     Event,
+    ModeSet,
     OptimizerMade,
     Owners,
     ScalerUpdated,
@@ -54,8 +55,8 @@ from flake8_gradtrap.rule import Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
-_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
-"""What happens to gradients."""
+_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, ModeSet, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+"""What happens to gradients, or decides how modules are trained: a helper that does it is entered each time."""
 
 TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
@@ -172,6 +173,8 @@ class Core:
         """The statement or expression that is evaluated, by its identity."""
         self.statement = 0
         """The expression that is a statement by itself, by its identity."""
+        self.comprehending = 0
+        """How many comprehensions are being run, one in the other."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}
         """The identities of objects, by where they are made and what they are then."""
         self.outermost = (0, 0)

@@ -302,6 +302,8 @@ class Expressions(Comprehensions):
                 if self.provenance(st).history(record.item, guess=True):
                     self.likely.add(entry)
                 return entry
+            if isinstance(st.record(record.item), Iterator):
+                return self._one_shot_at(record, base, index)
             return record.item if record.item is not None else Sym("entry", (base, index))
         if isinstance(record, Tensor):
             keyed = isinstance(index, Const) or (isinstance(index, Sym) and index.op == "joined")
@@ -327,6 +329,16 @@ class Expressions(Comprehensions):
         elif base in self.likely:
             self.likely.add(entry)
         return entry
+
+    @staticmethod
+    def _one_shot_at(record: Listing, base: Value, index: Value) -> Value:
+        """One of several one-shot iterators: a counter takes another one in each iteration."""
+        first = index.args[0] if isinstance(index, Sym) and index.op == "+" else None
+        if isinstance(index, Sym) and index.op == "index" and record.item is not None:
+            return record.item
+        if isinstance(first, Sym) and first.op == "index" and record.items is not None and len(record.items) > 1:
+            return record.items[1]
+        return Sym("entry", (base, index))
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

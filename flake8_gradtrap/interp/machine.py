@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -53,6 +54,8 @@ _TRAINING = frozenset(
 _DRIVING = _TRAINING - {"parameters", "named_parameters"}
 """Words of modules whose makers are run, too: they train themselves."""
 
+_SWITCHES = frozenset({"no_grad", "inference_mode", "set_grad_enabled"})
+"""Words of functions that turn gradients off for what they call."""
 _WALKS = frozenset({"backward", "manual_backward", "autograd"})
 """Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
@@ -126,11 +129,14 @@ class Machine(Methods):
             for part in found
             if part.name and not part.mentions.isdisjoint(_DRIVING if self._is_module(part) else _TRAINING)
         }
+        evaluated = {part.name for part in found if part.kind == "function"}
         changed = True
         while changed:
             changed = False
             for part in parts:
-                if part not in found and part.kind != "import" and part.mentions & names:
+                if part in found or part.kind == "import":
+                    continue
+                if part.mentions & names or (part.mentions & evaluated and part.mentions & _SWITCHES):
                     found.add(part)
                     if part.name:
                         names.add(part.name)
@@ -323,9 +329,9 @@ class Machine(Methods):
         of_parameters = "param" in param.name
         item = self.parameter_item(None, site, st) if of_parameters else None
         it = self.new(Iterator(f"the argument `{param.name}`", (), item, of_parameters, None, site), st)
-        self.emit(
-            IteratorMade(site, Thing(it, param.name), f"the argument `{param.name}`", of_parameters, assumed=True), st
-        )
+        how = f"the argument `{param.name}`"
+        weak = not of_parameters and _of_other_things(param.annotation or "")
+        self.emit(IteratorMade(site, Thing(it, param.name), how, of_parameters, assumed=True, weak=weak), st)
         return it
 
     def root(self, func: Func, st: State, assumed: bool = False) -> list[State]:
@@ -555,6 +561,12 @@ def _one_shot(name: str, annotation: str | None) -> bool:
         outer = text.partition("[")[0].rpartition(".")[2]
         return outer in _ONE_SHOT_TYPES or ("Iterable[" in text and outer in ("Union", "Optional"))
     return name in ONE_SHOT_NAMES
+
+
+def _of_other_things(annotation: str) -> bool:
+    """Whether an annotation promises any iterable, and elements that are plainly not what is trained or trained on."""
+    found = re.search(r"\bIterable\[([\w.]+)\]", annotation)
+    return found is not None and re.search(r"tensor|param|module|batch|array|any", found[1], re.IGNORECASE) is None
 
 
 def _last(codes: Sequence[TopLevel]) -> ir.Node:

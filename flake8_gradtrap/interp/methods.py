@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried
+from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
@@ -57,6 +59,9 @@ _QUIET = frozenset(
 )
 
 
+_TRAINS = re.compile(r"^(step|fit|update)$|backward|optimi[sz]e|minimi[sz]e|(^|_)train_(step|batch|one)")
+"""What a method of a module is called that may step and clear by itself, if it cannot be seen."""
+
 _SCALE_SETTINGS = frozenset(
     f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
 )
@@ -83,6 +88,10 @@ class Methods(Containers):
         kind = self.kind(receiver, st)
         if name == "backward" and kind == "const":
             raise Dead  # a placeholder that is still to be written
+        if kind in OBJECTS and isinstance(receiver, Sym):
+            if st.conds.get(("isnone", receiver)):
+                raise Dead  # this path does not exist
+            st.conds[("truth", receiver)] = True
         if isinstance(receiver, Super):
             kind = self.class_kind(receiver.owner)
             receiver = receiver.receiver
@@ -103,6 +112,9 @@ class Methods(Containers):
         )
         if name == "backward" and args.pos and (kind != "tensor" or handed):
             self._engine_backward(receiver, kind, args, node, st)
+            return [(NONE, st)]
+        if name == "manual_backward" and args.pos:
+            self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return [(NONE, st)]
         if name == "backward" and isinstance(receiver, Sym) and not kind:
             kind = "tensor"
@@ -135,6 +147,8 @@ class Methods(Containers):
             label = self.label(node.func.value) if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else ""
             self._keep(receiver, args.pos[-1], name, args, node, st, label)
             return NONE
+        if name == "enter_context" and len(args.pos) == 1:
+            self.enter_context(args.pos[0], st)
         if name == "clear" and isinstance(receiver, Sym):
             self.emit(Emptied(self.site(node, st), self.thing(receiver)), st)
             return NONE
@@ -146,9 +160,6 @@ class Methods(Containers):
             return self.unknown(name)
         if name == "__call__" and (norm := self.clip_unseen(self._called(node), args, node, st)) is not None:
             return norm
-        if name in ("manual_backward",) and args.pos:
-            self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
-            return NONE
         if isinstance(receiver, Sym) and self.know.activations.get(name, "views") != "views" and len(args.all()) < 2:
             return self.make_tensor("op", (receiver,), node, st, how="." + name, saves=True)
         for value in args.all():
@@ -607,7 +618,7 @@ class Methods(Containers):
                 Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st
             )
             return [(self.unknown(name), st)]
-        if name in ("step", "train_batch", "train_step", "optimize_parameters", "fit", "update"):
+        if _TRAINS.search(name):
             return None
         if name == "__call__":
             for arg in args.all():

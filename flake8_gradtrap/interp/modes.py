@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Core
+from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Api, Const, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Const, Sym, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -64,7 +64,7 @@ class Modes(Core):
         if func is not None and isinstance(func.node, ir.FunctionDef):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
-            only_looks = func.node.mentions.isdisjoint(acts) and func.module.lookup("torch") == Api("torch")
+            only_looks = func.node.mentions.isdisjoint(acts)
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
         self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks), st)
@@ -86,6 +86,30 @@ class Modes(Core):
             st.conds.pop(IN_DOUBT, None)
             st.mode = record.flag
         self.emit(GradientModeSet(self.site(node, st), record.flag), st)
+
+    def on_context(self, context: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
+        """`torch.no_grad().__enter__()`: nothing ends it but its own `__exit__`."""
+        if name == "__enter__":
+            st.set_attr(context, "mode before", Const.of(st.mode))
+            self.enter_context(context, st)
+            return [(context, st)]
+        if name == "__exit__":
+            before = st.drop_attr(context, "mode before")
+            st.mode = before.value if isinstance(before, Const) else None
+            st.conds.pop(IN_DOUBT, None)
+            return [(NONE, st)]
+        return None
+
+    def enter_context(self, context: Value, st: State) -> bool:
+        """Whether a value is a context that sets the gradient mode; then it does."""
+        record = st.record(context)
+        if not isinstance(record, Thingy) or record.kind != "context":
+            return False
+        if record.flag is None:
+            st.conds[IN_DOUBT] = True
+        else:
+            st.mode = record.flag
+        return True
 
 
 def holders(module: Value) -> tuple[Value, ...]:

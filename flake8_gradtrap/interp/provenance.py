@@ -49,7 +49,7 @@ class Provenance:
         live = self.state.conds.get(("live", value))
         if live is not None:
             return bool(live)
-        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ") or _is_size(value)):
+        if isinstance(value, Sym) and (value in self.data or value.op.startswith("pure ") or _has_none(value)):
             return False
         tensor = self.state.tensor(value)
         if tensor is None:
@@ -229,9 +229,12 @@ class Provenance:
         op = tensor.op
         if op in ("readout", "detach", "rewrap", "forced"):
             source = tensor.parents[0] if tensor.parents else Const.of(None)
+            on_purpose = op == "readout" and cut_before(self.state, tensor)
             if op in ("readout", "rewrap"):
                 source = unread(self.state, source)
             parameter = inner_op(self.state, source) == "param"
+            if parameter and on_purpose:
+                return
             had = self.history(source, guess=True)
             if had is None and op == "readout" and self._presumed(source, 0):
                 had = True
@@ -327,10 +330,13 @@ class Provenance:
                 other is not parent and self.history(other, guess=True) for other in tensor.parents
             )
             subtracted = tensor.op == "sub" and parent == tensor.parents[-1]
-            target = subtracted and self.history(tensor.parents[0]) is not False
+            if tensor.op == "sub" and not subtracted:  # all of it is cut: what is alive is measured against it
+                target = self.history(parent) is False and self.history(tensor.parents[-1]) is True
+            else:
+                target = subtracted and self.history(tensor.parents[0]) is not False
             for term in self._terms(parent, additive, seen, depth + 1):
                 if target and term.cut in ("detach", "no_grad", "first order", *DECISIONS):
-                    continue  # what is subtracted from a live value is its target
+                    continue  # the other side of a difference with a live value is its target
                 if term.cut in ("detach", *DECISIONS) and self._stands_beside(tensor, parent):
                     continue
                 if term.addend is None and beside_live and tensor.op != "phi":
@@ -441,11 +447,11 @@ def is_loss(name: str) -> bool:
     return any(word in name.lower() for word in ("loss", "entropy", "criterion", "nll", "mse", "bce"))
 
 
-def _is_size(value: Sym) -> bool:
-    """Whether an unknown is a tensor's shape, or a number out of it."""
+def _has_none(value: Sym) -> bool:
+    """Whether an unknown is a tensor's shape, or a number out of it; or the `.data` of something."""
     while value.op in ("entry", "item") and value.args and isinstance(value.args[0], Sym):
         value = value.args[0]
-    return value.op == "attr" and value.name in ("shape", "ndim", "device", "dtype")
+    return value.op == "attr" and value.name in ("shape", "ndim", "device", "dtype", "data")
 
 
 def _operand(tensor: Tensor, parent: Value) -> Site | None:
@@ -490,6 +496,11 @@ def unread(state: State, value: Value) -> Value:
         value = tensor.parents[0]
         tensor = state.tensor(value)
     return value
+
+
+def cut_before(state: State, tensor: Tensor) -> bool:
+    """Whether what is read out as a number, which needs no detach, was detached all the same: its author says so."""
+    return "numpy" not in tensor.how and bool(tensor.parents) and inner_op(state, tensor.parents[0]) == "detach"
 
 
 @dataclass(slots=True)

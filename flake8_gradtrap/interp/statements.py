@@ -289,11 +289,7 @@ class Statements(Loops):
                 for value, after in self.eval(item.value, path):
                     record = after.record(value)
                     entered = value
-                    if isinstance(record, Thingy) and record.kind == "context":
-                        if record.flag is None:
-                            after.conds[IN_DOUBT] = True
-                        else:
-                            after.mode = record.flag
+                    if isinstance(record, Thingy) and self.enter_context(value, after):
                         self.enters_inference(value, after)
                         entered = record.args[0] if record.args else self.unknown()
                     elif isinstance(record, Thingy) and record.kind == "anomaly":

@@ -94,10 +94,14 @@ class TorchModel(Wrappers):
         if name == "builtins.float" and args.pos and isinstance(args.pos[0], Const) and args.pos[0].type is str:
             text = str(args.pos[0].value).lower().lstrip("+-")
             return [(Const.of(float("inf")) if text in ("inf", "infinity") else self.unknown("float"), st)]
-        if name == "builtins.len" and args.pos and isinstance(it := st.record(args.pos[0]), Iterator):
-            if it.how == "`iter(…)`":
+        if name == "builtins.len" and args.pos:
+            it = st.record(args.pos[0])
+            if isinstance(it, Iterator) and it.how == "`iter(…)`":
                 return [(self.unknown("len"), st)]  # that of a loader has one
-            raise Dead  # an iterator has no length
+            if isinstance(it, Iterator):
+                raise Dead  # an iterator has no length
+            if isinstance(it, Listing) and it.items:  # after an append it is another one
+                return [(Sym("pure " + name, (args.pos[0], Const.of(len(it.items))), short), st)]
         if name.startswith("numpy.") and args.pos and (t := st.tensor(args.pos[0])) is not None and t.is_number:
             return [(self.make_tensor("pass", (args.pos[0],), node, st, is_number=True, how=short), st)]
         if name == "builtins.range":

@@ -63,7 +63,7 @@ class Wrappers(Numerics):
         self.emit(GradientMeasured(self.site(node, st), self.owners(tensor.parents[0], st), how), st)
 
     def gradient_taken(self, value: Value, how: str, node: ir.Node, st: State) -> None:
-        """Tell that a value of gradients is read out, if it was computed from that of a single tensor."""
+        """Tell that a value of a gradient is read out, if it is that of one of the parameters that are iterated."""
         if not self.hears(GradientReadOut):
             return
         found: set[Value] = set()
@@ -77,5 +77,6 @@ class Wrappers(Numerics):
                 found.update(tensor.parents)
             else:
                 stack.extend(tensor.parents)
-        if len(found) == 1:
-            self.emit(GradientReadOut(self.site(node, st), how, self.thing(found.pop())), st)
+        parameter = st.tensor(found.pop()) if len(found) == 1 else None
+        if parameter is not None and parameter.op == "param" and parameter.how == "a parameter":
+            self.emit(GradientReadOut(self.site(node, st), how, self.comprehending > 0), st)
