@@ -68,19 +68,9 @@ def train(model, loader, criterion, validate, epochs):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
-from flake8_gradtrap.events import (
-    Backpropagated,
-    IterationStarted,
-    LoopLeft,
-    RunEnded,
-    Site,
-    StateTaken,
-    StateUsed,
-    Stepped,
-)
+from flake8_gradtrap.events import Backpropagated, IterationStarted, LoopLeft, Site, StateTaken, StateUsed, Stepped
 from flake8_gradtrap.gradients import overlap
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
 
@@ -105,14 +95,6 @@ class StateDictAliased(Rule):
     words = ("state_dict",)
     roots = ("backward", "manual_backward")
     fix = "safe"
-
-    waits = ("trained", "used_late")
-
-    def __init__(self) -> None:
-        self.trained: dict[Hashable, Taken] = {}
-        """By the place where it is taken in a loop: a state that is held while its module is trained on."""
-        self.used_late: dict[Hashable, tuple[Taken, StateUsed]] = {}
-        """By that place: a state that is used, on a path on which nothing was seen to train it since."""
 
     @on(IterationStarted)
     def iteration(self, event: IterationStarted, watch: Watch) -> None:
@@ -144,33 +126,15 @@ class StateDictAliased(Rule):
         for key, taken in list(watch.items()):
             waits = isinstance(taken, Taken) and taken.reached and not taken.stale
             if waits and overlap(event.owners, taken.event.owners) is not False:
-                stale = replace(taken, stale=True, stepped=event.site)
-                watch.put(key, stale)
-                if stale.looped:
-                    self.trained.setdefault(stale.event.site.node, stale)
+                watch.put(key, replace(taken, stale=True, stepped=event.site))
 
     @on(StateUsed)
     def used(self, event: StateUsed, watch: Watch) -> None:
         taken = watch.get(event.state.key)
-        if not isinstance(taken, Taken):
+        if not isinstance(taken, Taken) or not taken.stale or taken.stepped is None:
             return
-        if not taken.stale:
-            if taken.looped and not watch.get(_LOOP):  # what it was trained by may be on a path that was merged
-                self.used_late.setdefault(taken.event.site.node, (taken, event))
-        elif event.how == "load" or taken.looped:  # taken once before the loop: perhaps as a view of what is trained
-            self.tell(taken, event, watch)
-
-    @on(RunEnded)
-    def ended(self, event: RunEnded, watch: Watch) -> None:
-        for place, (_, used) in self.used_late.items():
-            if place in self.trained:
-                self.tell(self.trained[place], used, watch)
-        self.trained.clear()
-        self.used_late.clear()
-
-    @staticmethod
-    def tell(taken: Taken, event: StateUsed, watch: Watch) -> None:
-        assert taken.stepped is not None
+        if event.how != "load" and not taken.looped:
+            return  # taken once before the loop: perhaps as a view of what is trained
         state, does = taken.event, {"load": "loaded", "save": "saved", "return": "returned"}[event.how]
         moved = " (of a model on the CPU)" if state.moved else ""
         watch.report(
