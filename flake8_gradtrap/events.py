@@ -514,7 +514,11 @@ class Stepped(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScalerMade(Event):
+    """A gradient scaler was made. `enabled`, `switch`: as in AutocastEntered."""
+
     scaler: Thing
+    enabled: bool | None = True
+    switch: Thing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -907,6 +911,30 @@ class GradientModeSet(Event):
     """`torch.set_grad_enabled(…)` as a statement: until the next one. `enabled`: None where it is not known."""
 
     enabled: bool | None
+
+
+# -- autocast ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AutocastEntered(Event):
+    """A block begins in which operations are cast: `with torch.autocast(…)`. `site`: where the context is made.
+
+    `block`: the block. `enabled`: False where it is visibly off, None where a value that is not known (`switch`)
+    decides. `dtype`: the name of the type, "" where it is not known.
+    """
+
+    block: Hashable
+    enabled: bool | None
+    dtype: str
+    switch: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AutocastLeft(Event):
+    """Such a block, if it was one on this path, is left."""
+
+    block: Hashable
 
 
 # -- anomaly detection ------------------------------------------------------------------------------------------------

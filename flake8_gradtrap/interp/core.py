@@ -463,6 +463,12 @@ class Core:
         """Whether any rule listens to events of a kind: those that cost something are made for a listener only."""
         return kind in self._listeners
 
+    def switched(self, given: Value | None) -> tuple[bool | None, Thing | None]:
+        """What an argument `enabled` says, and which value decides where that is not known."""
+        if given is None or isinstance(given, Const):
+            return given is None or bool(given.value), None
+        return None, self.thing(given)
+
     def tested(self, st: State) -> frozenset[str]:
         """The names that conditions of the running file ask for."""
         func = st.frame.func

@@ -8,6 +8,8 @@ from typing import Any
 
 from flake8_gradtrap.events import (
     AnomalyDetectionSet,
+    AutocastEntered,
+    AutocastLeft,
     Cleared,
     Emptied,
 )
@@ -41,6 +43,8 @@ class Statements(Loops):
         super().__init__(*args)
         self.detecting: set[ir.Node] = set()
         """Blocks with anomaly detection as their context."""
+        self.casting: set[ir.Node] = set()
+        """Blocks that are run under autocast."""
 
     def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         """Run a block on all paths that come to it, side by side: they merge after each statement."""
@@ -274,6 +278,8 @@ class Statements(Loops):
                 after.mode = mode
                 if node in self.detecting:
                     self.emit(AnomalyDetectionSet(self.site(node, after), False), after)
+                if node in self.casting:
+                    self.emit(AutocastLeft(self.site(node, after), id(node)), after)
                 if not in_doubt:
                     after.conds.pop(IN_DOUBT, None)
                 if not inferring:
@@ -294,6 +300,10 @@ class Statements(Loops):
                         entered = record.args[0] if record.args else self.unknown()
                     elif isinstance(record, Thingy) and record.kind == "anomaly":
                         self.detecting.add(node)
+                    elif isinstance(record, Thingy) and record.kind == "autocast":
+                        self.casting.add(node)
+                        site, told = record.site or self.site(item.value, after), self.switched((*record.args, None)[0])
+                        self.emit(AutocastEntered(site, id(node), told[0], record.what, told[1]), after)
                     elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
                         entered = Sym("entered", (value,), getattr(value, "name", ""))
                     if item.target is not None:

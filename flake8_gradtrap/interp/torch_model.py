@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from flake8_gradtrap.events import (
     AnomalyDetectionSet,
+    AutocastEntered,
     Clipped,
     Differentiated,
     FiniteAsked,
@@ -310,7 +311,7 @@ class TorchModel(Wrappers):
         record = st.record(scaler)
         if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
             st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym) else ()))
-        self.emit(ScalerMade(self.site(node, st), self.thing(scaler)), st)
+        self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled)), st)
         return scaler
 
     def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -397,6 +398,21 @@ class TorchModel(Wrappers):
         enabled = bool(given.value) if isinstance(given, Const) else None
         self.emit(AnomalyDetectionSet(self.site(node, st), enabled), st)
         return self._make("anomaly", name, args, node, st)
+
+    def _autocast(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """`torch.autocast(device, dtype, enabled)`, or `torch.cuda.amp.autocast(enabled, dtype)`."""
+        if not self.hears(AutocastEntered):
+            return None
+        device = args.get(0, "device_type")
+        older = device is None or (isinstance(device, Const) and isinstance(device.value, bool))
+        enabled = args.get(0, "enabled") if older else args.get(2, "enabled")
+        dtype = args.get(1, "dtype", "fast_dtype")
+        if dtype is None or dtype == NONE:
+            of = "cuda" if older else device.value if isinstance(device, Const) else ""
+            told = {"cuda": "float16", "cpu": "bfloat16"}.get(str(of), "")
+        else:
+            told = dtype.name.rpartition(".")[2] if isinstance(dtype, Api) else ""
+        return self._make("autocast", told, Args([enabled] if enabled is not None else []), node, st)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
 
@@ -614,6 +630,7 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("context.grad", TorchModel._context),
     ("context.set_grad", TorchModel._context),
     ("context.anomaly", TorchModel._anomaly),
+    ("context.autocast", TorchModel._autocast),
     ("same.functions", TorchModel._same),
     ("tensors.factory", TorchModel._factory),
     ("tensors.hard", TorchModel._hard),
