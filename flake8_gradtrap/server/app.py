@@ -271,9 +271,10 @@ class Server(LanguageServer):
         return task
 
     def _publish_soon(self, program: str) -> None:
-        """Send diagnostics as soon as they are there, unless the editor asks for them."""
+        """Send diagnostics as soon as they are there, unless the editor asks for them: not for those of cells."""
         running = self._publishing.get(program)
-        if self.pulls or (running is not None and not running.done()):
+        asked = self.pulls and not self.documents.is_notebook(program)
+        if asked or (running is not None and not running.done()):
             return
         self._publishing[program] = self.spawn(self._publish(program))
 
@@ -286,10 +287,9 @@ class Server(LanguageServer):
             self.text_document_publish_diagnostics(params)
 
     def gone(self, uris: Iterable[str]) -> None:
-        """Documents are closed: what was said about them does not hold any more."""
-        if not self.pulls:
-            for uri in uris:
-                self.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
+        """Documents are closed: what was sent about them does not hold any more."""
+        for uri in uris:
+            self.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
 
     def forget(self, program: str) -> None:
         """A program is closed: what others use of it is what lies on disk."""
@@ -303,7 +303,8 @@ class Server(LanguageServer):
 
     async def diagnostics(self, params: types.DocumentDiagnosticParams) -> types.DocumentDiagnosticReport:
         uri = params.text_document.uri
-        found = await self.newest(uri)
+        sent = self.documents.program_of(uri) != uri  # a cell
+        found = None if sent else await self.newest(uri)
         items = [shown.diagnostic for shown in found.of(uri)] if found is not None else []
         identity = str(hash(repr(items)))
         if identity == params.previous_result_id:

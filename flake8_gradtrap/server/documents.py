@@ -118,6 +118,9 @@ class Documents:
         """The address of the program to which a document belongs."""
         return self._notebook_of.get(uri, uri)
 
+    def is_notebook(self, program: str) -> bool:
+        return program in self._notebooks
+
     def get(self, uri: str) -> Document | None:
         return self._documents.get(uri)
 

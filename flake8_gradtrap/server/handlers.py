@@ -88,7 +88,8 @@ def _register_documents(server: Server) -> None:
         uri = params.text_document.uri
         server.documents.close(uri)
         server.forget(uri)
-        server.gone([uri])
+        if not server.pulls:
+            server.gone([uri])
 
 
 def _register_notebooks(server: Server) -> None:

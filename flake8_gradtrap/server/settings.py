@@ -11,6 +11,7 @@ from typing import Any
 from flake8_gradtrap.config import Choice, ConfigError, Configuration, Settings, check_codes, nearest
 
 SECTION = "gradtrap"
+KEYS = ("select", "ignore", "extendSelect", "preview", "exclude", "config", "isolated", "unsafeFixes")
 _OF_CLIENT = frozenset({"command", "enable", "interpreter", "path", "trace"})
 """Settings that an extension keeps in the same section for itself."""
 
@@ -36,10 +37,9 @@ class EditorSettings:
             return cls(), wrong
         if not isinstance(given, Mapping):
             return cls(), [f"the settings must be an object, not {given!r}"]
-        known = {"select", "ignore", "extendSelect", "preview", "exclude", "config", "isolated", "unsafeFixes"}
         for key in given:
-            if key not in known | _OF_CLIENT:
-                wrong.append(f"unknown setting {key!r}{nearest(str(key), known)}")
+            if key not in _OF_CLIENT and key not in KEYS:
+                wrong.append(f"unknown setting {key!r}{nearest(str(key), KEYS)}")
 
         def flag(key: str) -> bool | None:
             value = given.get(key)
