@@ -419,6 +419,13 @@ class Core:
             found |= parts
         return frozenset(found)
 
+    def known_owners(self, graph: Graph, st: State) -> frozenset[Hashable]:
+        """The owners whose gradients a backward fills for certain, where there may be others."""
+        found: set[Hashable] = set()
+        for module in graph.owners:
+            found |= (self.leaves(module, st) if isinstance(module, Value) else None) or frozenset()
+        return frozenset(found)
+
     def _union(self, values: Iterable[Value], st: State) -> Owners:
         found: set[Hashable] = set()
         for value in values:
