@@ -185,6 +185,8 @@ class Core:
         """How many steps helpers have taken."""
         self.stalled: set[int] = set()
         """Helpers that took too many steps."""
+        self.dear: set[int] = set()
+        """Statements that took many steps on some path."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
         self.plain: set[int] = set()
@@ -417,6 +419,13 @@ class Core:
             found |= parts
         return frozenset(found)
 
+    def known_owners(self, graph: Graph, st: State) -> frozenset[Hashable]:
+        """The owners whose gradients a backward fills for certain, where there may be others."""
+        found: set[Hashable] = set()
+        for module in graph.owners:
+            found |= (self.leaves(module, st) if isinstance(module, Value) else None) or frozenset()
+        return frozenset(found)
+
     def _union(self, values: Iterable[Value], st: State) -> Owners:
         found: set[Hashable] = set()
         for value in values:
@@ -517,9 +526,9 @@ class Core:
         if self.limit < math.inf:
             self.helped += amount
         own = self.steps - self.helped
-        if own > self.budget // 6 or self.steps > self.budget // 3:
+        if own > self.budget // 6 or self.steps > self.budget // 2:
             self.merger.narrow = True
-            self.merger.single = own > self.budget // 2 or self.steps > 2 * self.budget // 3
+            self.merger.single = own > self.budget // 2 or self.steps > 3 * self.budget // 4
         if self.steps > self.budget:
             raise OverBudget
         if self.steps > self.limit:

@@ -20,7 +20,7 @@ _TWICE = "backward through the graph a second time"
 _NEAR = 16
 """So many operations behind a carried state are marked: one of them was used by the backward that freed it."""
 _WHOLE = 1_000
-"""So many nodes of a retained graph are marked."""
+"""So many nodes of a graph are marked where a finding asks whether it is used again."""
 
 
 @dataclass(slots=True)
@@ -72,8 +72,11 @@ class Backwards:
         for root in roots:
             if root.grad_fn is not None:
                 self.tracer.names.mark(root)
-        if retain and not create and roots and self.tracer.curious("GTR404", site, 4):
-            self._mark_all(roots[0].grad_fn, _WHOLE)
+        reused = retain and not create and self.tracer.curious("GTR404", site, 4)
+        if reused or ("GTR503" in self.tracer.found and self.tracer.curious("GTR503", site, 4)):
+            for root in roots:
+                if root.grad_fn is not None:
+                    self._mark_all(root.grad_fn, _WHOLE)
         left = self._left_over() if accumulates else []
         before = self._norm(left[:1], site)
         self.tracer.fired = set()

@@ -45,6 +45,7 @@ def main(configuration: str) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     evidence = Evidence(asked["rank"], torch=torch.__version__, python=platform.python_version())
+    Path(asked["started"]).touch()
     started = time.perf_counter()
     status = 0
     try:

@@ -228,7 +228,8 @@ class Gradients:
             "GTR101", site, not tensors, f"the clip saw {many(len(tensors), 'parameter')}", float(len(tensors)), "items"
         )
         if not tensors:
-            tracer.unknown("GTR301", site, "the clip saw no parameters")
+            for code in ("GTR301", "GTR302", "GTR308"):
+                tracer.unknown(code, site, "the clip saw no parameters")
             return
         scaled = next((parameter.scaled for parameter in clipped if parameter.scaled is not None), None)
         saw = ""

@@ -42,6 +42,8 @@ class Hooks:
         self._step: tuple[int, int] | None = None
         """The step that is running: its optimizer, and the frame of the program that called it."""
         self._schedule = 0
+        self.notes: set[str] = set()
+        """What the report has to say of the run as a whole."""
 
     def install(self) -> None:
         from torch.optim.optimizer import (
@@ -72,6 +74,13 @@ class Hooks:
         self._around(scheduler, "_initial_step", self._schedule_begins)
         if hasattr(scheduler, "_update_lr"):
             self._around(scheduler, "_update_lr", self._scheduled)
+
+        self._around(torch, "compile", self._compiled)
+        self._around(torch.nn.Module, "compile", self._compiled)
+
+    def _compiled(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.notes.add("torch.compile was switched off: what it compiles ran eagerly")
+        return call(*args, **kwargs)
 
     def remove(self) -> None:
         while self._undo:

@@ -30,6 +30,8 @@ class Keeping:
         self._terms: dict[int, tuple[Site, bool, Thing]] = {}
         self._totals: dict[Hashable, Key] = {}
         self._holders: list[tuple[int, Thing]] = []
+        self._returned: dict[Key, Site] = {}
+        """Live values that a step function has returned, and where."""
 
     # -- totals -------------------------------------------------------------------------------------------------------
 
@@ -61,6 +63,7 @@ class Keeping:
                     Thing(previous, label),
                     had_history=True,
                     loop=loops[-1].place if loops else None,
+                    made_by=self._made_by(term),
                     graph=frozenset((term.key, key)),
                 )
             )
@@ -99,13 +102,19 @@ class Keeping:
                     by,
                     had_history=True,
                     loop=loops[-1].place if loops else None,
+                    made_by=self._made_by(thing),
                     graph=frozenset((thing.key,)),
                 )
             )
 
+    def _made_by(self, thing: Thing) -> tuple[Site, ...]:
+        site = self._returned.get(thing.key) if isinstance(thing.key, Key) else None
+        return (site,) if site is not None else ()
+
     def returned(self, site: Site, value: Any) -> None:
         for tensor in _shallow(value)[:4]:
             if tensor.grad_fn is not None:
+                self._returned[self.tracer.names.of(tensor)] = site
                 self.held("GTR403", site, tensor)
             else:
                 self.tracer.measure("GTR403", site, False, "what is returned had no history")
@@ -122,7 +131,7 @@ class Keeping:
         said = ""
         if earlier:
             said = f"{many(earlier, 'graph')} of earlier iterations held"
-            if earlier <= 3 and code == "GTR401":
+            if code == "GTR401" and self.tracer.curious(code, site, 4):
                 said += f": {many(nodes_behind(node), 'node')} behind the total"
         self.tracer.measure(code, site, earlier >= 2, said, float(earlier), "graphs held")
         mark = Alive()

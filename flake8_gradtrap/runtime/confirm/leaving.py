@@ -105,7 +105,7 @@ class Leaving:
         if type(value) is not float or not history:
             return value
         term = Term("readout", site, how, had_history=True)
-        said = f"a term of {short(value)} in the loss, a plain number: no gradient"
+        said = f"read out as {short(value)}: a plain number in the loss, without a gradient"
         return number(value, Cut(term, said, value), self)
 
     def copied(self, probe: int, site: Site, how: str, forces: bool, value: Any) -> None:

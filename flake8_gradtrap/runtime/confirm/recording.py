@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from flake8_gradtrap.events import FileEnded, RunEnded, Site
@@ -35,6 +37,8 @@ class Recording:
     def install(self) -> None:
         self.hooks.install()
         self.modules.install()
+        gc.collect()
+        gc.freeze()  # what is there stays: the events that are kept make the collector look for garbage more often
 
     def finish(self) -> None:
         """The program is over: hooks out, and the last events."""
@@ -66,4 +70,5 @@ class Recording:
         return [(place.file, place.row, count) for place, count in places]
 
     def notes(self) -> list[str]:
-        return [f"only the first {EVENTS:,} events were heard"] if self.tracer.full else []
+        full = [f"only the first {EVENTS:,} events were heard"] if self.tracer.full else []
+        return [*full, *sorted(self.hooks.notes)]

@@ -431,13 +431,13 @@ class Rewriter(ast.NodeTransformer):
 
     def _may_be_module(self, node: ast.Call) -> bool:
         """Whether a call may be that of a module, in a function where that matters."""
-        if self.function is None or not self.follows or not _simple(node.func):
+        if not self.follows or not _simple(node.func):
             return False
         if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
             return False
         if isinstance(node.func, ast.Name) and hasattr(builtins, node.func.id):
             return False
-        _, attributes = self._words(self.function)
+        _, attributes = self._words(self.function or self.tree)
         return not attributes.isdisjoint(("backward", "eval")) or not self.rules.isdisjoint(MODES)
 
     def _words(self, node: ast.AST) -> tuple[frozenset[str], frozenset[str]]:

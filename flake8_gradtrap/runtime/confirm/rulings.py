@@ -31,6 +31,7 @@ RULINGS = {
     "GTR306": Ruling("steps of the scaler between two updates; gradients still scaled at an update", 2, True),
     "GTR401": Ruling("graphs of earlier iterations that are held, and their nodes", 3, True),
     "GTR402": Ruling("graphs of earlier iterations that are held", 3, True),
+    "GTR403": Ruling("graphs of earlier iterations that are held", 3),
     "GTR404": Ruling("retained graphs that were used again", 3),
     "GTR405": Ruling("backwards into the graph of an earlier iteration; nodes behind the loss", 2),
     "GTR501": Ruling("gradients left over from an earlier step, and their norm", 2, True),

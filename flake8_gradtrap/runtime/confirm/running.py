@@ -22,6 +22,7 @@ from flake8_gradtrap.finding import Finding
 from flake8_gradtrap.runtime.confirm import targets
 from flake8_gradtrap.runtime.confirm.evidence import Evidence, merge
 from flake8_gradtrap.runtime.confirm.places import statement_of
+from flake8_gradtrap.runtime.confirm.rewriting import Wanted
 from flake8_gradtrap.runtime.confirm.targets import Target
 from flake8_gradtrap.runtime.confirm.verdicts import Judge, Verdict
 
@@ -134,26 +135,35 @@ def _run(
             "folder": os.getcwd(),
             "steps": request.steps,
             "rules": sorted(rules),
-            "files": {file: _rows(file, findings) for file in files},
+            "files": {file: as_data(rows_of(file, findings)) for file in files},
             "findings": sorted({(one.code, *statement_of(one.filename, one.span.row)) for one in findings}),
             "evidence": str(evidence),
+            "started": str(folder / f"started{os.environ.get('LOCAL_RANK', '0')}"),
             "rank": rank,
             "root": root,
         }
         configuration = folder / f"asked{os.environ.get('LOCAL_RANK', '0')}.json"
         configuration.write_text(json.dumps(asked), encoding="utf-8")
         boot = _BOOT.format(root=root, file=str(configuration))
-        child = subprocess.Popen([sys.executable, "-c", boot], cwd=place)
-        return _wait(child, request.timeout, evidence)
+        surroundings = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
+        child = subprocess.Popen([sys.executable, "-c", boot], cwd=place, env=surroundings)
+        return _wait(child, request.timeout, folder / f"started{os.environ.get('LOCAL_RANK', '0')}", evidence)
 
 
-def _wait(child: subprocess.Popen[bytes], timeout: float, evidence: Path) -> str:
+def _begin(child: subprocess.Popen[bytes], started: Path) -> None:
+    """Wait until the program begins: what it takes to import torch is none of its time."""
+    while child.poll() is None and not started.exists():
+        time.sleep(0.02)
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float, started: Path, evidence: Path) -> str:
     def pass_on(number: int, frame: Any) -> None:
         child.send_signal(signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
         try:
+            _begin(child, started)
             child.wait(timeout or None)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGTERM)
@@ -174,7 +184,7 @@ def _wait(child: subprocess.Popen[bytes], timeout: float, evidence: Path) -> str
     return f"the program ended at once, with exit code {child.returncode}, before it could say what it saw"
 
 
-def _rows(file: str, findings: Sequence[Finding]) -> dict[str, dict[int, list[str]]]:
+def rows_of(file: str, findings: Sequence[Finding]) -> Wanted:
     """The rows of a file that findings name."""
     reported: dict[int, set[str]] = {}
     traced: dict[int, set[str]] = {}
@@ -184,9 +194,16 @@ def _rows(file: str, findings: Sequence[Finding]) -> dict[str, dict[int, list[st
         for step in finding.trace:
             if step.filename == file:
                 traced.setdefault(step.span.row, set()).add(finding.code)
+    return Wanted(
+        {row: frozenset(codes) for row, codes in reported.items()},
+        {row: frozenset(codes) for row, codes in traced.items()},
+    )
+
+
+def as_data(wanted: Wanted) -> dict[str, dict[int, list[str]]]:
     return {
-        "reported": {row: sorted(codes) for row, codes in reported.items()},
-        "traced": {row: sorted(codes) for row, codes in traced.items()},
+        "reported": {row: sorted(codes) for row, codes in wanted.reported.items()},
+        "traced": {row: sorted(codes) for row, codes in wanted.traced.items()},
     }
 
 

@@ -48,6 +48,7 @@ class Tracer:
         self.codes = codes
         """The rules that are asked about."""
         self.findings = findings
+        self.found = frozenset(code for code, _ in findings)
         """The findings of the abstract run: rule and statement."""
         self.names = Identities(self._fired)
         self.events: list[Event] = []
