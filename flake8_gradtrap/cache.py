@@ -324,7 +324,8 @@ class Cache:
 def _key(settings: Settings) -> str:
     """What the answers depend on in the settings. What is excluded is never asked for."""
     values = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name != "exclude"}
-    return repr([_plain(values), settings.root or os.getcwd()])
+    # Without a root, patterns are relative to where we are.
+    return repr([_plain(values), os.getcwd() if settings.per_file_ignores and not settings.root else ""])
 
 
 def _plain(value: Any) -> Any:

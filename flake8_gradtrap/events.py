@@ -171,6 +171,8 @@ class Backpropagated(Event):
     asked: bool = False
     partial: bool = True
     begins: frozenset[Hashable] = frozenset()
+    sure: frozenset[Hashable] = frozenset()
+    """The modules that received gradients for certain; where `owners` are not known, there may be others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from flake8_gradtrap.events import (
     Accumulated,
@@ -35,6 +35,7 @@ from flake8_gradtrap.events import (
     Stored,
     Thing,
 )
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
 
 RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
@@ -299,8 +300,12 @@ class Kept:
     escaped: bool = False
     count: int = 1
 
-    def meet(self, other: Kept) -> Kept:
-        """What two paths that are merged by force agree on: it is kept on both, whatever tensor it is on each."""
+    meets: ClassVar[Level] = Level.FIRM
+
+    def meet(self, other: Kept | None) -> Any:
+        """It is kept on both paths, whatever tensor it is on each."""
+        if other is None:
+            return NotImplemented
         return replace(
             self,
             loops=self.loops | other.loops,

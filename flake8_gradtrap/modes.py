@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from flake8_gradtrap.events import Forwarded, ModeSet, Site, Thing
 from flake8_gradtrap.gradients import InLoops, tagged
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Watch, on
 
 EVALUATES = re.compile(
@@ -28,6 +30,11 @@ class Evaluating:
     loops: frozenset[Hashable] = frozenset()
     used: bool = False
     """Something was evaluated since."""
+    meets: ClassVar[Level] = Level.FIRM
+
+    def meet(self, other: Evaluating | None) -> Evaluating | None:
+        """Where a path is in the other mode, or evaluates something else, nothing is known."""
+        return None if other is None else NotImplemented
 
 
 class InModes(InLoops):

@@ -42,6 +42,7 @@ from flake8_gradtrap.gradients import (
     tagged,
     touches,
 )
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.waiting import Waiting
 
@@ -71,6 +72,15 @@ class Tested:
     full: tuple[Window, ...] = ()
     """In the order of their tests."""
     short: frozenset[Window] = frozenset()
+    meets: ClassVar[Level] = Level.SOFT
+
+    def meet(self, other: Tested | None) -> Tested | None:
+        """Most windows are those of a log or of a checkpoint: no path is followed for them. That one was full is
+        known where it was on both paths, that one was not, from either: it acquits the steps that are taken now.
+        """
+        full = tuple(window for window in self.full if other is not None and window in other.full)
+        short = self.short if other is None else self.short | other.short
+        return Tested(full, short) if full or short else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,15 @@ def train(model, loader, criterion, accumulation_steps):
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 
-from flake8_gradtrap.events import Cleared, Stepped
-from flake8_gradtrap.rule import Watch
+from flake8_gradtrap.events import Cleared, OptimizerMade, Stepped
+from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Window
+
+ADAPTIVE = frozenset({"Adam", "AdamW", "NAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"})
+"""Optimizers whose step is as long for gradients that are all multiplied by a number."""
 
 
 class AccumulationNotNormalised(InWindows):
@@ -82,6 +86,17 @@ class AccumulationNotNormalised(InWindows):
     name = "accumulation-not-normalised"
     summary = "The gradients of several micro-batches are added up, and nothing divides by their number"
     words = ("backward",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adaptive: set[Hashable] = set()
+        """Optimizers that divide by the size of the gradients themselves."""
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        super().made(event, watch)
+        if event.by in ADAPTIVE:
+            self.adaptive.add(event.optimizer.key)
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
         for window in windows:
@@ -109,14 +124,17 @@ class AccumulationNotNormalised(InWindows):
             return share < 1
         return abs(share * window.size - 1) < 0.01
 
-    @staticmethod
-    def tell(filled: Filled, window: Window, step: Stepped, watch: Watch) -> None:
+    def tell(self, filled: Filled, window: Window, step: Stepped, watch: Watch) -> None:
         size = window.spoken()
+        effect = f"each step is {size} times as long as for their mean"
+        if step.optimizer.key in self.adaptive:
+            effect = f"their sum is {size} times their mean; the optimizer undoes most of it, a clip nothing"
+
         tested = window.test != window.loop
         watch.report(
             filled.backward,
             f"{size} of these gradients are added up before the step at line {watch.line(step.site)}, and nothing "
-            f"divides by {size}: each step is {size} times as long as for their mean; divide the loss by {size}",
+            f"divides by {size}: {effect}; divide the loss by {size}",
             trace=[
                 ("the mean of a micro-batch goes backward here", filled.backward),
                 ("the window is full here" if tested else "over so many micro-batches", window.site),

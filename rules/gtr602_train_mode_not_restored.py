@@ -76,6 +76,7 @@ def train(model, loader, held_out, criterion, epochs):
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from flake8_gradtrap.events import (
@@ -106,7 +107,7 @@ class Trained:
 
 class TrainModeNotRestored(InModes):
     """In memory: "eval" as in the base; "output" of a forward in that mode; "looked", by loop: a forward whose loop has
-    not gone backward; "trained", by module; "asked": modules whose mode the program reads.
+    not gone backward; "trained", by module. `asked`: the modules whose mode the program reads, on whatever path.
     """
 
     code = "GTR602"
@@ -115,17 +116,20 @@ class TrainModeNotRestored(InModes):
     words = ("eval", "backward")
     roots = ("backward",)
 
+    def __init__(self) -> None:
+        self.asked: set[Hashable] = set()
+
     @on(ModeSet)
     def mode(self, event: ModeSet, watch: Watch) -> None:
         for key, trained in tagged(watch, "trained"):
             if self.concerns(event, trained.mark):
                 watch.drop(key)
-        if watch.get(("asked", event.module.key)) is None and (event.training is not False or self.running(watch)):
+        if event.module.key not in self.asked and (event.training is not False or self.running(watch)):
             super().mode(event, watch)
 
     @on(ModeRead)
     def read(self, event: ModeRead, watch: Watch) -> None:
-        watch.put(("asked", event.module.key), True)
+        self.asked.add(event.module.key)
         watch.drop(("eval", event.module.key))
 
     @on(Escaped)

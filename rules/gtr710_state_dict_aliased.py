@@ -116,8 +116,9 @@ class StateDictAliased(Rule):
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
+        owners = event.sure if event.owners is None else event.owners
         for key, taken in list(watch.items()):
-            if isinstance(taken, Taken) and not taken.reached and overlap(event.owners, taken.event.owners):
+            if isinstance(taken, Taken) and not taken.reached and overlap(owners, taken.event.owners):
                 watch.put(key, replace(taken, reached=True))
 
     @on(Stepped)

@@ -140,10 +140,19 @@ def test_what_changed_is_analysed_again(
     write("pyproject.toml", "[tool.gradtrap]\nignore = ['GTR301']\n")
     assert cached(".").stdout == "[]\n"
     assert checked() == ["a.py", "b.py"]
+    # From elsewhere.
+    write("sub/b.py", TRAP)
+    write("sub/pyproject.toml", "[tool.gradtrap]\n")
+    cached("sub")
+    checked()
+    os.chdir("sub")
+    cached(".", "--cache-dir=../.gradtrap_cache")
+    os.chdir("..")
+    assert checked() == []
     # Another version.
     monkeypatch.setattr(cache, "installation", lambda: "0" * 32)
     cached(".")
-    assert checked() == ["a.py", "b.py"]
+    assert checked() == ["a.py", "b.py", "sub/b.py"]
 
 
 def test_a_file_that_was_only_touched_is_read_and_not_analysed(

@@ -19,8 +19,11 @@ import pytest
 from conftest import ROOT
 from test_fixtures import expected
 
+from flake8_gradtrap.finding import Finding, Span
 from flake8_gradtrap.rule import all_rules
+from flake8_gradtrap.runtime.confirm.evidence import Evidence, Fired, Measure
 from flake8_gradtrap.runtime.confirm.rulings import RULINGS
+from flake8_gradtrap.runtime.confirm.verdicts import Judge
 
 torch = pytest.importorskip("torch")
 
@@ -117,6 +120,48 @@ def test_the_page_says_what_decides_for_each_rule() -> None:
     others = re.search(r"is not observed\n\((.+?)\)", text, re.DOTALL)
     assert others is not None
     assert set(re.findall(r"GTR\d{3}", others[1])) == set(all_rules()) - set(RULINGS)
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def evidence(file: Path, code: str, trapped: int, hits: int, fires: bool) -> Evidence:
+    """What a run would bring home of line 2 of a file."""
+    fired = [Fired(code, str(file), 2, 1, "a trap")] if fires else []
+    measures = [Measure(code, str(file), 2, hits, trapped, said="a number")] if hits else []
+    return Evidence(fired=fired, measures=measures, visits=[(str(file), 2, 5)])
+
+
+@pytest.mark.parametrize(
+    ("code", "trapped", "hits", "fires", "verdict"),
+    [
+        ("GTR301", 3, 5, True, "CONFIRMED"),
+        ("GTR301", 0, 5, False, "REFUTED"),
+        ("GTR301", 0, 5, True, "INCONCLUSIVE"),
+        ("GTR301", 3, 5, False, "INCONCLUSIVE"),
+        ("GTR301", 0, 0, False, "INCONCLUSIVE"),
+        ("GTR401", 0, 1, False, "INCONCLUSIVE"),
+        ("GTR801", 0, 0, False, "INCONCLUSIVE"),
+    ],
+)
+def test_both_the_rule_and_its_quantity_confirm(
+    code: str, trapped: int, hits: int, fires: bool, verdict: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.py"
+    file.write_text("x = 1\ny = 2\n")
+    finding = Finding(code, "some-rule", "a trap", str(file), Span(2, 1, 2, 6))
+    (found,) = Judge(evidence(file, code, trapped, hits, fires)).judge([finding])
+    assert (found.verdict, found.found) == (verdict, True)
+    assert found.said
+
+
+def test_what_only_the_run_has_seen_can_be_hidden_by_a_comment(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text("x = 1\ny = 2\n")
+    (found,) = Judge(evidence(file, "GTR501", 3, 5, True)).judge([])
+    assert (found.verdict, found.found) == ("CONFIRMED", False)
+    file.write_text("x = 1\ny = 2  # noqa: GTR501\n")
+    assert not list(Judge(evidence(file, "GTR501", 3, 5, True)).judge([]))
 
 
 # -- the program is the same ------------------------------------------------------------------------------------------

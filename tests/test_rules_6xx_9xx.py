@@ -103,7 +103,7 @@ class TestEvaluationRecordsGraph:
         where = Site(1)
         (report,) = run("GTR601", to_eval(2), *loop("val", call(4, "out", definition=where, only_looks=True)), END)
         assert report.remedy is not None
-        assert report.remedy.changes == (Change("decorate", where, "@torch.no_grad()"),)
+        assert report.remedy.changes == (Change("decorate", where, "@torch.no_grad()", imports="torch"),)
 
     def test_one_finding_a_function(self) -> None:
         where = Site(1)

@@ -398,6 +398,9 @@ class Assignment(Expressions):
             self.stored(base, value, st, node.value if isinstance(node, ir.Assign) else node, "setitem", label)
 
     def stored(self, container: Value, value: Value, st: State, node: ir.Node, by: str, label: str) -> None:
+        tensor = st.tensor(value)
+        if tensor is not None and tensor.op in ("param", "leaf", "data"):
+            return  # it has no graph that could be kept
         record = st.record(container)
         if record is None:
             root = container

@@ -55,8 +55,8 @@ from flake8_gradtrap.rule import Rule
 _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math", "tensor", "params", "next", "scaler"})
 """Words that are common in the `forward` of ordinary models, and no reason to run it."""
 
-_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, ModeSet, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
-"""What happens to gradients, or decides how modules are trained: a helper that does it is entered each time."""
+_ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
+"""What happens to gradients: a helper that does it is entered each time."""
 
 TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
@@ -185,6 +185,8 @@ class Core:
         """How many steps helpers have taken."""
         self.stalled: set[int] = set()
         """Helpers that took too many steps."""
+        self.dear: set[int] = set()
+        """Statements that took many steps on some path."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
         self.plain: set[int] = set()
@@ -417,6 +419,13 @@ class Core:
             found |= parts
         return frozenset(found)
 
+    def known_owners(self, graph: Graph, st: State) -> frozenset[Hashable]:
+        """The owners whose gradients a backward fills for certain, where there may be others."""
+        found: set[Hashable] = set()
+        for module in graph.owners:
+            found |= (self.leaves(module, st) if isinstance(module, Value) else None) or frozenset()
+        return frozenset(found)
+
     def _union(self, values: Iterable[Value], st: State) -> Owners:
         found: set[Hashable] = set()
         for value in values:
@@ -469,9 +478,13 @@ class Core:
 
     def emit(self, event: Event, st: State) -> None:
         """Let every rule that listens hear an event; an error in a rule is kept, and the others go on."""
-        if isinstance(event, _ACTS) or (
-            isinstance(event, Escaped)
-            and any(isinstance(thing.key, Value) and self.kind(thing.key, st) in TRAINED for thing in event.things)
+        if (
+            isinstance(event, _ACTS)
+            or (isinstance(event, ModeSet) and event.training is not False)  # evaluation puts nothing right
+            or (
+                isinstance(event, Escaped)
+                and any(isinstance(thing.key, Value) and self.kind(thing.key, st) in TRAINED for thing in event.things)
+            )
         ):
             self.acts += 1
         for code, handler, watch in self._listeners.get(type(event), ()):
@@ -513,9 +526,9 @@ class Core:
         if self.limit < math.inf:
             self.helped += amount
         own = self.steps - self.helped
-        if own > self.budget // 6 or self.steps > self.budget // 3:
+        if own > self.budget // 6 or self.steps > self.budget // 2:
             self.merger.narrow = True
-            self.merger.single = own > self.budget // 2 or self.steps > 2 * self.budget // 3
+            self.merger.single = own > self.budget // 2 or self.steps > 3 * self.budget // 4
         if self.steps > self.budget:
             raise OverBudget
         if self.steps > self.limit:

@@ -242,6 +242,7 @@ class Loops(Assignment):
             if symbol.op == "==" and fact is True and any(self.is_length(arg, st) for arg in symbol.args):
                 return True
             counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
+            counted = counted and not _counts(symbol.args[1])  # `best + patience < epoch`: how long ago something was
             if counted and (symbol.op, fact) in (("<", False), ("==", True)):
                 return True
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from enum import IntEnum
 from typing import Any, Protocol
 
 from flake8_gradtrap.interp.provenance import CUTS
@@ -21,6 +20,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
 )
+from flake8_gradtrap.levels import Level
 
 MANY = 8
 """So many paths are followed side by side; more are merged whatever they differ in."""
@@ -30,21 +30,6 @@ SOME = 3
 """From so many paths on, those that differ only in tensors, lists, numbers, strings and unknowns are merged."""
 _WIDE = 60
 """The outline of a tensor that was made of more kinds of things is not told."""
-
-
-class Level(IntEnum):
-    """What two paths may lose when they merge."""
-
-    QUIET = 0
-    """Nothing that a rule or a condition can see."""
-    SOFT = 1
-    """Which tensor, number or unknown goes with which condition; the length of a list."""
-    FLAGS = 2
-    """Truth values, None and what else only conditions ask for."""
-    FIRM = 3
-    """Every value that they disagree on. What the rules remember is kept."""
-    FORCE = 4
-    """What the rules remember, where they disagree: the path is lossy then."""
 
 
 class Services(Protocol):
@@ -113,6 +98,15 @@ class Merger:
         if len(result) > many:
             self.forced += 1
             self._squeeze(result, max(many // 2, min(many, 2)), Level.FORCE)
+        return result
+
+    def fewer(self, states: list[State], goal: int) -> list[State]:
+        """Merge paths until so many are left, if no rule's memories get lost."""
+        result = list(states)
+        for level in (Level.SOFT, Level.FLAGS):
+            if len(result) > goal:
+                result = self._reduce(result, goal, level)
+        self._squeeze(result, goal, Level.FIRM)
         return result
 
     def _reduce(self, states: list[State], goal: int, level: Level) -> list[State]:
@@ -309,7 +303,11 @@ class _Pair:
             return not self._may_bind(key, x, y)
         if what == "attribute":
             return not self._unshared(where) and not self._may_hold(key, x, y)
-        return self.level < Level.FORCE and all(oid in a.heap and oid in b.heap for oid in oids(key))
+        return (
+            self.level < Level.FORCE
+            and all(oid in a.heap and oid in b.heap for oid in oids(key))
+            and self._met(*((y, x) if x is _MISSING else (x, y))) is NotImplemented
+        )
 
     def _unshared(self, holder: Value) -> bool:
         """Whether something exists on one of the paths only: nothing is lost if it is kept as it is."""
@@ -412,18 +410,17 @@ class _Pair:
                 return one.is_number is two.is_number
             return self._same_outline(one, two, x, y)
         if isinstance(one, Listing) and isinstance(two, Listing):
-            if (one.shape, one.of_parameters, one.bounded, one.stamp) != (
-                two.shape,
-                two.of_parameters,
-                two.bounded,
-                two.stamp,
-            ):
+            if (one.shape, one.bounded, one.stamp) != (two.shape, two.bounded, two.stamp):
+                return False
+            # Whose parameters it has on each path is not told.
+            alike = (one.of_parameters, one.owners) == (two.of_parameters, two.owners) or self.level >= Level.FLAGS
+            if one.of_parameters is not two.of_parameters and not alike:
                 return False
             if one.items is not None and two.items is not None and len(one.items) == len(two.items):
                 return all(self._alike(name, p, q) for p, q in zip(one.items, two.items, strict=True))
             if one.items is None and two.items is None and one.item is not None and two.item is not None:
                 return self._alike(name, one.item, two.item)
-            if self.level < Level.SOFT or one.owners != two.owners:
+            if self.level < Level.SOFT or not alike:
                 return False
             typical = (one.items or (one.item,))[-1], (two.items or (two.item,))[-1]
             return typical[0] is None or typical[1] is None or self._alike(name, typical[0], typical[1])
@@ -474,14 +471,23 @@ class _Pair:
                         oid not in heap and oid not in self._new_names() for oid in oids(key)
                     ):
                         kept[key] = inner[key]  # there is no such thing on the other path
-                    elif self.level < Level.FORCE:
-                        self._differ("memory", code, key)
-                        return None
-                    elif inner is mine and type(there) is type(mine[key]) and hasattr(there, "meet"):
-                        kept[key] = mine[key].meet(there)
+                    elif (left := self._met(inner[key], there)) is NotImplemented:
+                        if self.level < Level.FORCE:
+                            self._differ("memory", code, key)
+                            return None
+                    elif left is not None:
+                        kept[key] = left
             if kept:
                 result[code] = kept
         return result
+
+    def _met(self, value: Any, other: Any) -> Any:
+        """What is left of a memory where the other path has another one, or none; NotImplemented where they clash."""
+        if not hasattr(value, "meet") or self.level < getattr(value, "meets", Level.FORCE):
+            return NotImplemented
+        if other is _MISSING:
+            return value.meet(None)
+        return value.meet(other) if type(other) is type(value) else NotImplemented
 
     def _new_names(self) -> Iterable[int]:
         return [ref.oid for ref in self.renamed.values()]

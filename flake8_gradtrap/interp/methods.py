@@ -363,10 +363,11 @@ class Methods(Containers):
         shown = (
             node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) and not wrapped else None
         )
+        owners = self.owners_of(graph, st)
         self.emit(
             Backpropagated(
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
-                provenance.terms(loss, walked=True), self.owners_of(graph, st), scaler, scaled,
+                provenance.terms(loss, walked=True), owners, scaler, scaled,
                 self.thing(weight) if weight is not None and not isinstance(weight, Const) else None,
                 recorded=record.mode if record is not None else None,
                 creates=create == TRUE,
@@ -375,6 +376,7 @@ class Methods(Containers):
                 carried=carried(graph, provenance, st),
                 asked=_asks_to_retain(node) and create == FALSE,
                 partial=graph.unknown,
+                sure=self.known_owners(graph, st) if owners is None else owners,
                 begins=frozenset(value for value in graph.reaches if self._begins(value, st)),
             ),
             st,

@@ -37,6 +37,11 @@ _EXITS = frozenset({"builtins.exit", "builtins.quit", "sys.exit", "os._exit"})
 
 _EXIT_WORDS = frozenset(name.rpartition(".")[2] for name in _EXITS)
 
+DEAR = 40
+"""A simple statement that takes more than this part of the budget on one path calls a training loop, or much else."""
+ROUNDS = 3
+"""Such a statement is run on so many paths."""
+
 
 class Statements(Loops):
     def __init__(self, *args: object) -> None:
@@ -61,7 +66,8 @@ class Statements(Loops):
                 for path in following:
                     self.forget_dead_names(statement, path)
             live = self.merger.merge(following)
-            if len(live) >= SOME and isinstance(statement, ir.For | ir.While | ir.ExprStmt) and len(following) > before:
+            ended = isinstance(statement, ir.For | ir.While)
+            if len(live) >= SOME and (ended or (isinstance(statement, ir.ExprStmt) and len(following) > before)):
                 for path in live:
                     collect(path)
                 live = self.merger.merge(live)
@@ -82,10 +88,24 @@ class Statements(Loops):
         """Run a statement: one with blocks on all paths at once, a simple one on each."""
         method: Callable[[Any, list[State]], list[End]] | None = getattr(self, "run_" + type(node).__name__, None)
         if method is None:
-            return [end for path in live for end in self.exec(node, path)]
+            return self._exec_each(node, live)
         self.tick(len(live))
         self.at = id(node)
         return method(node, live)
+
+    def _exec_each(self, node: ir.Statement, live: list[State]) -> list[End]:
+        """Run a simple statement on each path; on few, where it calls what takes many steps."""
+        dear = self.budget // DEAR
+        waiting = self.merger.fewer(live, ROUNDS) if id(node) in self.dear else live
+        ends: list[End] = []
+        while waiting:
+            before = self.steps
+            ends += self.exec(node, waiting[0])
+            waiting = waiting[1:]
+            if self.steps - before > dear:
+                self.dear.add(id(node))
+                waiting = self.merger.fewer(waiting, ROUNDS - 1)
+        return ends
 
     def exec(self, node: ir.Statement, st: State) -> list[End]:
         self.tick()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from flake8_gradtrap.finding import Finding
+from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.rule import all_rules
 from flake8_gradtrap.runtime.confirm.evidence import Evidence, Fired, Measure
 from flake8_gradtrap.runtime.confirm.places import statement_of
 from flake8_gradtrap.runtime.confirm.rulings import NOT_OBSERVED, RULINGS
+from flake8_gradtrap.source import SourceError, decode
 
 CONFIRMED, REFUTED, INCONCLUSIVE, NOT_REACHED = "CONFIRMED", "REFUTED", "INCONCLUSIVE", "NOT REACHED"
 
@@ -72,7 +75,7 @@ class Judge:
             ruling = RULINGS.get(code)
             if key in used or place in spoken or ruling is None or not ruling.alone:
                 continue
-            if measure is not None and measure.trapped:
+            if measure is not None and measure.trapped and not _hidden(fired):
                 yield self._verdict(CONFIRMED, fired, measure.said, measure, found=False)
 
     def _of(self, finding: Finding) -> tuple[Verdict, tuple[str, Statement] | None]:
@@ -146,3 +149,12 @@ class Judge:
             measure.unit if measure is not None else "",
             found,
         )
+
+
+def _hidden(fired: Fired) -> bool:
+    """Whether a comment in the program says that it is meant."""
+    try:
+        text, _ = decode(Path(fired.file).read_bytes())
+    except (OSError, SourceError):
+        return False
+    return Noqa(text).hides(fired.code, fired.row)
