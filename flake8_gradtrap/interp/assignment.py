@@ -401,6 +401,8 @@ class Assignment(Expressions):
         tensor = st.tensor(value)
         if tensor is not None and tensor.op in ("param", "leaf", "data"):
             return  # it has no graph that could be kept
+        if isinstance(value, Sym) and value.op == "item" and value not in self.likely:
+            return  # a batch
         record = st.record(container)
         if record is None:
             root = container

@@ -194,8 +194,11 @@ class Provenance:
             return (Term("forced", leaf.site, leaf.how, True, whole=True),)
         found = list(self._terms(loss, additive=True, seen=set(), depth=0))
         live = [term for term in found if not term.cut and term.additive]
+        targets = self._targets(loss) if any(term.cut and term.additive for term in found) else frozenset()
         parts: dict[tuple[str, Hashable], Term] = {}
         for term in found:
+            if term.site.node in targets and live:
+                continue  # what is added is a constant of it: the entropy of a target, beside the cross-entropy
             if term.cut:
                 whole = term.additive and not live and self.history(loss) is not True
                 had = True if whole and walked and term.had_history is None else term.had_history
@@ -210,6 +213,19 @@ class Provenance:
                 term = Term("readout", tensor.site, tensor.how, True, False, True)
                 parts.setdefault(("readout", tensor.site.node), term)
         return tuple(parts.values())
+
+    def _targets(self, loss: Value) -> frozenset[Hashable]:
+        """Where a value was cut that weighs a live one in this loss: it is a target, or a coefficient."""
+        found: set[Hashable] = set()
+        for value in self.ancestors(loss):
+            product = self.state.tensor(value)
+            if product is None or product.op != "mul" or all(self.history(part) is False for part in product.parents):
+                continue
+            for part in product.parents:
+                if self.history(part) is False:
+                    cuts = (self.state.tensor(one) for one in self.ancestors(part))
+                    found.update(cut.site.node for cut in cuts if cut is not None and cut.op == "detach" and cut.site)
+        return frozenset(found)
 
     def _terms(self, value: Value, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
         if value in seen or depth > 40 or isinstance(value, Const):
