@@ -189,7 +189,8 @@ class ClipWithoutEffect(Waiting):
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
         owners = None if event.opaque else event.owners
-        settle(watch, owners, "empty", "applied")
+        # What went in from out of sight may have been computed by whatever module.
+        settle(watch, None if event.partial else owners, "empty", "applied")
         watch.drop(("last",))
         watch.put(("begun", owners), Mark(event.site))
         watch.put(("waiting", owners), Mark(event.site))

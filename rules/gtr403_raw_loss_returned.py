@@ -125,10 +125,13 @@ class RawLossReturned(KeepsGraph):
         assert kept.made_by is not None
         place = place_of(kept)
         how = "stores" if kept.by else "sums"
+        held = "the nodes of every step pile up"
+        if kept.by == "attribute":  # the next step's takes its place
+            held = "its nodes live until the next one takes its place"
         watch.report(
             kept.made_by,
             f"this returns a loss that was already back-propagated with its graph, and the caller {how} it at line "
-            f"{watch.line(place)}: the nodes of every step pile up; return `.detach()` or `.item()`",
+            f"{watch.line(place)}: {held}; return `.detach()` or `.item()`",
             trace=[
                 *([("it is back-propagated here", kept.backward)] if kept.backward is not None else []),
                 ("returned here, with its graph", kept.made_by),

@@ -210,6 +210,10 @@ class _Pair:
         self.level = level
         self.joined: dict[tuple[Value, Value], Value] = {}
         """What stands for a pair of values: the same for the same pair."""
+        self.lost: set[int] = set()
+        """Things that are trained, or train, which one path has where the other has none: what is remembered of them
+        goes with a condition that is forgotten.
+        """
         self.renamed: dict[tuple[int, int], Ref] = {}
         """New names for things that are alike but for their names."""
 
@@ -319,9 +323,10 @@ class _Pair:
         if x is not _MISSING and y is not _MISSING:
             return self._alike(name, x, y)
         # Whoever reads the name here comes from where it was bound. But what is trained there goes with its condition.
-        if self.level >= Level.FIRM:
-            return True
         value, st = (y, self.b) if x is _MISSING else (x, self.a)
+        if self.level >= Level.FIRM:
+            self._lose(value, st)
+            return True
         record = st.record(value)
         if isinstance(record, Tensor):
             return self.level >= Level.SOFT and record.op != "param"
@@ -333,9 +338,10 @@ class _Pair:
             return True
         if x is not _MISSING and y is not _MISSING:
             return self._alike(key, x, y)
-        if self.level >= Level.FIRM:
-            return True
         value = y if x is _MISSING else x
+        if self.level >= Level.FIRM:
+            self._lose(value, self.b if x is _MISSING else self.a)
+            return True
         tensor = self.a.tensor(value) or self.b.tensor(value)
         if tensor is not None and tensor.op == "param":
             return True  # looked up on one path only
@@ -345,10 +351,16 @@ class _Pair:
             return tensor is not None or _plain(value) or key == "frozen"
         return self._quiet(key, value, value)
 
+    def _lose(self, value: Value, st: State) -> None:
+        if isinstance(value, Ref) and isinstance(st.record(value), Thingy) and self.core.kind(value, st) in _TRAINED:
+            self.lost.add(value.oid)
+
     def _alike(self, name: Hashable, x: Value, y: Value) -> bool:
         """Whether one value may stand for two."""
         if x == y or self.level >= Level.FIRM:
-            self._rename(x, y)
+            if not self._rename(x, y) and x != y:
+                self._lose(x, self.a)
+                self._lose(y, self.b)
             return True
         if isinstance(x, Tup) and isinstance(y, Tup):
             return len(x.items) == len(y.items) and all(
@@ -407,7 +419,7 @@ class _Pair:
             return True
         if isinstance(one, Tensor) and isinstance(two, Tensor):
             if self.level >= Level.SOFT:
-                return one.is_number is two.is_number
+                return one.is_number is two.is_number and (one.op == "scale") is (two.op == "scale")
             return self._same_outline(one, two, x, y)
         if isinstance(one, Listing) and isinstance(two, Listing):
             if (one.shape, one.bounded, one.stamp) != (two.shape, two.bounded, two.stamp):
@@ -467,8 +479,10 @@ class _Pair:
                     there = other.get(key, _MISSING)
                     if there is inner[key] or there == inner[key]:
                         kept[key] = mine[key]
-                    elif there is _MISSING and any(
-                        oid not in heap and oid not in self._new_names() for oid in oids(key)
+                    elif (
+                        there is _MISSING
+                        and any(oid not in heap and oid not in self._new_names() for oid in oids(key))
+                        and not (self.lost and any(oid in self.lost for oid in oids(key)))
                     ):
                         kept[key] = inner[key]  # there is no such thing on the other path
                     elif (left := self._met(inner[key], there)) is NotImplemented:

@@ -357,9 +357,9 @@ class Methods(Containers):
         record = st.tensor(loss)
         weight = args.get(0, "gradient", "grad_tensors")
         scaled: bool | None = graph.scaler is not None
-        if not scaled and (graph.unknown or wrapped):
-            scaled = None
-        scaler = self.thing(graph.scaler) if graph.scaler is not None else None
+        if (not scaled and (graph.unknown or wrapped)) or provenance.scaled(loss) is None:
+            scaled = None  # where paths have merged, what is scaled on one of them may not be on the other
+        scaler = self.thing(graph.scaler) if scaled and graph.scaler is not None else None
         shown = (
             node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) and not wrapped else None
         )
@@ -514,7 +514,9 @@ class Methods(Containers):
             self.restored(receiver, "scaler", node, st)
         if name == "get_scale":
             self.emit(ScaleRead(site, scaler), st)
-        if name in ("get_scale", "state_dict", "load_state_dict", "is_enabled") or name in _SCALE_SETTINGS:
+        if name == "is_enabled":
+            return [(Sym("pure is_enabled", (receiver,), name), st)]
+        if name in ("get_scale", "state_dict", "load_state_dict") or name in _SCALE_SETTINGS:
             return [(Sym("call", (self.fresh(),), "scale" if name == "get_scale" else name), st)]
         return None
 

@@ -180,6 +180,20 @@ class Provenance:
             unseen = source.parents[0] == Const.of(None) or (inner is not None and inner.op == "call")
         return tensor.parents[0] if unseen else None
 
+    def scaled(self, loss: Value, depth: int = 0) -> bool | None:
+        """Whether a gradient scaler has multiplied a loss; None where it has on one of the paths that merged."""
+        tensor = self.state.tensor(loss)
+        if tensor is None or depth > 12:
+            return False
+        if tensor.op == "scale":
+            return True
+        if tensor.op not in ("phi", "pass", "div", "mul", "neg", "add", "sub"):
+            return False
+        parts = {self.scaled(part, depth + 1) for part in tensor.parents}
+        if None in parts or (tensor.op == "phi" and len(parts) > 1):
+            return None
+        return True in parts
+
     # -- the parts of a loss ------------------------------------------------------------------------------------------
 
     def terms(self, loss: Value, walked: bool = False) -> tuple[Term, ...]:
