@@ -1261,7 +1261,7 @@ def machine_of(text: str) -> Any:
 
 
 def test_a_function_over_its_budget_is_left_alone_and_counted() -> None:
-    text = PRELUDE + labyrinth(3, 60) + AFTER
+    text = PRELUDE + labyrinth(3, 100) + AFTER
     result = run(text)
     assert result.statistics.functions_over_budget >= 1
     assert result.statistics.functions_over_budget < result.statistics.functions_run
@@ -1269,7 +1269,7 @@ def test_a_function_over_its_budget_is_left_alone_and_counted() -> None:
 
 
 def test_what_waits_in_a_run_that_is_given_up_is_never_told() -> None:
-    first, *rest = labyrinth(3, 60).split("\n")
+    first, *rest = labyrinth(3, 100).split("\n")
     suspect = """\
     for x, y in loader:
         optimizer.zero_grad()
@@ -1286,7 +1286,7 @@ def test_what_waits_in_a_run_that_is_given_up_is_never_told() -> None:
 def test_no_run_takes_more_steps_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     from flake8_gradtrap.interp.core import Core
 
-    machine = machine_of(PRELUDE + labyrinth(3, 60))
+    machine = machine_of(PRELUDE + labyrinth(3, 100))
     most = 0
     tick = Core.tick
 

@@ -55,7 +55,7 @@ def test_a_process_that_has_grown_is_replaced(log: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(pool, "LARGE", 0)
     results = dict(pool.each(work, items, 1))
     assert sorted(result[0] for result in results.values() if result) == items
-    assert len({result[1] for result in results.values() if result}) >= len(items) // (pool._AHEAD + 1)
+    assert len({result[1] for result in results.values() if result}) > 1
 
 
 def test_size() -> None:
