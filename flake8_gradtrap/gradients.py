@@ -94,6 +94,14 @@ def meet(watch: Watch, optimizer: Thing | None, owners: Owners) -> Owners:
     return owners
 
 
+class MeetsOptimizers(Rule):
+    """Base of rules that ask which optimizers a path has, and whose gradients they hold. In memory: "optimizer"."""
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        meet(watch, event.optimizer, event.owners)
+
+
 def alone(watch: Watch, owners: Owners = None) -> bool:
     """Whether whatever is unknown belongs to these owners: the path has mentioned no optimizer of any others."""
     seen = [theirs for _, theirs in tagged(watch, "optimizer")]

@@ -21,7 +21,6 @@ from flake8_gradtrap.events import (
     IterationStarted,
     LoopLeft,
     LoopStarted,
-    OptimizerMade,
     Owners,
     RunEnded,
     Site,
@@ -32,6 +31,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     InLoops,
+    MeetsOptimizers,
     by_hand,
     clip_site,
     concerns,
@@ -109,7 +109,7 @@ Story = tuple[Hashable, Window]
 """A backward, by its place, and a window."""
 
 
-class InWindows(Waiting, InLoops):
+class InWindows(MeetsOptimizers, Waiting, InLoops):
     """Base of rules about accumulation windows. In memory: "filled" gradients by place and owners, "tested" by loop,
     "counted" by loop.
 
@@ -158,10 +158,6 @@ class InWindows(Waiting, InLoops):
         """A loop is over, and its last window is not full."""
 
     # -- how a window goes --------------------------------------------------------------------------------------------
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(LoopStarted)
     def loop(self, event: LoopStarted, watch: Watch) -> None:

@@ -82,7 +82,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     LoopStarted,
-    OptimizerMade,
     Owners,
     RunEnded,
     ScalerUpdated,
@@ -93,6 +92,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     Mark,
+    MeetsOptimizers,
     alone,
     by_hand,
     clip_site,
@@ -108,7 +108,7 @@ from flake8_gradtrap.gradients import (
     settle,
     tagged,
 )
-from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on
+from flake8_gradtrap.rule import Change, Remedy, Watch, on
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Suspect:
     fixable: bool = True
 
 
-class ClipBeforeUnscale(Rule):
+class ClipBeforeUnscale(MeetsOptimizers):
     code = "GTR301"
     name = "clip-before-unscale"
     summary = "Gradients are clipped while they are still multiplied by the loss scale"
@@ -144,10 +144,6 @@ class ClipBeforeUnscale(Rule):
         elif event.scaler is not None or event.scaled:
             key = event.scaler.key if event.scaler is not None else None
             watch.put(("scaled", event.owners, key), Mark(event.site, graph_of(event), event.scaler))
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Unscaled)
     def unscale(self, event: Unscaled, watch: Watch) -> None:

@@ -76,7 +76,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     FunctionLeft,
-    OptimizerMade,
     Owners,
     RunEnded,
     Site,
@@ -85,6 +84,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     Mark,
+    MeetsOptimizers,
     by_hand,
     clip_site,
     concerns,
@@ -134,7 +134,7 @@ class Last:
     scaler: Thing | None
 
 
-class ClipWithoutEffect(Waiting):
+class ClipWithoutEffect(MeetsOptimizers, Waiting):
     """In memory, by owners: "empty" (cleared, no backward since), "applied" (stepped, no backward since), "begun" (a
     backward was seen), "used" (a step was seen), "head" (cleared before any step of this path), "waiting"
     (a backward, no step since). Suspects, by site:
@@ -151,10 +151,6 @@ class ClipWithoutEffect(Waiting):
     summary = "Gradients are clipped after the step, or before the backward"
     fix = "unsafe"
     words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_")
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:

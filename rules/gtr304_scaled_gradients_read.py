@@ -78,7 +78,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     GradientMeasured,
-    OptimizerMade,
     Owners,
     ScaleRead,
     ScalerUpdated,
@@ -90,6 +89,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.gradients import (
     TORCH_CLIPS,
     Mark,
+    MeetsOptimizers,
     concerns,
     forget,
     forget_touched,
@@ -115,7 +115,7 @@ class Look:
     scaler: Thing | None
 
 
-class ScaledGradientsRead(WaitingForFile):
+class ScaledGradientsRead(MeetsOptimizers, WaitingForFile):
     """In memory: "scaled", by owners and scaler; "measured", by place: scaled gradients that nothing has cleared,
     unscaled or applied since.
 
@@ -127,10 +127,6 @@ class ScaledGradientsRead(WaitingForFile):
     name = "scaled-gradients-read"
     summary = "The norm of gradients is taken while they are still multiplied by the loss scale"
     words = ("GradScaler", "scaler")
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

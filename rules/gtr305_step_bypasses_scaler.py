@@ -75,7 +75,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     FileEnded,
-    OptimizerMade,
     Site,
     Stepped,
     Thing,
@@ -84,6 +83,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.gradients import (
     RESTORING,
     Mark,
+    MeetsOptimizers,
     concerns,
     forget,
     forget_touched,
@@ -99,7 +99,7 @@ from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.waiting import WaitingForFile
 
 
-class StepBypassesScaler(WaitingForFile):
+class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
     """In memory, by owners: "scaled" and "plain" gradients (a flag: other gradients may have joined since); "scales": a
     scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet;
     "unscaled": a backward of a loss that is not known to be scaled.
@@ -120,10 +120,6 @@ class StepBypassesScaler(WaitingForFile):
         """Scalers that step or unscale, on whatever path."""
         self.unrun: tuple[frozenset[str], ...] = ()
         """What stands in functions that were not run."""
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

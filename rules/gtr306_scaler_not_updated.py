@@ -81,7 +81,6 @@ from flake8_gradtrap.events import (
     Cleared,
     Escaped,
     FileEnded,
-    OptimizerMade,
     RunEnded,
     ScalerUpdated,
     Site,
@@ -92,6 +91,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.gradients import (
     RESTORING,
     Mark,
+    MeetsOptimizers,
     forget,
     forget_touched,
     graph_of,
@@ -130,7 +130,7 @@ class Pending:
     whole: bool
 
 
-class ScalerNotUpdated(WaitingForFile):
+class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
     """In memory: "stepped" (scaler, optimizer; its flag: a backward came since), and by owners "scaled" (its flag:
     unscaled already) and "stale" gradients; "fed" (a scaler whose scaled loss was back-propagated), "cleared".
 
@@ -148,10 +148,6 @@ class ScalerNotUpdated(WaitingForFile):
         """Scalers whose scaled loss is back-propagated, on whatever path."""
         self.pending: dict[tuple[Hashable, Hashable], Pending] = {}
         """Methods that step without an update, by object and scaler."""
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

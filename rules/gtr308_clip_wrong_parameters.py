@@ -85,7 +85,6 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Escaped,
-    OptimizerMade,
     Owners,
     RunEnded,
     Site,
@@ -94,6 +93,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     Mark,
+    MeetsOptimizers,
     by_hand,
     clip_site,
     forget,
@@ -106,7 +106,7 @@ from flake8_gradtrap.gradients import (
     tagged,
     touches,
 )
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.rule import Watch, on
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Suspect:
     at: Site | None = field(default=None, compare=False)
 
 
-class ClipWrongParameters(Rule):
+class ClipWrongParameters(MeetsOptimizers):
     """In memory, by owners: "waiting" (gradients of a backward that are neither clipped nor applied); suspects, by
     site: "clipped"."""
 
@@ -141,10 +141,6 @@ class ClipWrongParameters(Rule):
         """Clips whose gradients are applied on some path."""
         self.vain: dict[Hashable, Suspect] = {}
         """Clips whose gradients are not, on some path; they wait until the run ends."""
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

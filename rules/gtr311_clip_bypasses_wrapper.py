@@ -80,15 +80,14 @@ from flake8_gradtrap.events import (
     Backpropagated,
     Cleared,
     Clipped,
-    OptimizerMade,
     Site,
     Stepped,
     Thing,
     Unscaled,
     WrapperMade,
 )
-from flake8_gradtrap.gradients import TORCH_CLIPS, alone, meet, overlap, settle, tagged
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.gradients import TORCH_CLIPS, MeetsOptimizers, alone, meet, overlap, settle, tagged
+from flake8_gradtrap.rule import Watch, on
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Scaled:
     certain: bool
 
 
-class ClipBypassesWrapper(Rule):
+class ClipBypassesWrapper(MeetsOptimizers):
     """In memory: "wrapped", by owners (which library); "accelerator", by its key; "scaled", by owners and scaler."""
 
     code = "GTR311"
@@ -127,10 +126,6 @@ class ClipBypassesWrapper(Rule):
     def accelerator(self, event: AcceleratorMade, watch: Watch) -> None:
         if event.scales is not False:
             watch.put(("accelerator", event.accelerator.key), (event.by, event.scales))
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

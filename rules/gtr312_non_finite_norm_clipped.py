@@ -75,12 +75,21 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     FiniteAsked,
-    OptimizerMade,
     RunEnded,
     Site,
     Stepped,
 )
-from flake8_gradtrap.gradients import Mark, concerns, forget, forget_touched, graph_of, meet, overlap, tagged
+from flake8_gradtrap.gradients import (
+    Mark,
+    MeetsOptimizers,
+    concerns,
+    forget,
+    forget_touched,
+    graph_of,
+    meet,
+    overlap,
+    tagged,
+)
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.waiting import Waiting
 
@@ -88,7 +97,7 @@ LOOKS = re.compile(r"(^|[._])(nans?|infs?|is_?nan|is_?inf)([._(]|$)|finite|overf
 """What a function out of sight is called that looks for values that are not finite."""
 
 
-class NonFiniteNormClipped(Waiting):
+class NonFiniteNormClipped(MeetsOptimizers, Waiting):
     """In memory: "made" gradients and "clipped" ones, by owners.
 
     Acquitted: a clip after which a scaler steps on some path. Where anything is tested in a run, it knows what it does.
@@ -112,10 +121,6 @@ class NonFiniteNormClipped(Waiting):
     @on(AnomalyDetectionSet)
     def detects(self, event: AnomalyDetectionSet, watch: Watch) -> None:
         self.tested = self.tested or event.enabled is not False
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

@@ -68,7 +68,6 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     LoopStarted,
-    OptimizerMade,
     Site,
     Stepped,
     Thing,
@@ -76,6 +75,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.gradients import (
     InLoops,
     Mark,
+    MeetsOptimizers,
     by_hand,
     common,
     concerns,
@@ -107,7 +107,7 @@ class Wiped:
     """
 
 
-class GradientsClearedBeforeStep(Waiting, InLoops):
+class GradientsClearedBeforeStep(MeetsOptimizers, Waiting, InLoops):
     """In memory, by owners: "filled" gradients, that no step has used yet, and "wiped" ones.
 
     Acquitted: a backward and a step that uses its gradients on another path: a condition decides (`if not finite:
@@ -118,10 +118,6 @@ class GradientsClearedBeforeStep(Waiting, InLoops):
     name = "gradients-cleared-before-step"
     summary = "Gradients are cleared between the backward and the step"
     words = ("backward",)
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

@@ -87,11 +87,10 @@ from flake8_gradtrap.events import (
     LoopLeft,
     ModeRead,
     ModeSet,
-    OptimizerMade,
     Site,
     Stepped,
 )
-from flake8_gradtrap.gradients import alone, forget, lift, meet, overlap, tagged
+from flake8_gradtrap.gradients import MeetsOptimizers, alone, forget, lift, meet, overlap, tagged
 from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
 from flake8_gradtrap.rule import Watch, on
 
@@ -105,7 +104,7 @@ class Trained:
     backward: Site = field(compare=False)
 
 
-class TrainModeNotRestored(InModes):
+class TrainModeNotRestored(MeetsOptimizers, InModes):
     """In memory: "eval" as in the base; "output" of a forward in that mode; "looked", by loop: a forward whose loop has
     not gone backward; "trained", by module. `asked`: the modules whose mode the program reads, on whatever path.
     """
@@ -170,10 +169,6 @@ class TrainModeNotRestored(InModes):
     @on(IterationStarted)
     def iteration(self, event: IterationStarted, watch: Watch) -> None:
         forget(watch, "output")
-
-    @on(OptimizerMade)
-    def made(self, event: OptimizerMade, watch: Watch) -> None:
-        meet(watch, event.optimizer, event.owners)
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:

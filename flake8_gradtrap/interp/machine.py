@@ -397,7 +397,7 @@ class Machine(Methods):
         for start in starts:
             self._loosen(cls, instance, start)
         self.ran.append((cls, instance, starts[0]))
-        for method, owner in self._methods_callers_first(methods):
+        for method, owner in self._methods_callers_first(methods, around):
             if id(method) in self.entered or method.name == "__init__":
                 continue
             for start in starts:
@@ -457,10 +457,9 @@ class Machine(Methods):
         return found
 
     def _methods_callers_first(
-        self, methods: Sequence[tuple[ir.FunctionDef, Class]]
+        self, methods: Sequence[tuple[ir.FunctionDef, Class]], around: frozenset[str]
     ) -> list[tuple[ir.FunctionDef, Class]]:
         kept = any(KEEPS_SEVERAL in method.mentions for method, _ in methods)  # what is registered elsewhere matters
-        around = frozenset[str]().union(*(method.mentions for method, _ in methods))
         relevant = [
             pair
             for pair in methods

@@ -6,7 +6,6 @@ and the frames between a program and its warnings stay as they are.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from types import FrameType
@@ -25,18 +24,18 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.runtime.confirm.backward import Backwards
 from flake8_gradtrap.runtime.confirm.gradients import Gradients, Optimizer
+from flake8_gradtrap.runtime.confirm.patching import Patching
 from flake8_gradtrap.runtime.confirm.places import argument, here, receiver
 from flake8_gradtrap.runtime.confirm.tracer import Tracer
 
 
-class Hooks:
+class Hooks(Patching):
     """Installs the hooks, and takes them away."""
 
     def __init__(self, tracer: Tracer, gradients: Gradients, backwards: Backwards) -> None:
-        self.tracer = tracer
+        super().__init__(tracer)
         self.gradients = gradients
         self.backwards = backwards
-        self._undo: list[Callable[[], None]] = []
         self._inside = 0
         """How deep the run is in calls of torch that themselves do what is hooked."""
         self._step: tuple[int, int] | None = None
@@ -81,24 +80,6 @@ class Hooks:
     def _compiled(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.notes.add("torch.compile was switched off: what it compiles ran eagerly")
         return call(*args, **kwargs)
-
-    def remove(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-    def _around(self, owner: Any, name: str, hook: Callable[..., Any]) -> None:
-        """Let `hook(call, *args, **kwargs)` stand around a function; `call` runs it."""
-        original = getattr(owner, name)
-        tracer = self.tracer
-
-        @functools.wraps(original)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if not tracer.on:
-                return original(*args, **kwargs)
-            return hook(original, *args, **kwargs)
-
-        setattr(owner, name, wrapped)
-        self._undo.append(lambda: setattr(owner, name, original))
 
     # -- optimizers ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,17 +26,17 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.runtime.confirm.gradients import Gradients
 from flake8_gradtrap.runtime.confirm.numbers import many, nodes_behind
+from flake8_gradtrap.runtime.confirm.patching import Patching
 from flake8_gradtrap.runtime.confirm.places import Place, here, receiver
 from flake8_gradtrap.runtime.confirm.tracer import Tracer
 
 _BEHAVES = ("Dropout", "BatchNorm", "InstanceNorm")
 
 
-class Modules:
+class Modules(Patching):
     def __init__(self, tracer: Tracer, gradients: Gradients) -> None:
-        self.tracer = tracer
+        super().__init__(tracer)
         self.gradients = gradients
-        self._undo: list[Callable[[], None]] = []
         self._depth = 0
         self._parts: dict[int, tuple[weakref.ref[nn.Module], frozenset[Any]]] = {}
         self._evaluating: dict[int, tuple[weakref.ref[nn.Module], Site]] = {}
@@ -53,23 +52,6 @@ class Modules:
         self._around(nn.Module, "load_state_dict", self._load)
         self._around(torch, "save", self._save)
         self.gradients.listeners.append(self.stepped)
-
-    def remove(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-    def _around(self, owner: Any, name: str, hook: Callable[..., Any]) -> None:
-        original = getattr(owner, name)
-        tracer = self.tracer
-
-        @functools.wraps(original)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if not tracer.on:
-                return original(*args, **kwargs)
-            return hook(original, *args, **kwargs)
-
-        setattr(owner, name, wrapped)
-        self._undo.append(lambda: setattr(owner, name, original))
 
     # -- modes --------------------------------------------------------------------------------------------------------
 
