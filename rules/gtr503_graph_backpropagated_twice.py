@@ -155,7 +155,8 @@ class GraphBackpropagatedTwice(Waiting, SavedTensors):
         carried = frozenset().union(*(state.needs for state in event.carried))
         marks = [mark for operation in event.frees - carried if (mark := watch.get(("freed", operation))) is not None]
         needed = {mark.site.node for mark in marks}
-        for _, mark in tagged(watch, "freed"):
+        known = len(event.frees) > 1 or not event.partial  # else the graph is the loss itself, of which nothing is known
+        for _, mark in tagged(watch, "freed") if known else ():
             if mark.turn.number == self.turn(watch).number and mark.site.node not in needed:
                 self.acquit((mark.site.node, event.site.node))
         return max(marks, key=lambda mark: mark.turn.number, default=None)

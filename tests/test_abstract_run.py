@@ -1268,6 +1268,27 @@ def test_a_function_over_its_budget_is_left_alone_and_counted() -> None:
     assert places(result.findings) >= marks(text), "the functions after it are still run"
 
 
+def test_a_long_chain_without_gradients_in_a_loss() -> None:
+    chain = "\n".join(f"            weight = (weight * 0.5 + weight.roll({number})).clamp(0, 1)" for number in range(150))
+    text = f"""
+import torch
+
+
+def train(model, teacher, loader, optimizer):
+    for x, y in loader:
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        with torch.no_grad():
+            weight = teacher(x)
+{chain}
+        loss = loss + weight.mean()
+        loss.backward()  # GTR501
+        optimizer.step()
+"""
+    result = run(text)
+    assert result.statistics.functions_over_budget == 0
+    assert "GTR501" in {finding.code for finding in result.findings}
+
+
 def test_what_waits_in_a_run_that_is_given_up_is_never_told() -> None:
     first, *rest = labyrinth(3, 100).split("\n")
     suspect = """\

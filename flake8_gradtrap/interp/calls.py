@@ -41,7 +41,7 @@ LOSS_FUNCTIONS = frozenset({"compute_loss", "get_loss", "loss_fn", "criterion", 
 OFTEN = 3
 """A function that did nothing to gradients in so many calls is not entered again when helpers have taken many steps."""
 
-SHARE = 6
+SHARE = 7
 """The part of the steps that a helper which does not train may take."""
 
 VERBS = frozenset(
@@ -140,7 +140,7 @@ class Calls(Classes):
         kind = self.kind(func, st)
         record = st.record(func)
         if isinstance(record, Thingy) and record.cls is not None:
-            name = "forward" if kind == "module" else "__call__"
+            name = "forward" if kind in ("module", "lossfn") else "__call__"
             found = self.find_method(record.cls, "__call__") or self.find_method(record.cls, name)
             if found is not None:
                 bound = self.bind_method(*found, func, st)
@@ -326,7 +326,7 @@ class Calls(Classes):
         value = self.unknown(name)
         models = any(self.kind(arg, st) == "module" for arg in args.all())
         result: Value = value
-        if live and self.kind_of_unknown(value) in ("", "tensor"):
+        if live and self.kind_of_unknown(value) in ("", "tensor", "lossfn"):  # called like the function that made it
             result = self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
         if models or (live and result is value):
             self.likely.add(result)

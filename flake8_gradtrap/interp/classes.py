@@ -200,6 +200,8 @@ class Classes(Statements):
             self.known_as_computed(base, node, st)
         if called and name in self.know.method_role:
             return Method(base, name)
+        if name == "data" and record is not None and record.op == "grad":
+            return self.make_tensor("grad", record.parents, node, st, how=".grad.data")
         if name == "data":
             return self.make_tensor(
                 "detach", (base,), node, st, how=".data", is_number=bool(record and record.is_number)

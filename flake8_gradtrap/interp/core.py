@@ -48,6 +48,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    named_loss,
     setting,
 )
 from flake8_gradtrap.rule import Rule
@@ -69,6 +70,11 @@ KEEPS = re.compile(
 
 AVERAGES = re.compile(r"(^|[._])(ema|swa|moving_averages?)([._]|$)", re.IGNORECASE)
 """What keeps a running average of parameters is called so: it reads parameters, and leaves gradients alone."""
+
+MEASURES = re.compile(
+    r"(^|_)(meters?|metrics?|tracker|logger|averager?|stats|pbar|progress(_bar)?|monitor|history|writer)$", re.IGNORECASE
+)
+"""What keeps numbers is called so: it has no use for a loss but its value."""
 
 _NO_LOSS = frozenset({"forward", "pass", "leaf", "data", "hard", "detach"})
 """Operations of which a loss is hardly the result."""
@@ -334,7 +340,7 @@ class Core:
         kind = self.kind(value, st)
         if kind == "tensor" or not isinstance(value, Sym):
             return kind == "tensor"
-        return not kind and (value in self.likely or ("loss" in value.name.lower() and not setting(value)))
+        return not kind and (value in self.likely or named_loss(value))
 
     def owners(self, value: Value | None, st: State) -> Owners:
         """Whose parameters (gradients) a value stands for."""
@@ -503,13 +509,15 @@ class Core:
         if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
         things = []
+        measured = MEASURES.search(to.rpartition(".")[0].partition("[")[0]) is not None
         for value in values:
             for part in self.reachable(value, st, attributes=True):
                 tensor = st.tensor(part)
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
-                    things.append(Thing(part, getattr(part, "name", ""), harmless or self._harmless(part, st)))
+                    kept = measured and (isinstance(st.record(part), Mapping) or self.kind(part, st) == "tensor")
+                    things.append(Thing(part, getattr(part, "name", ""), harmless or kept or self._harmless(part, st)))
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
 
@@ -526,9 +534,9 @@ class Core:
         if self.limit < math.inf:
             self.helped += amount
         own = self.steps - self.helped
-        if own > self.budget // 6 or self.steps > self.budget // 2:
+        if own > self.budget // 8 or self.steps > 2 * self.budget // 5:
             self.merger.narrow = True
-            self.merger.single = own > self.budget // 2 or self.steps > 3 * self.budget // 4
+            self.merger.single = own > 2 * self.budget // 5 or self.steps > 3 * self.budget // 5
         if self.steps > self.budget:
             raise OverBudget
         if self.steps > self.limit:

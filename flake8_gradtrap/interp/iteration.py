@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as MappingType
+from types import MappingProxyType
+
 from flake8_gradtrap.events import Iterated, IteratorMade, Owners, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import Calls
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import Const, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
+
+_NOTHING: MappingType[Value, Value] = MappingProxyType({})
 
 
 class Iteration(Calls):
@@ -20,12 +25,7 @@ class Iteration(Calls):
         record = st.record(value)
         if isinstance(record, Iterator):
             self.iterated(value, by, node, st, whole, single)
-            if record.generator is not None and not single:
-                func, env = record.generator
-                return self.run_generator(func, env, node, st)
-            if record.item is not None:
-                return [(record.item, st)]
-            return [(self._combined(record, st), st)]
+            return self._drawn(record, node, st) if not single else [(self._typical(record, st), st)]
         if isinstance(value, Tup):
             return [(value.items[0] if value.items else self.unknown("", "item"), st)]
         if isinstance(record, Listing):
@@ -57,6 +57,33 @@ class Iteration(Calls):
         if self.kind(value, st) == "loader" or value in self.data or (isinstance(value, Sym) and value.op == "param"):
             self.data.add(item_value)
         return [(item_value, st)]
+
+    def _drawn(self, record: Iterator, node: ir.Node, st: State) -> Results:
+        """A typical element of an iterator, when the generator that it is, or draws from, has run."""
+        if record.generator is not None:
+            func, env = record.generator
+            return self.run_generator(func, env, node, st)
+        if record.item is None:
+            for source in record.sources:
+                inner = st.record(source)
+                if isinstance(inner, Iterator) and self._trains_itself(inner, st):
+                    drawn = self._drawn(inner, node, st)
+                    return [(self._combined(record, path, {source: item}), path) for item, path in drawn]
+        return [(self._typical(record, st), st)]
+
+    def _trains_itself(self, record: Iterator, st: State) -> bool:
+        """Whether an iterator is a generator that goes backward and steps, or draws from one: `enumerate(steps())`.
+
+        Others do nothing by themselves; and where the loop over them steps, the order of the two would matter.
+        """
+        if record.generator is not None:
+            func, _ = record.generator
+            return isinstance(func.node, ir.FunctionDef) and func.node.mentions >= {"backward", "step"}
+        sources = (st.record(source) for source in record.sources)
+        return any(isinstance(source, Iterator) and self._trains_itself(source, st) for source in sources)
+
+    def _typical(self, record: Iterator, st: State) -> Value:
+        return record.item if record.item is not None else self._combined(record, st)
 
     def _param_group(self, record: Listing, st: State) -> Value:
         params = self.new(
@@ -135,13 +162,15 @@ class Iteration(Calls):
             call = frame.call
         return call
 
-    def _combined(self, record: Iterator, st: State) -> Value:
-        """What a lazy iterator yields, from what its sources yield."""
+    def _combined(self, record: Iterator, st: State, drawn: MappingType[Value, Value] = _NOTHING) -> Value:
+        """What a lazy iterator yields, from what its sources yield; `drawn`: from those that were run."""
         items: list[Value] = []
         for source in record.sources:
             inner = st.record(source)
-            if isinstance(inner, Iterator):
-                items.append(inner.item if inner.item is not None else self._combined(inner, st))
+            if source in drawn:
+                items.append(drawn[source])
+            elif isinstance(inner, Iterator):
+                items.append(self._typical(inner, st))
             elif isinstance(inner, Listing):
                 items.append((inner.items[0] if inner.items else inner.item) or self.unknown("", "item"))
             elif isinstance(source, Tup) and source.items:

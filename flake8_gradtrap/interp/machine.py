@@ -34,12 +34,12 @@ from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
 
-ROOT_BUDGET = 32_000
+ROOT_BUDGET = 40_000
 """So many steps (expressions and statements evaluated) a root may take, and half as many again at module level: about
 half a second.
 """
 
-FILE_BUDGET = 10 * ROOT_BUDGET
+FILE_BUDGET = 8 * ROOT_BUDGET
 """So many steps all roots of a file may take; the roots that are left then are counted as over budget."""
 
 ONE_SHOT_NAMES = frozenset(

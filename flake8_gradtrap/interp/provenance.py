@@ -9,7 +9,7 @@ from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Sym, Tensor, Thingy, Tup, Value, setting
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Thingy, Tup, Value, named_loss, setting
 
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
@@ -342,12 +342,22 @@ class Provenance:
 
     def _trainable(self, value: Value) -> bool:
         """Whether a value would have history, had its operations been recorded."""
-        tensor = self.state.tensor(value)
-        if tensor is None:
-            return self.history(value) is True
-        return tensor.op in ("param", "forward") or (
-            tensor.op not in CUTS and any(self._trainable(parent) for parent in tensor.parents)
-        )
+        seen: set[Value] = set()
+        work = [value]
+        while work:
+            value = work.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            tensor = self.state.tensor(value)
+            if tensor is None:
+                if self.history(value) is True:
+                    return True
+            elif tensor.op in ("param", "forward"):
+                return True
+            elif tensor.op not in CUTS:
+                work.extend(tensor.parents)
+        return False
 
     def _sum(self, tensor: Tensor, additive: bool, seen: set[Value], depth: int) -> Iterator[Term]:
         live_leaves: set[Value] = set()
@@ -430,7 +440,7 @@ class Provenance:
             return (
                 value in self.likely
                 or value.op in ("call", "item", "entry", "member")
-                or "loss" in value.name.lower()
+                or named_loss(value)
                 or bool(self.state.conds.get(("live", value)))
             )
         return self.history(value) is not False

@@ -373,6 +373,10 @@ class TorchModel(Wrappers):
         self.sharded(name, args, node, st)
         return args.pos[0] if args.pos else args.kw.get("module") or args.kw.get("model")
 
+    def _same_all(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        given = [value for value in (args.get(0, "models"), args.get(1, "optimizers")) if value is not None]
+        return Tup(tuple(given)) if len(given) > 1 else given[0] if given else None
+
     def _context(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         roles = self.know.roles(name)
         flag: bool | None
@@ -632,6 +636,7 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("context.anomaly", TorchModel._anomaly),
     ("context.autocast", TorchModel._autocast),
     ("same.functions", TorchModel._same),
+    ("same.all", TorchModel._same_all),
     ("tensors.factory", TorchModel._factory),
     ("tensors.hard", TorchModel._hard),
     ("tensors.rewrap", TorchModel._rewrap),

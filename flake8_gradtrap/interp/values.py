@@ -257,6 +257,14 @@ def setting(value: Sym) -> bool:
     return False
 
 
+_WEIGHT = re.compile(r"_(factor|coeff?s?|coefficient|lambda|ratio|weight)$", re.I)
+
+
+def named_loss(value: Sym) -> bool:
+    """Whether an unknown is a loss by its name; what weighs one (`perceptual_loss_factor`) is none."""
+    return "loss" in value.name.lower() and not setting(value) and _WEIGHT.search(value.name) is None
+
+
 def infinite(value: Value | None) -> bool:
     """Whether a value is infinity, as far as can be seen: `float("inf")`, `math.inf`, `torch.inf`."""
     if isinstance(value, Const):
