@@ -123,6 +123,8 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
         for key, trained in tagged(watch, "trained"):
             if self.concerns(event, trained.mark):
                 watch.drop(key)
+        if not event.matters and event.training is False:
+            return
         if event.module.key not in self.asked and (event.training is not False or self.running(watch)):
             super().mode(event, watch)
 
