@@ -247,9 +247,11 @@ class Calls(Classes):
         return self._within_limits(func, args, node, st)
 
     def _out_of_sight(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
-        """A visible call that is not entered."""
+        """A visible call that is not entered: it may do anything with its arguments, and what it mentions of `self`."""
         if self._may_act(func):
-            self.escape(args.all(), node, st, self._called(node))
+            held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
+            own = [held[name] for name in ir.mentions(func.node) & held.keys()]
+            self.escape([*args.all(), *own], node, st, self._called(node))
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _forget_assigned(self, func: Func, st: State) -> None:
