@@ -15,7 +15,7 @@ samples in one batch.
 
 Adam and its like divide by the size of the gradients. Thirty steps of Adam, AdamW, RMSprop or Adagrad on sums and on
 means of eight differ by less than 0.01 % in torch 2.13, those of Adam with a `weight_decay` (which is added to the
-gradient) by 60 %. So beside an optimizer of this kind, without such a decay and without a clip, the finding is a preview.
+gradient) by 60 %. So beside such an optimizer, without such a decay and without a clip, the finding is a preview.
 
 ## Known limits
 

@@ -14,9 +14,12 @@ in a list keeps its whole graph.
 
 ## Known limits
 
-False positives: a function whose callers all are in code that cannot be seen, and turn gradients off.
+False positives: a function whose callers all are in code that cannot be seen, and turn gradients off; a network from
+elsewhere whose parameters are frozen.
 
-False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight.
+False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
+purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); unit tests;
+functions that adapt a model to what they evaluate.
 
 The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates; then it changes
 no value.

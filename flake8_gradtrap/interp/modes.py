@@ -7,8 +7,8 @@ import re
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
-from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Sym, Thingy, Value
 
 ACTS = frozenset(
@@ -86,7 +86,7 @@ class Modes(Core):
         return "modules.stateless" not in roles and "modules.same_in_both_modes" not in roles
 
     def _class_is_modal(self, cls: Class) -> bool:
-        """Whether a class, or anything that it mentions, may ask for the mode: by its words, as far as they are seen."""
+        """Whether a class, or anything that it mentions, may ask for the mode, as far as its words say."""
         if cls.ident not in self.modal_classes:
             waiting: list[tuple[Module, str]] = [(cls.module, cls.name)]
             seen: set[tuple[str, str]] = set()
@@ -131,7 +131,9 @@ class Modes(Core):
         left = started is not None and started.ident in self.stalled  # its caller was run, and could not enter it
         forgotten = st.mode is None and (st.lossy or left)  # else nobody in sight has turned them off
         provenance = self.provenance(st)
-        cut = bool(outputs) and all(provenance.history(output) is False for output in outputs)  # in the `forward` itself
+        cut = bool(outputs) and all(
+            provenance.history(output) is False for output in outputs
+        )  # in the `forward` itself
         recorded = False if st.mode is False or cut else None if undecided or forgotten else True
         func = st.frame.func
         function, definition, only_looks = "", None, False
@@ -147,7 +149,7 @@ class Modes(Core):
         self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks, probes), st)
 
     def _tests(self, frame: Frame) -> bool:
-        """Whether a function tests the program itself: a file of a test suite, a `test_…` that asserts or takes nothing."""
+        """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
         if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
             return bool(_UNIT_TESTS.search(self.module.path))
         path = frame.func.module.path

@@ -254,7 +254,7 @@ class Registration(Core):
         return self.label(node) if isinstance(node, ir.Node) else ""
 
     def handed_over(self, values: Iterable[Value], node: ir.Node, st: State, how: str = "") -> None:
-        """Tell that modules or Parameters become part of a module, or may; of a ParameterList whose parameters they are."""
+        """Tell that modules or Parameters become part of a module, or may; of a ParameterList, whose they are."""
         if not self.hears(Registered):
             return
         values = tuple(values)
