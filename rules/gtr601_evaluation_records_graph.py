@@ -62,6 +62,7 @@ def evaluate(model, loader, criterion):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -73,8 +74,13 @@ from flake8_gradtrap.events import (
     ReadOut,
     RunEnded,
 )
+from flake8_gradtrap.gradients import frame
 from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
 from flake8_gradtrap.rule import Change, Remedy, Watch, on
+
+
+STATISTICS = re.compile(r"(^|[._])(\w*(mean_std|normali[sz]er)|(obs|ret|value|reward)_(rms|norm))$", re.IGNORECASE)
+"""What keeps running statistics, and has no parameters, is called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +110,21 @@ class EvaluationRecordsGraph(InModes):
         """Their outputs, and where they were made."""
         self.spared: set[Hashable] = set()
         """Places whose output is differentiated, or leaves for where that cannot be seen, on whatever path."""
+        self.off: set[Hashable] = set()
+        """Places, with the calls that led to them, where gradients are off on some path: a setting decides."""
         self.training: set[Hashable] = set()
         """Loops in which something goes backward."""
 
     @on(Forwarded)
     def forward(self, event: Forwarded, watch: Watch) -> None:
         mark = self.evaluating(event, watch)
-        if mark is None or event.probes:
+        if mark is None or event.probes or STATISTICS.search(event.module.label):
             return
         place = event.site.node
         if event.recorded is not True:  # a caller turns gradients off
             if event.recorded is None:
                 self.spared.add(place)
+            self.off.add((place, *frame(event.site)))
             return
         loops = self.running(watch)
         if loops or EVALUATES.search(event.function):
@@ -146,7 +155,8 @@ class EvaluationRecordsGraph(InModes):
         for place, call in self.calls.items():
             where = call.event.definition.node if call.event.definition is not None else None
             trains = call.loop in self.training and not call.own
-            if place in self.spared or trains or where in told:
+            decided = (place, *frame(call.event.site)) in self.off
+            if place in self.spared or trains or decided or where in told:
                 continue
             told.add(where)
             self.tell(call, watch)
