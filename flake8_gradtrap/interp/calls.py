@@ -49,6 +49,9 @@ OFTEN = 3
 SHARE = 6
 """The part of the steps that a helper which does not train may take."""
 
+_MODES = frozenset({"train", "super"})
+"""Words of functions that may put a module back into training mode, themselves or as their class's base does."""
+
 LEAST = 600
 """So many steps it may take in any case, if its caller has twice as many left."""
 
@@ -252,6 +255,10 @@ class Calls(Classes):
             held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
             own = [held[name] for name in ir.mentions(func.node) & held.keys()]
             self.escape([*args.all(), *own], node, st, self._called(node))
+        bound = func.receiver is not None and getattr(func.node, "name", "") != "__init__"
+        if not _MODES.isdisjoint(ir.mentions(func.node)):
+            if bound or any(self.kind(arg, st) == "module" for arg in args.all()):
+                self.mode_unknown(node, st)
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _forget_assigned(self, func: Func, st: State) -> None:

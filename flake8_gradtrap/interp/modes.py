@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site
+from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
@@ -112,6 +112,11 @@ class Modes(Core):
         """A module's own `train` is called: what it does with its parts is its business."""
         if self.hears(ModeSet) and self.kind(module, st) == "module":
             self.emit(ModeSet(self.site(node, st), self.thing(module), None, self._parts(module, st)), st)
+
+    def mode_unknown(self, node: ir.Node, st: State) -> None:
+        """What is called may put any module into any mode."""
+        if self.hears(ModeSet):
+            self.emit(ModeSet(self.site(node, st), Thing(Sym("any", (id(node),)), ""), None), st)
 
     def read_mode(self, module: Value, node: ir.Node, st: State) -> None:
         """`module.training` is read, and not by the module itself."""
