@@ -135,7 +135,9 @@ def rows_of(tree: Path, files: list[Path], envs: Path, scratch: Path) -> Iterato
     yield Row("gradtrap, warm", [*gradtrap, *cache], prime)
     yield Row("gradtrap, one file edited", edited, edit)
     yield Row("flake8", [str(environment(envs, "flake8") / "flake8"), *flake8])
-    yield Row("flake8 with gradtrap", [sys.executable, "-m", "flake8", *flake8])
+    plugged = [sys.executable, "-m", "flake8", *flake8]
+    yield Row("flake8 with gradtrap, cold", [*plugged, "--gradtrap-no-cache"])
+    yield Row("flake8 with gradtrap, warm", [*plugged, f"--gradtrap-{cache[0][2:]}"], prime)
     yield Row("flake8 with flake8-bugbear", [str(environment(envs, "bugbear") / "flake8"), *flake8])
     yield Row("flake8 with TorchFix", [str(environment(envs, "torchfix") / "flake8"), *flake8])
     yield Row("torch-preflight", [str(environment(envs, "torch-preflight") / "torch-preflight"), "check", str(tree)])
@@ -165,7 +167,8 @@ def derived(rows: list[Row]) -> str:
 
     return (
         f"- gradtrap, cold, over `ast.parse`: {ratio('gradtrap, cold', '`ast.parse` of all files')}\n"
-        f"- flake8 with gradtrap over flake8: {ratio('flake8 with gradtrap', 'flake8')}\n"
+        f"- flake8 with gradtrap over flake8, cold: {ratio('flake8 with gradtrap, cold', 'flake8')}\n"
+        f"- the same, warm: {ratio('flake8 with gradtrap, warm', 'flake8')}\n"
         f"- one process over two, wall: {ratio('gradtrap, cold', 'gradtrap, cold, two processes', 'wall')}\n"
         f"- TorchFix over gradtrap, cold: {ratio('flake8 with TorchFix', 'gradtrap, cold')}\n"
         f"- torch-preflight over gradtrap, cold: {ratio('torch-preflight', 'gradtrap, cold')}\n"

@@ -11,7 +11,7 @@ from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Finding, Span
 from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.result import Result, Statistics
-from flake8_gradtrap.versions import Look, Stamp, digest, read
+from flake8_gradtrap.versions import Look, Stamp, digest, read, says
 
 if TYPE_CHECKING:
     import ast
@@ -81,6 +81,21 @@ def check_data(data: bytes | str, path: str, settings: Settings, tree: ast.Modul
 def internal_error(error: BaseException, path: str, settings: Settings) -> tuple[Finding, ...]:
     why = f"internal error: {type(error).__name__}: {error}; please report it"
     return _wanted([not_analysed(path, why)], settings)
+
+
+def check_text(task: Task, text: str, tree: ast.Module | None = None) -> Outcome:
+    """What comes of a task whose file somebody else has read: its text, without a byte order mark and with plain ends
+    of lines. The version is that on the disk, if it says the same.
+    """
+    from flake8_gradtrap.notebook import located
+
+    result = check_data(text, task.path, task.settings, tree)
+    findings = unique(located(result.findings, text.encode(errors="surrogatepass"), task.path))
+    version = None
+    with contextlib.suppress(OSError, ValueError):
+        data, seen = read(task.path)
+        version = (digest(data), seen) if says(data, text) else None
+    return Outcome(task.path, findings, result.statistics, version=version, looks=result.looks, settled=result.settled)
 
 
 def check_file(task: Task) -> Outcome:

@@ -23,7 +23,7 @@ from flake8_gradtrap.finding import Finding
 from flake8_gradtrap.packing import Refused, Unpacker, pack
 from flake8_gradtrap.result import Statistics
 from flake8_gradtrap.store import Store
-from flake8_gradtrap.versions import UNREADABLE, Look, Stamp, digest, read, stamp, whole_stamp
+from flake8_gradtrap.versions import UNREADABLE, Look, Stamp, digest, read, says, stamp, whole_stamp
 
 FOLDER = ".gradtrap_cache"
 _EVERY = 200
@@ -159,8 +159,11 @@ class Cache:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def get(self, task: Task) -> Outcome | None:
-        """The outcome of a task, if nothing has changed since it was last done."""
+    def get(self, task: Task, text: str | None = None) -> Outcome | None:
+        """The outcome of a task, if nothing has changed since it was last done.
+
+        `text`: of its file, if somebody has read it already (as in `check_text`): then this alone decides.
+        """
         if task.data is not None:
             return None
         shelf, name = self._place(task)
@@ -168,9 +171,14 @@ class Cache:
         if entry is None:
             return None
         own = Look(shelf.prefix + name, entry.digest, entry.stamp)
-        touched = not self._untouched(own)
-        if touched and not self._holds(own):
-            return None
+        if text is not None:
+            touched = False
+            if not self._says(own, text):
+                return None
+        else:
+            touched = not self._untouched(own)
+            if touched and not self._holds(own):
+                return None
         if entry.looks:
             if shelf.broken is None:
                 self._look(shelf)
@@ -206,6 +214,16 @@ class Cache:
             if number not in shelf.broken and (fresh := self._refreshed(look)) is not look:
                 shelf.looks[number] = fresh
                 shelf.refreshed = True
+
+    @staticmethod
+    def _says(own: Look, text: str) -> bool:
+        """Whether an answer is about this text."""
+        if digest(text.encode(errors="surrogatepass")) == own.digest:
+            return True
+        with contextlib.suppress(OSError, ValueError):  # another encoding, other ends of lines
+            data, _ = read(own.path)
+            return digest(data) == own.digest and says(data, text)
+        return False
 
     @staticmethod
     def _untouched(own: Look) -> bool:
@@ -281,9 +299,12 @@ class Cache:
     def save(self) -> None:
         """Write what is new. What another run has written meanwhile stays, unless it is about the same files."""
         self._waiting = 0
-        for shelf in self._shelves.values():
-            if not shelf.new and not shelf.refreshed:
-                continue
+        changed = [shelf for shelf in self._shelves.values() if shelf.new or shelf.refreshed]
+        with self._store.locked() if changed else contextlib.nullcontext():
+            self._merge(changed)
+
+    def _merge(self, changed: Iterable[_Shelf]) -> None:
+        for shelf in changed:
             disk = self._load(shelf.name, shelf.folder, shelf.settings)
             merged = _Shelf(shelf.name, shelf.folder, shelf.settings)
             for source in (disk, shelf):

@@ -1,6 +1,7 @@
 """The engine: from the text of a file to its findings. Adapters (plugin, command line, server) call `check_source`.
 
-Importing this module imports neither libcst nor the abstract run: files that mention no training code never need them.
+Importing this module imports neither the rules nor libcst nor the abstract run: files that mention no training code
+never need them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from flake8_gradtrap.config import NOT_ANALYSED, Settings
 from flake8_gradtrap.finding import Edit, Finding, Fix, Span, Step
+from flake8_gradtrap.gate import is_about_training
 from flake8_gradtrap.noqa import Noqa
 from flake8_gradtrap.notebook import text_of
 from flake8_gradtrap.own import using
 from flake8_gradtrap.result import Result, Statistics
-from flake8_gradtrap.rule import Remedy, Rule, all_rules
 from flake8_gradtrap.source import SourceError, SourceFile
 from flake8_gradtrap.traits import words_of
 
@@ -31,11 +32,7 @@ if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.pathwatch import Report
-
-_LIBRARIES = re.compile(
-    r"\b(torch|lightning|accelerate|deepspeed|fabric|transformers|apex|zero_grad|backward|parameters)\b|pytorch",
-    re.IGNORECASE,
-)
+    from flake8_gradtrap.rule import Remedy, Rule
 
 
 class Surroundings:
@@ -128,6 +125,8 @@ def _not_analysed(path: str, why: str, row: int = 1, column: int = 1, trace: tup
 @cache
 def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[str], re.Pattern[str] | None]:
     """The rules with these codes, the words that they wait for, and a pattern that finds any of them in a text."""
+    from flake8_gradtrap.rule import all_rules
+
     rules = tuple(rule for code, rule in all_rules().items() if code in codes and rule.handlers())
     words = frozenset(word for rule in rules for word in rule.words)
     spelt = sorted(frozenset[str]().union(*map(words_of, words)))
@@ -137,12 +136,14 @@ def _trigger(codes: frozenset[str]) -> tuple[tuple[type[Rule], ...], frozenset[s
 
 def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings) -> Result:
     """The gates, each cheaper than the next: text, table of contents, abstract run."""
-    rules, words, pattern = _trigger(settings.codes_for(source.path))
     tree = source.tree  # a syntax error is told whatever the file is about
-    if pattern is None or not tree.body:
+    if not tree.body or not is_about_training(source.text, settings.apis):
+        return Result(())
+    rules, words, pattern = _trigger(settings.codes_for(source.path))
+    if pattern is None:
         return Result(())
     own = settings.apis.mentioned
-    if not (own and own.search(source.text)) and not (_LIBRARIES.search(source.text) and pattern.search(source.text)):
+    if not pattern.search(source.text) and not (own and own.search(source.text)):
         return Result(())
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project
@@ -213,6 +214,8 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
     there, else at the last step of the trace that lies here. What another file does all by itself is told when that one
     is checked.
     """
+    from flake8_gradtrap.rule import all_rules
+
     rule = all_rules()[report.code]
     trace = [Step(message, *place) for message, site in report.trace if (place := _span(site)) is not None]
     place = _span(report.site)

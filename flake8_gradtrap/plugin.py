@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from flake8.exceptions import ExecutionError
 from flake8.options.manager import OptionManager
 from flake8.style_guide import Decision, DecisionEngine
 
 from flake8_gradtrap import __version__, config
-from flake8_gradtrap.batch import check_data
+from flake8_gradtrap.batch import Task, check_data, check_text
 from flake8_gradtrap.config import (
     FAMILY,
     NOT_ANALYSED,
@@ -22,7 +24,13 @@ from flake8_gradtrap.config import (
     check_apis,
     check_version,
 )
+from flake8_gradtrap.gate import is_about_training
+from flake8_gradtrap.kinds import is_notebook
 from flake8_gradtrap.report import message_of
+
+if TYPE_CHECKING:
+    from flake8_gradtrap.cache import Cache
+    from flake8_gradtrap.finding import Finding
 
 _OWN = {
     "one_shot_sources": "that return an iterator",
@@ -32,6 +40,8 @@ _OWN = {
     "step_wrappers": "that take a loss backward, step and clear the gradients",
 }
 """The options about a project's own APIs."""
+_NO = frozenset({"", "0", "f", "false", "n", "no", "off"})
+"""What an environment variable says that says no."""
 
 
 class Plugin:
@@ -40,6 +50,9 @@ class Plugin:
     name = "flake8-gradtrap"
     version = __version__
     settings: ClassVar[Settings | None] = None
+    _cache: ClassVar[Cache | None] = None
+    _saved_by: ClassVar[int] = 0
+    """The process that saves the cache when it ends: flake8 does not tell a plugin that it is done."""
 
     def __init__(self, tree: ast.Module, filename: str, lines: Sequence[str]) -> None:
         self._tree = tree
@@ -62,6 +75,14 @@ class Plugin:
                 f"--{name.replace('_', '-')}", default="", parse_from_config=True, comma_separated_list=True,
                 metavar="NAMES", help=f"gradtrap: functions of your own {help}",
             )  # fmt: skip
+        option_manager.add_option(
+            "--gradtrap-no-cache", action="store_true", default=False, parse_from_config=True,
+            help="gradtrap: neither read nor write the cache",
+        )  # fmt: skip
+        option_manager.add_option(
+            "--gradtrap-cache-dir", default="", metavar="FOLDER",  # no setting: a project has no say in where we write
+            help="gradtrap: where the cache lies; .gradtrap_cache in the root of the project if not given",
+        )  # fmt: skip
         option_manager.extend_default_ignore([code for code, default in config.known_rules().items() if not default])
 
     @classmethod
@@ -75,14 +96,58 @@ class Plugin:
             off = {code for code, default in config.known_rules().items() if not default}
             options.extended_default_ignore = [code for code in options.extended_default_ignore if code not in off]
         cls.settings = Settings(_codes(options), noqa=not options.disable_noqa, apis=apis, target_torch=version)
+        cls._save()
+        cls._cache = None if cls.settings.codes.enabled <= {NOT_ANALYSED} else _cache(options)
 
     def run(self) -> Iterator[tuple[int, int, str, type[Plugin]]]:
         settings = self.settings or Settings()
         if settings.codes.enabled <= {NOT_ANALYSED}:
             return
-        for finding in check_data("".join(self._lines), self._filename, settings, self._tree).findings:
-            text = f"{finding.code} {message_of(finding)}"
-            yield finding.span.row, finding.span.column - 1, text, type(self)
+        text = "".join(self._lines)
+        if not is_about_training(text, settings.apis):
+            return
+        for finding in self._findings(text, settings):
+            message = f"{finding.code} {message_of(finding)}"
+            yield finding.span.row, finding.span.column - 1, message, type(self)
+
+    def _findings(self, text: str, settings: Settings) -> tuple[Finding, ...]:
+        """What was found the last time, if nothing has changed since, else what is found now."""
+        if self._cache is None or is_notebook(self._filename):
+            return check_data(text, self._filename, settings, self._tree).findings
+        task = Task(self._filename, settings)
+        outcome = self._cache.get(task, text)
+        if outcome is None:
+            outcome = check_text(task, text, self._tree)
+            self._cache.put(task, outcome)
+            self._save_at_end()
+        return outcome.findings
+
+    @classmethod
+    def _save_at_end(cls) -> None:
+        """Save the cache when this process ends: flake8's own, or one of its workers, which end without `atexit`."""
+        if cls._saved_by != os.getpid():
+            from multiprocessing.util import Finalize
+
+            cls._saved_by = os.getpid()
+            Finalize(None, cls._save, exitpriority=1)
+
+    @classmethod
+    def _save(cls) -> None:
+        if cls._cache is not None:
+            with contextlib.suppress(Exception):  # nobody is left who could do anything about it
+                cls._cache.save()
+
+
+def _cache(options: Namespace) -> Cache | None:
+    """The cache of `gradtrap check`, unless it is off."""
+    if options.gradtrap_no_cache or os.environ.get("GRADTRAP_NO_CACHE", "").lower() not in _NO:
+        return None
+    from flake8_gradtrap.cache import Cache, default_folder
+
+    given = options.gradtrap_cache_dir or os.environ.get("GRADTRAP_CACHE_DIR", "")
+    with contextlib.suppress(OSError, ValueError):  # where we are is gone
+        return Cache(os.path.realpath(given) if given else default_folder())
+    return None
 
 
 def _codes(options: Namespace) -> Codes:

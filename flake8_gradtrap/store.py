@@ -14,14 +14,22 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 _LARGEST = 32 << 20
 _INNER = re.compile(r"[0-9a-f]{32}")
-_FILE = re.compile(r"[0-9a-f]{32}\.json|\.new-\d+-[0-9a-f]{16}")
+_LOCK = ".lock"
+_FILE = re.compile(r"[0-9a-f]{32}\.json|\.new-\d+-[0-9a-f]{16}|\.lock")
 _TAG = "CACHEDIR.TAG"
 _OURS = {
     ".gitignore": b"# Made by gradtrap.\n*\n",
     _TAG: b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of gradtrap; see https://bford.info/cachedir\n",
 }
+_PATIENCE = 2.0
+"""So many seconds somebody else may take to write, until we write all the same."""
 _OLD = 14 * 24 * 3600
 """What another version has written is removed after so many seconds."""
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -77,14 +85,34 @@ class _Folder:
                 os.unlink(new, **where)
             raise
 
+    def lock(self) -> int:
+        """Wait until nobody else holds the lock of this folder, and hold it, until the handle is closed."""
+        called, where = self.at(_LOCK)
+        handle = os.open(called, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666, **where)
+        try:
+            until = time.monotonic() + _PATIENCE
+            while stat.S_ISREG(os.fstat(handle).st_mode):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        break
+                    time.sleep(0.005)
+                else:
+                    break
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
     def remove_files(self) -> int:
-        """Remove the files of ours."""
+        """Remove the files of ours; how many had something in them."""
         removed = 0
         for name in self.names():
             if _FILE.fullmatch(name):
                 called, where = self.at(name)
                 os.unlink(called, **where)
-                removed += 1
+                removed += name != _LOCK
         return removed
 
     def close(self) -> None:
@@ -112,6 +140,19 @@ class Store:
                     folder.write(f"{name}.json", data)
             except (OSError, ValueError):
                 self._broken = True  # a full disk, a folder that is read-only: so it will be the next time
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process that asks for it read and write meanwhile: of two that add to a file, one would lose.
+
+        What cannot be locked, or is held for too long, is as if nobody else were there: that costs an answer at most.
+        """
+        with contextlib.ExitStack() as stack:
+            if fcntl is not None and not self._broken:
+                with contextlib.suppress(OSError, ValueError):
+                    folder = stack.enter_context(self._open(make=True))
+                    stack.callback(os.close, folder.lock())
+            yield
 
     @contextlib.contextmanager
     def _open(self, make: bool) -> Iterator[_Folder]:

@@ -80,3 +80,15 @@ def read(path: str) -> tuple[bytes, Stamp | None]:
         raise OSError(errno.EFBIG, f"larger than {LARGEST >> 20} MiB")
     same = before.st_mtime_ns == after.st_mtime_ns and len(data) == after.st_size == before.st_size
     return data, stamp(before) if same else None
+
+
+def says(data: bytes, text: str) -> bool:
+    """Whether the bytes of a source file mean this text, of which the lines have plain ends."""
+    if data == text.encode(errors="surrogatepass"):
+        return True
+    from flake8_gradtrap.source import SourceError, decode  # rarely needed
+
+    try:
+        return decode(data)[0].replace("\r\n", "\n").replace("\r", "\n") == text
+    except SourceError:
+        return False

@@ -105,4 +105,5 @@ def stub(monkeypatch: pytest.MonkeyPatch, rules: None) -> Stub:
     module = ModuleType("flake8_gradtrap.engine")
     module.check_source = check_source  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flake8_gradtrap.engine", module)
+    monkeypatch.setattr("flake8_gradtrap.plugin.is_about_training", lambda text, apis: True)  # what it checks is not
     return done

@@ -606,7 +606,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         assert len(set(ends)) == 1
         assert ends[0][1:] == ("", 1)
         assert "m3.py:1:5: GTR000" in ends[0][0]
-        (shelf,) = tmp_path.glob(f"{cache.FOLDER}/*/*")
+        (shelf,) = tmp_path.glob(f"{cache.FOLDER}/*/*.json")
         assert set(json.loads(shelf.read_text())["files"]) == {f"m{number}.py" for number in range(6)}
         (tmp_path / "m0.py").write_text("y = 1\n")
 

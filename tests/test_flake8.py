@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +20,11 @@ Flake8 = Callable[..., list[str]]
 
 @pytest.fixture
 def flake8_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Flake8:
-    """Runs flake8 in this process, in an empty folder; gives the lines of its output that are about traps."""
+    """Runs flake8 in this process, in an empty folder, and without a cache unless a test asks for one; gives the lines
+    of its output that are about traps.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADTRAP_NO_CACHE", "1")
     points = importlib.metadata.entry_points(group="flake8.extension", name="GTR")
     assert [point.value for point in points] == ["flake8_gradtrap.plugin:Plugin"], "pip install -e . is missing"
 
@@ -80,8 +84,9 @@ def test_the_same_findings_on_real_input(tmp_path: Path) -> None:
 
     def run(*command: str) -> list[str]:
         done = subprocess.run(
-            [sys.executable, "-m", *command, *traps], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
+            [sys.executable, "-m", *command, *traps],
+            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "GRADTRAP_NO_CACHE": "1"}, check=False,
+        )  # fmt: skip
         assert (done.returncode, done.stderr) == (1, "")
         return places(done.stdout.splitlines())
 
@@ -195,13 +200,28 @@ def test_wrong_settings_end_flake8(option: str, tmp_path: Path, capsys: pytest.C
     assert "gradtrap: " in output
 
 
-def test_linting_with_flake8_loads_no_engine_where_it_is_not_wanted(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("import torch\n")
-    code = """\
+LOADED = """\
 import sys
 from flake8.main.cli import main
-main(["--isolated", "--select=E", "-j1", "a.py"])
-print([name for name in ("torch", "libcst", "rich", "flake8_gradtrap.engine") if name in sys.modules])
+main(["--isolated", "-j1", "a.py", *sys.argv[1:]])
+names = ("torch", "libcst", "rich", "flake8_gradtrap.cache", "flake8_gradtrap.rule", "flake8_gradtrap.engine")
+print(*[name for name in names if name in sys.modules])
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert run.stdout == "[]\n"
+
+
+def test_linting_with_flake8_loads_no_engine_where_it_is_not_wanted(tmp_path: Path) -> None:
+    def loaded(source: str, *arguments: str) -> list[str]:
+        (tmp_path / "a.py").write_text(source)
+        variables = {name: value for name, value in os.environ.items() if name != "GRADTRAP_NO_CACHE"}
+        run = subprocess.run(
+            [sys.executable, "-c", LOADED, *arguments],
+            capture_output=True, text=True, cwd=tmp_path, env=variables, check=True,
+        )  # fmt: skip
+        return [name.removeprefix("flake8_gradtrap.") for name in run.stdout.splitlines()[-1].split()]
+
+    trap = OWN.replace("trainable(model)", "(p for p in model.parameters())")
+    assert loaded(trap, "--select=E") == []
+    assert loaded("x = 1\n") == ["cache"]
+    assert loaded(trap) == ["libcst", "cache", "rule", "engine"]
+    assert loaded(trap) == ["cache"]
+    assert loaded(trap, "--gradtrap-no-cache") == ["libcst", "rule", "engine"]

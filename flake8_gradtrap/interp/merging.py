@@ -127,9 +127,13 @@ class Merger:
 
     def _squeeze(self, states: list[State], goal: int, level: Level) -> None:
         """Merge paths until so many are left: first those on which the rules remember the same."""
+        measured: dict[tuple[State, State], tuple[int, int]] = {}
         while len(states) > goal:
-            pairs = [(self._apart(a, b), i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
-            for _, i, j in sorted(pairs):
+            pairs = [(a, b, i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
+            for a, b, _, _ in pairs:
+                if (a, b) not in measured:
+                    measured[a, b] = self._apart(a, b)
+            for _, i, j in sorted((measured[a, b], i, j) for a, b, i, j in pairs):
                 merged = _Pair(self, states[i], states[j], level).merged()
                 if merged is not None:
                     states[i] = merged
