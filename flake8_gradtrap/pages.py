@@ -35,9 +35,9 @@ def page(rule: type[Rule], picture: str = "") -> str:
     default = "on by default" if rule.default else "preview: off until `--preview`, or selected by code"
     facts = f"{default} · fix: {_FIXES[rule.fix]} · since {rule.since}"
     facts += f" · for torch {rule.torch} or newer" if rule.torch else ""
-    text, references, links = rule.doc().strip().partition("\n## References\n")
-    text = "\n\n".join([text.rstrip(), *_proof(rule, picture)])
-    return f"# {rule.code} {rule.name}\n\n*{facts[0].upper()}{facts[1:]}*\n\n{text}\n{references}{links}\n"
+    text, heading, links = rule.doc().strip().partition("## References\n")
+    parts = [f"# {rule.code} {rule.name}", f"*{facts[0].upper()}{facts[1:]}*", text.rstrip(), *_proof(rule, picture)]
+    return "\n\n".join([*parts, heading + links]).rstrip() + "\n"
 
 
 def _proof(rule: type[Rule], picture: str) -> Iterator[str]:
