@@ -423,8 +423,8 @@ def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flake8_gradtrap.pages.figures", lambda: measured)
     facts = "*On by default · fix: `--fix` · since 0.1.0*"
     expected = f"# GTR301 some-trap\n\n{facts}\n\nFirst line.\n\n## What it does\n\nIt finds.\n\n## Proof\n\n"
-    expected += "Real training steps, with the trap and without, from the same seed and data: cpu (x86_64), torch 2.13.0. "
-    expected += "`gradtrap prove GTR301` measures it again.\n\n"
+    expected += "Real training steps, with the trap and without, from the same seed and data: "
+    expected += "cpu (x86_64), torch 2.13.0. `gradtrap prove GTR301` measures it again.\n\n"
     expected += "| What is measured | Trapped | Fixed |\n|---|---:|---:|\n| norm | 1461 | 1.427 |\n"
     for argument in ("GTR301", "gtr301", "some-trap", "--all"):
         result = cli("rule", argument)
