@@ -78,7 +78,6 @@ from flake8_gradtrap.gradients import frame
 from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
 from flake8_gradtrap.rule import Change, Remedy, Watch, on
 
-
 STATISTICS = re.compile(r"(^|[._])(\w*(mean_std|normali[sz]er)|(obs|ret|value|reward)_(rms|norm))$", re.IGNORECASE)
 """What keeps running statistics, and has no parameters, is called so."""
 

@@ -256,9 +256,9 @@ class Calls(Classes):
             own = [held[name] for name in ir.mentions(func.node) & held.keys()]
             self.escape([*args.all(), *own], node, st, self._called(node))
         bound = func.receiver is not None and getattr(func.node, "name", "") != "__init__"
-        if not _MODES.isdisjoint(ir.mentions(func.node)):
-            if bound or any(self.kind(arg, st) == "module" for arg in args.all()):
-                self.mode_unknown(node, st)
+        switches = not _MODES.isdisjoint(ir.mentions(func.node))
+        if switches and (bound or any(self.kind(arg, st) == "module" for arg in args.all())):
+            self.mode_unknown(node, st)
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _forget_assigned(self, func: Func, st: State) -> None:
