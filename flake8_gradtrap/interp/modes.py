@@ -156,8 +156,8 @@ class Modes(Core):
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
         if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
-            return bool(_UNIT_TESTS.search(self.module.path))
-        path = frame.func.module.path
+            return bool(_UNIT_TESTS.search(str(self.module.path)))
+        path = str(frame.func.module.path)
         if _UNIT_TESTS.search(path):
             return True
         if not node.name.startswith("test_"):
