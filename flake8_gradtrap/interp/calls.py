@@ -7,7 +7,7 @@ import math
 from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
-from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
+from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.modes import IN_DOUBT
@@ -254,7 +254,8 @@ class Calls(Classes):
         if self._may_act(func):
             held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
             own = [held[name] for name in ir.mentions(func.node) & held.keys()]
-            self.escape([*args.all(), *own], node, st, self._called(node))
+            self.escape(args.all(), node, st, self._called(node))
+            Core.escape(self, own, node, st, self._called(node))  # and is registered nowhere by that
         bound = func.receiver is not None and getattr(func.node, "name", "") != "__init__"
         switches = not _MODES.isdisjoint(ir.mentions(func.node))
         if switches and (bound or any(self.kind(arg, st) == "module" for arg in args.all())):

@@ -9,7 +9,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Listing, Sym, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -39,6 +39,9 @@ _WITHOUT_MODES = frozenset(
     "random warnings time json re".split()
 )
 """Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
+
+_NESTED = 3
+"""Modules within modules are looked into so deep."""
 
 _PARTS = 40
 """So many classes and functions are looked at, of which a module may be made."""
@@ -72,17 +75,22 @@ class Modes(Core):
         leaves = self.leaves(module, st) or frozenset()
         return frozenset(part for part in (module, *leaves) if isinstance(part, Value))
 
-    def modal(self, module: Value, st: State) -> bool:
+    def modal(self, module: Value, st: State, depth: int = 0) -> bool:
         """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
         record = st.record(module)
-        if not isinstance(record, Thingy):
+        if isinstance(record, Listing):
+            parts = record.items if record.items is not None else (record.item,) if record.item is not None else ()
+            return not parts or any(self.modal(part, st, depth) for part in parts)
+        if not isinstance(record, Thingy) or depth > _NESTED:
             return True
         if record.cls is not None:
-            return self._class_is_modal(record.cls)
+            held = st.overlay.get(module, {})
+            if (not held and depth == 0) or self._class_is_modal(record.cls):
+                return True  # its constructor was not run
+            return any(self.modal(part, st, depth + 1) for part in held.values() if self.kind(part, st) == "module")
         roles = self.know.roles(record.what)
         if "modules.holders" in roles:
-            inner = [part for arg in record.args for part in (self.elements(arg, st) or (arg,))]
-            return not inner or any(self.modal(part, st) for part in inner)
+            return not record.args or any(self.modal(part, st, depth + 1) for part in record.args)
         return "modules.stateless" not in roles and "modules.same_in_both_modes" not in roles
 
     def _class_is_modal(self, cls: Class) -> bool:
