@@ -172,13 +172,14 @@ class Calls(Classes):
     def _forward(self, module: Value, bound: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Call a visible module: its `forward` runs, and what it returns is the module's output."""
         results: Results = []
+        quieted = self.quieted
         if self.matters(bound, args, st):
             for value, path in self.enter(bound, args, node, st):
                 results.append((self._output(module, value, args, node, path), path))
         else:
             results.append((self.output(module, NONE, args, node, st), st))
         for value, path in results:
-            self.forwarded(module, value, node, path)
+            self.forwarded(module, value, node, path, quieted)
         return results
 
     def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
@@ -434,6 +435,7 @@ class Calls(Classes):
         restores = declared is not None  # else what `set_grad_enabled` does in it outlives it
         if declared is not None:
             st.mode = declared
+            self.quieted += not declared
         doubts = declared is None and IN_DOUBT not in st.conds and self._decorated(func)
         if doubts:
             st.conds[IN_DOUBT] = True

@@ -23,6 +23,9 @@ _ADAPTS = frozenset(
 )
 """Words of functions that train a copy of the model on what they evaluate, before they do."""
 
+_VOLATILE = frozenset({"volatile"})
+"""What turned gradients off until torch 0.4. Since then it does nothing, and torch warns of it."""
+
 _UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
 """Files of a test suite."""
 _TEST_FILE = re.compile(r"(^|[\\/])(test_[^\\/]*|[^\\/]*_test)\.py$")
@@ -55,6 +58,8 @@ class Modes(Core):
         super().__init__(*args)  # type: ignore[arg-type]
         self.modal_classes: dict[int, bool] = {}
         """For each class, whether its modules may do something else in the one mode than in the other."""
+        self.quieted = 0
+        """How often gradients were turned off so far."""
 
     def set_mode(self, module: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
         """`module.eval()` and `module.train(…)`."""
@@ -131,8 +136,10 @@ class Modes(Core):
         if self.hears(ModeRead) and not (st.frame.func is not None and st.frame.func.receiver == module):
             self.emit(ModeRead(self.site(node, st), self.thing(module)), st)
 
-    def forwarded(self, module: Value, result: Value, node: ir.Node, st: State) -> None:
-        """A module was called; what other modules call in their `forward` is a part of theirs."""
+    def forwarded(self, module: Value, result: Value, node: ir.Node, st: State, quieted: int | None = None) -> None:
+        """A module was called; what other modules call in their `forward` is a part of theirs. `quieted`: how often
+        gradients had been turned off when its own, visible `forward` began.
+        """
         if not self.hears(Forwarded):
             return
         for frame in st.frames:
@@ -144,6 +151,8 @@ class Modes(Core):
         left = started is not None and started.ident in self.stalled  # its caller was run, and could not enter it
         forgotten = st.mode is None and (st.lossy or left)  # else nobody in sight has turned them off
         provenance = self.provenance(st)
+        live = any(provenance.history(one) for one in outputs)
+        undecided = undecided or (quieted is not None and quieted != self.quieted and not live)
         cut = bool(outputs) and all(
             provenance.history(output) is False for output in outputs
         )  # in the `forward` itself
@@ -154,12 +163,17 @@ class Modes(Core):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
             only_looks = func.node.mentions.isdisjoint(acts)
-        if recorded and any(map(_adapts, st.frames)):
+        if recorded and any(_mentions(frame, _ADAPTS) for frame in st.frames):
             recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
         probes = id(node) in (self.statement, self.unread) or any(map(self._tests, st.frames))
-        self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks, probes), st)
+        volatile = any(_mentions(frame, _VOLATILE) for frame in st.frames)
+        volatile = volatile or (func is None and "volatile" in self.module.source.text)
+        forwarded = Forwarded(
+            site, thing, outputs, recorded, around, function, definition, only_looks, probes, volatile
+        )
+        self.emit(forwarded, st)
 
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
@@ -213,13 +227,13 @@ class Modes(Core):
             st.conds[IN_DOUBT] = True
         else:
             st.mode = record.flag
+            self.quieted += record.flag is False
         return True
 
 
-def _adapts(frame: Frame) -> bool:
-    """Whether a function trains a copy of the model on what it evaluates, as far as its words say."""
+def _mentions(frame: Frame, words: frozenset[str]) -> bool:
     node = frame.func.node if frame.func is not None else None
-    return isinstance(node, ir.FunctionDef) and not node.mentions.isdisjoint(_ADAPTS)
+    return isinstance(node, ir.FunctionDef) and not node.mentions.isdisjoint(words)
 
 
 def _asserts(node: ir.FunctionDef) -> bool:
