@@ -274,6 +274,9 @@ class _Pair:
         for holder, key, x, y in attributes:
             result.set_attr(holder, key, self._join_attribute(result, key, x, y))
         result.conds = {key: fact for key, fact in a.conds.items() if b.conds.get(key, _MISSING) == fact}
+        for key in a.conds.keys() - result.conds.keys() if len(result.conds) < len(a.conds) else ():
+            if isinstance(key, tuple) and key[0] == "equals" and key in b.conds:
+                result.conds[key] = a.conds[key] | b.conds[key]  # one of these constants, on whichever path
         result.mem = memory
         result.lossy = a.lossy or b.lossy or self.level == Level.FORCE
         if a.mode is not b.mode:
