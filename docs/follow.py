@@ -1,28 +1,21 @@
-#!/usr/bin/env python3
-"""Follow one finding through gradtrap, and write what every step makes of it into docs/how-it-works.md.
-
-With --check: write nothing, and exit with 1 if the page does not show what the steps make now.
-"""
+"""One finding, followed through gradtrap: what every step makes of it, for docs/how-it-works.md."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import libcst
-from generate import between
 
 from flake8_gradtrap.config import Settings
 from flake8_gradtrap.engine import _trigger, check_source
 from flake8_gradtrap.events import Event, IterationStarted, Site, Thing
 from flake8_gradtrap.gate import _LIBRARIES
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.lower import lower
 from flake8_gradtrap.interp.machine import Machine
 from flake8_gradtrap.interp.project import Module, Project
 from flake8_gradtrap.interp.state import State
@@ -30,8 +23,6 @@ from flake8_gradtrap.report import Sources, Style, render
 from flake8_gradtrap.rule import all_rules
 from flake8_gradtrap.source import SourceFile, TopLevel
 
-PAGE = Path(__file__).resolve().parent / "how-it-works.md"
-BEGIN, END = "<!-- followed: docs/follow.py -->", "<!-- /followed -->"
 RULE = "GTR101"
 PROGRAM = """\
 import torch
@@ -54,14 +45,15 @@ def train(model, loader, criterion):
         limit(params)
         optimizer.step()
 """
-TEMPLATE = """
+TEMPLATE = """\
+
 The program:
 
 ```python
 {program}```
 
-**Text.** `{library}` is mentioned, so it may be about training (`gate.py`); and so are the words {words}, for which rules
-wait. Had it been otherwise, that would be all.
+**Text.** `{library}` is mentioned, so it may be about training (`gate.py`); and so are the words {words},
+for which rules wait. Had it been otherwise, that would be all.
 
 **Contents.** The top-level parts, from `ast`, and what becomes of them. `{unread}` mentions nothing that a rule waits
 for, and is never looked at again:
@@ -82,8 +74,8 @@ and as `interp/lower.py` hands it on, for the abstract run, in the terms of `int
 {lowered}
 ```
 
-**The abstract run** executes that. `filter(...)` makes an iterator, which is {it} below; a call of `limit` is entered. What
-happens is told to the rules, in this order (line, event, what it is about), until the loop begins again:
+**The abstract run** executes that. `filter(...)` makes an iterator, {it} below; the call of `limit` is entered.
+What happens is told to the rules, in this order (line, event, what it is about), until the loop begins again:
 
 ```text
 {events}
@@ -95,8 +87,10 @@ happens is told to the rules, in this order (line, event, what it is about), unt
 {heard}
 ```
 
-**The report** names sites, pieces of syntax. Only now their lines and columns are looked up in libcst's tree, and the change
-that the rule asks for (wrap line 13 in `list(...)`) becomes an edit:
+At the last two lines the iterator is used up already: that is the trap, and the rule reports it. A place is told once.
+
+**The report** names sites, pieces of syntax. Only now their lines and columns are looked up in libcst's tree, and the
+change that the rule asks for (wrap what made the iterator in `list(...)`) becomes edits:
 
 ```json
 {finding}
@@ -140,7 +134,8 @@ class Followed:
         row = self.row(event.site)
         if self.over or not row:
             return
-        shown = [f"{field.name}={self.value(getattr(event, field.name))}" for field in fields(event) if self.tells(event, field.name)]
+        told = [field.name for field in fields(event) if self.tells(event, field.name)]
+        shown = [f"{name}={self.value(getattr(event, name))}" for name in told]
         self.events.append(f"{row:>3}  {type(event).__name__:<17}{', '.join(shown)}".rstrip())
         if any(kind is type(event) for kind, _ in all_rules()[RULE].handlers()):
             self.heard.append(f"{row:>3}  {type(event).__name__:<13}{self.memory(state)}")
@@ -208,16 +203,14 @@ def followed() -> str:
     (unread,) = (part.name for part in run.source.toplevel if part.name and not run.read(part))
     definition = train.slice.module.body[0]
     assert isinstance(definition, libcst.FunctionDef)
-    lowered = next(iter(train.slice.module.body)) and _lowered(train)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "train.py"
-        path.write_text(PROGRAM, encoding="utf-8")
-        (finding,) = check_source(PROGRAM, "train.py", Settings()).findings
-        style, sources = Style(False), Sources({"train.py": PROGRAM.encode()})
-        as_json = json.loads(render("json", [finding], sources, style))[0]
-        shown = render("full", [finding], sources, style)
-    kept = {key: as_json[key] for key in ("code", "filename", "location", "end_location", "fix")}
-    iterator = next(name for key, name in run.names.items() if name in run.events[1])
+    (function,) = lower(train.slice)
+    assert isinstance(function, ir.FunctionDef)
+    (finding,) = check_source(PROGRAM, "train.py", Settings()).findings
+    style, sources = Style(False), Sources({"train.py": PROGRAM.encode()})
+    told = json.loads(render("json", [finding], sources, style))[0]
+    places = ",\n".join(f'  "{key}": {json.dumps(told[key])}' for key in ("code", "location", "end_location"))
+    edits = ",\n".join(f"    {json.dumps(edit)}" for edit in told["fix"]["edits"])
+    iterator = next(name for name in run.names.values() if name in run.events[1])
     return TEMPLATE.format(
         program=PROGRAM,
         library=run.library,
@@ -225,34 +218,11 @@ def followed() -> str:
         unread=unread,
         parts="\n".join(run.parts()),
         concrete=wrapped(concrete(definition.body.body[0])),
-        lowered=wrapped(repr(lowered)),
+        lowered=wrapped(repr(function.body[0])),
         it=iterator,
         events="\n".join(run.events),
         rule=RULE,
         heard="\n".join(run.heard),
-        finding=json.dumps(kept, indent=2),
-        shown=shown.rstrip(),
+        finding=f'{{\n{places},\n  "edits": [\n{edits}\n  ]\n}}',
+        shown=render("full", [finding], sources, style).rstrip(),
     )
-
-
-def _lowered(part: TopLevel) -> ir.Statement:
-    from flake8_gradtrap.interp.lower import lower
-
-    (function,) = lower(part.slice)
-    assert isinstance(function, ir.FunctionDef)
-    return function.body[0]
-
-
-def main() -> int:
-    text = between(PAGE, BEGIN, END, followed())
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text(encoding="utf-8") != text:
-            print("docs/how-it-works.md is not up to date: python docs/follow.py")
-            return 1
-        return 0
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
