@@ -140,6 +140,18 @@ def test_plots_are_small_and_shown() -> None:
         assert f"](plots/{plot.name})" in (DOCS / "rules" / f"{plot.stem}.md").read_text(encoding="utf-8")
 
 
+def test_speeds_are_those_that_were_measured() -> None:
+    measured = (DOCS / "measurements.md").read_text(encoding="utf-8").partition("### Beside other tools")[2]
+    compared = (DOCS / "compared.md").read_text(encoding="utf-8").partition("## Speed")[2]
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|$", compared, re.MULTILINE)
+    assert len(rows) == 8
+    for name, seconds in rows:
+        row = next(line for line in measured.splitlines() if line.startswith(f"| {name} |"))
+        assert row.split(" | ")[3] == seconds, name
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Compared")[2].partition("## Rules")[0]
+    assert set(re.findall(r"\d+\.\d+", readme)) <= {seconds for _, seconds in rows}
+
+
 # -- the guide --------------------------------------------------------------------------------------------------------
 
 GUIDE = DOCS / "guide.md"
