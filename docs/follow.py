@@ -121,7 +121,7 @@ class Followed:
         self.heard: list[str] = []
         self.over = False
         tell = self.machine.emit
-        self.machine.emit = lambda event, state: self.emit(event, state, tell)  # type: ignore[method-assign]
+        self.machine.emit = lambda event, st: self.emit(event, st, tell)  # type: ignore[method-assign]
         self.machine.run()
 
     def name(self, thing: Thing) -> str:
