@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
-from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
+from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.modes import IN_DOUBT
@@ -176,13 +176,14 @@ class Calls(Classes):
     def _forward(self, module: Value, bound: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Call a visible module: its `forward` runs, and what it returns is the module's output."""
         results: Results = []
+        quieted = self.quieted
         if self.matters(bound, args, st):
             for value, path in self.enter(bound, args, node, st):
                 results.append((self._output(module, value, args, node, path), path))
         else:
             results.append((self.output(module, NONE, args, node, st), st))
         for value, path in results:
-            self.forwarded(module, value, node, path)
+            self.forwarded(module, value, node, path, quieted)
         return results
 
     def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
@@ -284,7 +285,8 @@ class Calls(Classes):
         if self._may_act(func):
             held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
             own = [held[name] for name in ir.mentions(func.node) & held.keys()]
-            self.escape([*args.all(), *own], node, st, self._called(node))
+            self.escape(args.all(), node, st, self._called(node))
+            Core.escape(self, own, node, st, self._called(node))  # and is registered nowhere by that
         bound = func.receiver is not None and getattr(func.node, "name", "") != "__init__"
         switches = not _MODES.isdisjoint(ir.mentions(func.node))
         if switches and (bound or any(self.kind(arg, st) == "module" for arg in args.all())):
@@ -473,6 +475,7 @@ class Calls(Classes):
                 st.mode = declared
             if doubts:
                 st.conds[IN_DOUBT] = True
+        self.quieted += declared is False
         results: Results = []
         if isinstance(func.node, ir.Lambda):
             for _, st in entries:

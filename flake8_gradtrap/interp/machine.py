@@ -467,7 +467,7 @@ class Machine(Methods):
         return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))
 
     def _was_run(self, part: TopLevel) -> bool:
-        value = self.module.lookup(part.name)
+        value = self.module.known(part.name)
         return isinstance(value, Func) and value.ident in self.entered
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
