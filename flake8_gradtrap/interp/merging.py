@@ -47,6 +47,8 @@ _MISSING = Const("<missing>", str)
 _NOTHING: dict[Any, Any] = {}
 _WITNESSES = 8
 """So many things that kept pairs apart are looked at first."""
+_CROWD = 16
+"""Of so many paths the nearest two are merged first; of more, whichever can be."""
 _TRAINED = frozenset({"module", "optimizer", "scaler", "scheduler", "lossfn", "accelerator"})
 """Kinds of things of which it matters which one a path has."""
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
@@ -127,6 +129,8 @@ class Merger:
 
     def _squeeze(self, states: list[State], goal: int, level: Level) -> None:
         """Merge paths until so many are left: first those on which the rules remember the same."""
+        if len(states) > _CROWD:  # to compare each with each takes too long
+            states[:] = self._reduce(states, max(goal, _CROWD), level)
         measured: dict[tuple[State, State], tuple[int, int]] = {}
         while len(states) > goal:
             pairs = [(a, b, i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
