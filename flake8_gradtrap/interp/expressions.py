@@ -268,6 +268,8 @@ class Expressions(Comprehensions):
     # -- attributes and elements --------------------------------------------------------------------------------------
 
     def eval_Attr(self, node: ir.Attr, st: State) -> Results:
+        if node.attr == "shape":
+            self.unread = id(node.value)
         return [pair for base, path in self.eval(node.value, st) for pair in self.get_attr(base, node.attr, node, path)]
 
     def eval_Subscript(self, node: ir.Subscript, st: State) -> Results:
@@ -345,6 +347,8 @@ class Expressions(Comprehensions):
     def eval_Call(self, node: ir.Call, st: State) -> Results:
         results: Results = []
         if isinstance(node.func, ir.Attr):
+            if node.func.attr == "size":
+                self.unread = id(node.func.value)
             for base, path in self.eval(node.func.value, st):
                 for args, after in self.arguments(node, path):
                     results.extend(self.call_attr(base, node.func.attr, args, node, after))
@@ -361,12 +365,13 @@ class Expressions(Comprehensions):
             if isinstance(value, Method):
                 results.extend(self.call_method(value.receiver, value.name, args, node, path))
             else:
-                if name == "step":
-                    self.own_step(base, value, args, node, path)
+                if name == "step" and self.own_step(base, value, args, node, path):
+                    results.append((self.unknown(name), path))
+                    continue
                 results.extend(self.call_value(value, args, node, path))
         return results
 
-    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> bool:
         raise NotImplementedError
 
     def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:
