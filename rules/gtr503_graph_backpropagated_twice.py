@@ -95,7 +95,7 @@ class Freed:
 class GraphBackpropagatedTwice(Waiting, SavedTensors):
     """In memory: "freed", by operation; "turn", the number of the iteration.
 
-    Acquitted: a backward after another one that has just freed a graph, and of which it needs nothing on some path.
+    Acquitted: a backward after another one that has just freed a graph, and of which it needs nothing on some path, as far as its graph is known there.
 
     A graph that was freed in an earlier iteration is a preview: it raises in the second step of every training. In code
     that somebody has run, it is mostly one that is made anew in a way that was not seen.
@@ -155,7 +155,7 @@ class GraphBackpropagatedTwice(Waiting, SavedTensors):
         carried = frozenset().union(*(state.needs for state in event.carried))
         marks = [mark for operation in event.frees - carried if (mark := watch.get(("freed", operation))) is not None]
         needed = {mark.site.node for mark in marks}
-        known = len(event.frees) > 1 or not event.partial  # else the graph is the loss itself, of which nothing is known
+        known = len(event.frees) > 1 or not event.partial  # else it is a loss of which nothing is known
         for _, mark in tagged(watch, "freed") if known else ():
             if mark.turn.number == self.turn(watch).number and mark.site.node not in needed:
                 self.acquit((mark.site.node, event.site.node))

@@ -1269,7 +1269,9 @@ def test_a_function_over_its_budget_is_left_alone_and_counted() -> None:
 
 
 def test_a_long_chain_without_gradients_in_a_loss() -> None:
-    chain = "\n".join(f"            weight = (weight * 0.5 + weight.roll({number})).clamp(0, 1)" for number in range(150))
+    chain = "\n".join(
+        f"            weight = (weight * 0.5 + weight.roll({number})).clamp(0, 1)" for number in range(150)
+    )
     text = f"""
 import torch
 
@@ -1281,7 +1283,7 @@ def train(model, teacher, loader, optimizer):
             weight = teacher(x)
 {chain}
         loss = loss + weight.mean()
-        loss.backward()  # GTR501
+        loss.backward()
         optimizer.step()
 """
     result = run(text)

@@ -72,7 +72,8 @@ AVERAGES = re.compile(r"(^|[._])(ema|swa|moving_averages?)([._]|$)", re.IGNORECA
 """What keeps a running average of parameters is called so: it reads parameters, and leaves gradients alone."""
 
 MEASURES = re.compile(
-    r"(^|_)(meters?|metrics?|tracker|logger|averager?|stats|pbar|progress(_bar)?|monitor|history|writer)$", re.IGNORECASE
+    r"(^|_)(meters?|metrics?|tracker|logger|averager?|stats|pbar|progress(_bar)?|monitor|history|writer)$",
+    re.IGNORECASE,
 )
 """What keeps numbers is called so: it has no use for a loss but its value."""
 
