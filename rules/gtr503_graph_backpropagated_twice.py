@@ -95,7 +95,8 @@ class Freed:
 class GraphBackpropagatedTwice(Waiting, SavedTensors):
     """In memory: "freed", by operation; "turn", the number of the iteration.
 
-    Acquitted: a backward after another one that has just freed a graph, and of which it needs nothing on some path, as far as its graph is known there.
+    Acquitted: a backward after another one that has just freed a graph, and of which it needs nothing on some path
+    on which its graph is known.
 
     A graph that was freed in an earlier iteration is a preview: it raises in the second step of every training. In code
     that somebody has run, it is mostly one that is made anew in a way that was not seen.
