@@ -47,8 +47,8 @@ def goes_backward(source: Source, loop: Loop, before: ast.AST) -> bool:
 def accumulation_division_dropped(source: Source) -> Iterator[Site]:
     """The loss is no longer divided by the k of the test around the step: the sum of k means is applied.
 
-    Not where Accelerate was told the window, or DeepSpeed drives: they divide by themselves. Nor where nothing is clipped
-    beside optimizers that undo the factor, or that another file makes: that is a preview.
+    Not where Accelerate was told the window, or DeepSpeed drives: they divide by themselves. Nor where nothing is
+    clipped beside optimizers that undo the factor, or that another file makes: that is a preview.
     """
     if source.engine or TELLS_ACCELERATE.search(source.text) or undone(source):
         return
