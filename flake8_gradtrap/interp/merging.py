@@ -281,6 +281,10 @@ class _Pair:
         for key in a.conds.keys() - result.conds.keys() if len(result.conds) < len(a.conds) else ():
             if isinstance(key, tuple) and key[0] == "equals" and key in b.conds:
                 result.conds[key] = a.conds[key] | b.conds[key]  # one of these constants, on whichever path
+        for number, name, x, y in envs:
+            ones, twos = a.conds.get(("equals", x)), b.conds.get(("equals", y))
+            if ones and twos:
+                result.conds[("equals", result.envs[number][name])] = ones | twos
         result.mem = memory
         result.lossy = a.lossy or b.lossy or self.level == Level.FORCE
         if a.mode is not b.mode:

@@ -9,7 +9,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Listing, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Listing, Sym, Tensor, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -83,6 +83,8 @@ class Modes(Core):
     def modal(self, module: Value, st: State, depth: int = 0) -> bool:
         """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
         record = st.record(module)
+        if isinstance(record, Tensor):
+            return False  # a Parameter
         if isinstance(record, Listing):
             parts = record.items if record.items is not None else (record.item,) if record.item is not None else ()
             return not parts or any(self.modal(part, st, depth) for part in parts)
