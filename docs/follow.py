@@ -178,8 +178,8 @@ def shown(node: object) -> str:
         return f"[{', '.join(map(shown, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    parts = [f"{name}={shown(value)}" for name, value in ast.iter_fields(node) if value not in (None, []) and name != "ctx"]
-    return f"{type(node).__name__}({', '.join(parts)})"
+    filled = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != "ctx"]
+    return f"{type(node).__name__}({', '.join(f'{name}={shown(value)}' for name, value in filled)})"
 
 
 def wrapped(text: str, width: int = 110) -> str:
