@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: threads that wait for a busy core spin
+
 import pytest
 from click.testing import CliRunner, Result
 
