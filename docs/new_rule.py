@@ -155,7 +155,7 @@ def main(arguments: list[str]) -> int:
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(text, encoding="utf-8")
         print(f"{path.as_posix()} written")
-    print("next: write what says WRITE (docs/write-a-rule.md), then python docs/generate.py and tests/run")
+    print("next: write what says WRITE; docs/write-a-rule.md says what to run then")
     return 0
 
 

@@ -162,18 +162,19 @@ def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings)
         raise
     except Exception as error:
         failure.append(_internal(source.path, error))
-    findings = []
+    findings: dict[tuple[str, Span], Finding] = {}
     for report in machine.reports.values():
         try:
             finding = _finding(report, source)
         except Exception as error:
             failure.append(_internal(source.path, error))
         else:
-            findings.extend([finding] if finding is not None else [])
+            if finding is not None:  # two places in another file may be reached by one call in this one
+                findings.setdefault((finding.code, finding.span), finding)
     failure.extend(_failures(machine, source))
     tally = machine.tally
     statistics = Statistics(tally.functions_run, len(tally.over_budget), over_budget=tuple(tally.over_budget))
-    return Result((*findings, *failure), statistics, tuple(project.looks.values()), not failure)
+    return Result((*findings.values(), *failure), statistics, tuple(project.looks.values()), not failure)
 
 
 def _internal(path: str, error: Exception) -> Finding:

@@ -870,7 +870,8 @@ class ModeSet(Event):
     """A module was put into training or evaluation mode. `training`: None where a value that is not known decides.
 
     `parts`: the module, and those of which it is visibly made; empty if it may be any module. `holders`: the things of
-    which it is itself a part. `setup`: by a constructor.
+    which it is itself a part. `setup`: by a constructor. `matters`: False where all of the module can be seen, and
+    nothing in it does anything else in the one mode than in the other.
     """
 
     module: Thing
@@ -878,6 +879,7 @@ class ModeSet(Event):
     parts: frozenset[Hashable] = frozenset()
     holders: tuple[Hashable, ...] = ()
     setup: bool = False
+    matters: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -894,7 +896,8 @@ class Forwarded(Event):
     `outputs`: the tensors that came out. `recorded`: whether gradients are on, as far as can be seen; None where a
     setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
     of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
-    trains or differentiates.
+    trains or differentiates. `probes`: only that the call works, how long it takes or which shape comes out is of
+    interest, or a unit test calls.
     """
 
     module: Thing
@@ -904,6 +907,7 @@ class Forwarded(Event):
     function: str = ""
     definition: Site | None = None
     only_looks: bool = False
+    probes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -344,6 +344,8 @@ class KeepsGraph(InLoops):
         """Places whose total or container is back-propagated, on whatever path."""
         self.waiting: dict[Hashable, tuple[Kept, bool]] = {}
         """Findings, by place."""
+        self.windows: set[Hashable] = set()
+        """Places whose container is emptied in the same loop, on whatever path: what it keeps is bounded."""
 
     def tell(self, kept: Kept, trained: bool, watch: Watch) -> None:
         raise NotImplementedError
@@ -453,6 +455,7 @@ class KeepsGraph(InLoops):
         for key, kept in tagged(watch, "kept"):
             running = kept.loop is None or watch.get(("active", kept.loop)) is not None
             if running and (kept.holder.key == event.container.key or event.container.key in kept.totals):
+                self.windows.add(place_key(kept.site))
                 watch.drop(key)
         watch.put(("emptied", event.container.key), True)
 

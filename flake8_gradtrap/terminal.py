@@ -1,7 +1,8 @@
-"""What the terminal can show: colours, characters, and how far long work has come."""
+"""What the terminal can show: colours, characters, numbers, and how far long work has come."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -33,6 +34,15 @@ def plain(text: str, err: bool = False) -> str:
     except LookupError:
         pass
     return text
+
+
+def number(value: float) -> str:
+    """Short, without hiding a small value: 4 significant digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    return f"{value:.4g}"
 
 
 PATIENCE = 1.0

@@ -9,9 +9,10 @@ Reports a clip (`clip_grad_norm_`, `clip_grad_value_`, or a visible clip of your
 
 Until `unscale_`, or `scaler.step`, divides them, all gradients are multiplied by the loss scale: 65,536 at the start.
 The norm that the clip sees is that much too large, so that it clips in every step, to the full; `scaler.step` then
-divides what is left by the scale once more. In the demo, under SGD, the update is 1/65536 of what the clip allows:
-the model stands still, and the loss is printed as ever. An Adam optimizer hides most of this, because it divides
-gradients by their own size; then every step is clipped to the same length, and the threshold means nothing.
+divides what is left by the scale once more. In the demo, under SGD and with a scale of 1,024, the update is 1/1024 of
+what the clip allows: the model stands still, and the loss is printed as ever. An Adam optimizer hides most of this,
+because it divides gradients by their own size; then every step is clipped to the same length, and the threshold means
+nothing.
 
 ## Known limits
 

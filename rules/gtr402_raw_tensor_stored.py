@@ -67,7 +67,7 @@ def train(model, loader, criterion):
 from __future__ import annotations
 
 from flake8_gradtrap.events import Accumulated, Stored
-from flake8_gradtrap.gradients import KeepsGraph, Kept, detach, place_of, quoted
+from flake8_gradtrap.gradients import KeepsGraph, Kept, detach, place_key, place_of, quoted
 from flake8_gradtrap.rule import Watch, on
 
 
@@ -93,9 +93,10 @@ class RawTensorStored(KeepsGraph):
         container = quoted(kept.holder, "a container")
         where = f" at line {watch.line(kept.backward)}" if kept.backward is not None else ""
         if trained:
+            pile = "pile up until it is emptied" if place_key(kept.site) in self.windows else "pile up (a slow leak)"
             what = (
                 f"{container} keeps {tensor} with its graph: backward{where} frees the buffers, the nodes of every "
-                "iteration pile up (a slow leak)"
+                f"iteration {pile}"
             )
         else:
             what = (

@@ -3,8 +3,8 @@
 ## What it does
 
 Reports the `return` of a loss with its history by a function that has itself back-propagated it, where a visible
-caller sums it, stores it or keeps it otherwise beyond its next iteration. Without such a caller in sight the finding
-is a preview.
+caller sums it or stores it beyond its next iteration. Without such a caller in sight the finding is a preview, as where
+the caller puts the loss on an attribute: that keeps the nodes of one step, until the next takes their place.
 
 ## Why it is a trap
 
@@ -137,6 +137,7 @@ class RawLossReturned(KeepsGraph):
                 ("returned here, with its graph", kept.made_by),
                 ("and kept here, beyond the iteration", place),
             ],
+            preview=kept.by == "attribute",
         )
 
 

@@ -14,9 +14,12 @@ in a list keeps its whole graph.
 
 ## Known limits
 
-False positives: a function whose callers all are in code that cannot be seen, and turn gradients off.
+False positives: a function whose callers all are in code that cannot be seen, and turn gradients off; a network from
+elsewhere whose parameters are frozen.
 
-False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight.
+False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
+purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); unit tests;
+functions that adapt a model to what they evaluate.
 
 The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates; then it changes
 no value.
@@ -59,6 +62,7 @@ def evaluate(model, loader, criterion):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -70,8 +74,12 @@ from flake8_gradtrap.events import (
     ReadOut,
     RunEnded,
 )
+from flake8_gradtrap.gradients import frame
 from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
 from flake8_gradtrap.rule import Change, Remedy, Watch, on
+
+STATISTICS = re.compile(r"(^|[._])(\w*(mean_std|normali[sz]er)|(obs|ret|value|reward)_(rms|norm))$", re.IGNORECASE)
+"""What keeps running statistics, and has no parameters, is called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +109,21 @@ class EvaluationRecordsGraph(InModes):
         """Their outputs, and where they were made."""
         self.spared: set[Hashable] = set()
         """Places whose output is differentiated, or leaves for where that cannot be seen, on whatever path."""
+        self.off: set[Hashable] = set()
+        """Places, with the calls that led to them, where gradients are off on some path: a setting decides."""
         self.training: set[Hashable] = set()
         """Loops in which something goes backward."""
 
     @on(Forwarded)
     def forward(self, event: Forwarded, watch: Watch) -> None:
         mark = self.evaluating(event, watch)
-        if mark is None or event.function.startswith("test_"):  # a test of the model: it asserts, and ends
+        if mark is None or event.probes or STATISTICS.search(event.module.label):
             return
         place = event.site.node
         if event.recorded is not True:  # a caller turns gradients off
             if event.recorded is None:
                 self.spared.add(place)
+            self.off.add((place, *frame(event.site)))
             return
         loops = self.running(watch)
         if loops or EVALUATES.search(event.function):
@@ -143,7 +154,8 @@ class EvaluationRecordsGraph(InModes):
         for place, call in self.calls.items():
             where = call.event.definition.node if call.event.definition is not None else None
             trains = call.loop in self.training and not call.own
-            if place in self.spared or trains or where in told:
+            decided = (place, *frame(call.event.site)) in self.off
+            if place in self.spared or trains or decided or where in told:
                 continue
             told.add(where)
             self.tell(call, watch)

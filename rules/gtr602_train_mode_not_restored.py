@@ -15,6 +15,8 @@ statistics of weights that it no longer has.
 
 False positives: training in evaluation mode on purpose, with a mode that the first validation is meant to set.
 
+Silent: a model that can be seen, and does the same in both modes.
+
 False negatives: evaluation in code that cannot be seen; models in containers; a loop whose optimizer cannot be matched
 with the model.
 
@@ -123,6 +125,8 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
         for key, trained in tagged(watch, "trained"):
             if self.concerns(event, trained.mark):
                 watch.drop(key)
+        if not event.matters and event.training is False:
+            return
         if event.module.key not in self.asked and (event.training is not False or self.running(watch)):
             super().mode(event, watch)
 

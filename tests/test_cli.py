@@ -418,8 +418,14 @@ class SomeTrap(Rule):
 
 def test_rule(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flake8_gradtrap.rule.all_rules", lambda: {"GTR301": SomeTrap})
+    proof = {"code": "GTR301", "trapped": {"norm": 1461.029}, "fixed": {"norm": 1.427}}
+    measured = {"device": "cpu", "device_name": "x86_64", "torch": "2.13.0", "proofs": [proof]}
+    monkeypatch.setattr("flake8_gradtrap.pages.figures", lambda: measured)
     facts = "*On by default · fix: `--fix` · since 0.1.0*"
-    expected = f"# GTR301 some-trap\n\n{facts}\n\nFirst line.\n\n## What it does\n\nIt finds.\n"
+    expected = f"# GTR301 some-trap\n\n{facts}\n\nFirst line.\n\n## What it does\n\nIt finds.\n\n## Proof\n\n"
+    expected += "Real training steps, with the trap and without, from the same seed and data: "
+    expected += "cpu (x86_64), torch 2.13.0. `gradtrap prove GTR301` measures it again.\n\n"
+    expected += "| What is measured | Trapped | Fixed |\n|---|---:|---:|\n| norm | 1461 | 1.427 |\n"
     for argument in ("GTR301", "gtr301", "some-trap", "--all"):
         result = cli("rule", argument)
         assert (result.exit_code, result.stdout) == (0, expected)

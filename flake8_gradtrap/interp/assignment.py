@@ -42,6 +42,8 @@ _NAMELESS = frozenset({"call", "item", "entry", "derived"})
 class Assignment(Expressions):
     def exec_Assign(self, node: ir.Assign, st: State) -> list[End]:
         ends: list[End] = []
+        if isinstance(node.targets[0], ir.Name) and node.targets[0].id == "_":
+            self.unread = id(node.value)
         for value, path in self.eval(node.value, st):
             paths = [path]
             for target in node.targets:

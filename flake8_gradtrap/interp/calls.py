@@ -35,6 +35,11 @@ DEPTH = 6
 SHORT = 25
 """A function of so few identifiers is entered in any case."""
 
+_PLAIN_DECORATORS = frozenset(
+    "abc builtins click contextlib dataclasses functools hydra numba pytest typer typing typing_extensions".split()
+)
+"""Packages whose decorators leave gradients as they are."""
+
 LOSS_FUNCTIONS = frozenset({"compute_loss", "get_loss", "loss_fn", "criterion", "loss_function", "calc_loss", "loss"})
 """Functions that promise a loss by their name."""
 
@@ -43,6 +48,12 @@ OFTEN = 3
 
 SHARE = 6
 """The part of the steps that a helper which does not train may take."""
+
+_MODES = frozenset({"train", "super"})
+"""Words of functions that may put a module back into training mode, themselves or as their class's base does."""
+
+LEAST = 600
+"""So many steps it may take in any case, if its caller has twice as many left."""
 
 VERBS = frozenset(
     "backward manual_backward autograd grad zero_grad zero_ step update unscale_ clip_grad_norm clip_grad_norm_ "
@@ -106,10 +117,19 @@ class Calls(Classes):
 
     def _decorated(self, func: Func) -> bool:
         """Whether a decorator that is not known may have turned gradients off."""
-        return isinstance(func.node, ir.FunctionDef) and any(
-            not isinstance(decorator, ir.Name) or decorator.id not in ("staticmethod", "classmethod", "property")
-            for decorator in func.node.decorators
-        )
+        return isinstance(func.node, ir.FunctionDef) and not all(self._plain(one, func) for one in func.node.decorators)
+
+    def _plain(self, decorator: ir.Expression, func: Func) -> bool:
+        """Whether a decorator is one of Python, or of a library that knows nothing of gradients."""
+        node = decorator.func if isinstance(decorator, ir.Call) else decorator
+        while isinstance(node, ir.Attr):
+            node = node.value
+        if not isinstance(node, ir.Name):
+            return False
+        value = func.module.lookup(node.id)
+        if isinstance(value, Api):
+            return value.name.partition(".")[0] in _PLAIN_DECORATORS
+        return value is None and node.id in ("staticmethod", "classmethod", "property")
 
     def _dotted(self, node: ir.Node, func: Func) -> str:
         if isinstance(node, ir.Attr):
@@ -230,9 +250,15 @@ class Calls(Classes):
         return self._within_limits(func, args, node, st)
 
     def _out_of_sight(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
-        """A visible call that is not entered."""
+        """A visible call that is not entered: it may do anything with its arguments, and what it mentions of `self`."""
         if self._may_act(func):
-            self.escape(args.all(), node, st, self._called(node))
+            held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
+            own = [held[name] for name in ir.mentions(func.node) & held.keys()]
+            self.escape([*args.all(), *own], node, st, self._called(node))
+        bound = func.receiver is not None and getattr(func.node, "name", "") != "__init__"
+        switches = not _MODES.isdisjoint(ir.mentions(func.node))
+        if switches and (bound or any(self.kind(arg, st) == "module" for arg in args.all())):
+            self.mode_unknown(node, st)
         return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
 
     def _forget_assigned(self, func: Func, st: State) -> None:
@@ -268,7 +294,8 @@ class Calls(Classes):
     def _within_limits(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Run a helper that does not train. One that takes too many steps is left, and not entered again."""
         before, acts, entered, limit = st.fork(), self.acts, set(self.entered), self.limit
-        self.limit = self.steps + (min(limit, self.budget) - self.steps) // SHARE
+        left = min(limit, self.budget) - self.steps
+        self.limit = self.steps + max(left // SHARE, min(left // 2, LEAST))
         try:
             results = self._activate(func, self.bind(func, args, st), node, st)
         except Stalled:

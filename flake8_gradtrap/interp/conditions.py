@@ -261,7 +261,9 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
                 return not there
             return st.conds.get(("isnone", value.args[0]))
         if value.op == "==" and ("equals", value.args[0]) in st.conds and isinstance(value.args[1], Const):
-            return bool(st.conds[("equals", value.args[0])] == value.args[1])
+            choices: frozenset[Const] = st.conds[("equals", value.args[0])]
+            if value.args[1] not in choices or len(choices) == 1:
+                return value.args[1] in choices
         none = st.conds.get(("isnone", value))
         if none or (none is False and self.kind(value, st) in OBJECTS):
             return not none
@@ -279,7 +281,7 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
                 st.conds[("isnone", value.args[0])] = fact
                 return
             if value.op == "==" and fact and isinstance(value.args[1], Const):
-                st.conds[("equals", value.args[0])] = value.args[1]
+                st.conds[("equals", value.args[0])] = frozenset({value.args[1]})
         st.conds[("truth", value)] = fact
 
 

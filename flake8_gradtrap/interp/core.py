@@ -173,6 +173,8 @@ class Core:
         """The statement or expression that is evaluated, by its identity."""
         self.statement = 0
         """The expression that is a statement by itself, by its identity."""
+        self.unread = 0
+        """The expression of whose value only the shape is asked, or nothing (`_ = …`), by its identity."""
         self.comprehending = 0
         """How many comprehensions are being run, one in the other."""
         self.born: dict[tuple[Hashable, ...], list[int]] = {}

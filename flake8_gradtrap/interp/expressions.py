@@ -268,6 +268,8 @@ class Expressions(Comprehensions):
     # -- attributes and elements --------------------------------------------------------------------------------------
 
     def eval_Attr(self, node: ir.Attr, st: State) -> Results:
+        if node.attr == "shape":
+            self.unread = id(node.value)
         return [pair for base, path in self.eval(node.value, st) for pair in self.get_attr(base, node.attr, node, path)]
 
     def eval_Subscript(self, node: ir.Subscript, st: State) -> Results:
@@ -345,6 +347,8 @@ class Expressions(Comprehensions):
     def eval_Call(self, node: ir.Call, st: State) -> Results:
         results: Results = []
         if isinstance(node.func, ir.Attr):
+            if node.func.attr == "size":
+                self.unread = id(node.func.value)
             for base, path in self.eval(node.func.value, st):
                 for args, after in self.arguments(node, path):
                     results.extend(self.call_attr(base, node.func.attr, args, node, after))

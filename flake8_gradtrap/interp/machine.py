@@ -56,6 +56,8 @@ _DRIVING = _TRAINING - {"parameters", "named_parameters"}
 
 _SWITCHES = frozenset({"no_grad", "inference_mode", "set_grad_enabled"})
 """Words of functions that turn gradients off for what they call."""
+_FREEZING = frozenset({"requires_grad", "requires_grad_"})
+"""Words of classes and functions that may take the gradients from a network's parameters."""
 _WALKS = frozenset({"backward", "manual_backward", "autograd"})
 """Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
@@ -130,6 +132,7 @@ class Machine(Methods):
             if part.name and not part.mentions.isdisjoint(_DRIVING if self._is_module(part) else _TRAINING)
         }
         evaluated = {part.name for part in found if part.kind == "function"}
+        found |= self._with_frozen(parts, found)
         changed = True
         while changed:
             changed = False
@@ -142,6 +145,29 @@ class Machine(Methods):
                         names.add(part.name)
                         changed = True
         return found
+
+    def _with_frozen(self, parts: Sequence[TopLevel], known: set[TopLevel]) -> set[TopLevel]:
+        """The ways into functions that evaluate, if on them something of the project is made that freezes networks:
+        whether a forward records a graph depends on that.
+        """
+        found = {part for part in known if part.kind == "function" and "eval" in part.mentions}
+        ways = found
+        while ways:
+            names = {part.name for part in ways if part.name}
+            ways = {part for part in parts if part.kind != "import" and part not in found and part.mentions & names}
+            found = found | ways
+        mentioned = frozenset[str]().union(*(part.mentions for part in found - known))
+        return found if any(map(self._freezes, mentioned)) else set()
+
+    def _freezes(self, name: str) -> bool:
+        """Whether a name at module level is a class or function that says which of its parameters get gradients."""
+        if name not in self.module.imports and name not in self.module.definitions:
+            return False
+        value = self.module.lookup(name)
+        if isinstance(value, Class):
+            contents = value.module.definitions.get(value.name)
+            return contents is not None and not contents.mentions.isdisjoint(_FREEZING)
+        return isinstance(value, Func) and not ir.mentions(value.node).isdisjoint(_FREEZING)
 
     def _one_shot(self, parts: Iterable[TopLevel]) -> list[TopLevel]:
         """The definitions that may have a parameter for a one-shot iterator."""

@@ -127,9 +127,13 @@ class Merger:
 
     def _squeeze(self, states: list[State], goal: int, level: Level) -> None:
         """Merge paths until so many are left: first those on which the rules remember the same."""
+        measured: dict[tuple[State, State], tuple[int, int]] = {}
         while len(states) > goal:
-            pairs = [(self._apart(a, b), i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
-            for _, i, j in sorted(pairs):
+            pairs = [(a, b, i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
+            for a, b, _, _ in pairs:
+                if (a, b) not in measured:
+                    measured[a, b] = self._apart(a, b)
+            for _, i, j in sorted((measured[a, b], i, j) for a, b, i, j in pairs):
                 merged = _Pair(self, states[i], states[j], level).merged()
                 if merged is not None:
                     states[i] = merged
@@ -270,6 +274,9 @@ class _Pair:
         for holder, key, x, y in attributes:
             result.set_attr(holder, key, self._join_attribute(result, key, x, y))
         result.conds = {key: fact for key, fact in a.conds.items() if b.conds.get(key, _MISSING) == fact}
+        for key in a.conds.keys() - result.conds.keys() if len(result.conds) < len(a.conds) else ():
+            if isinstance(key, tuple) and key[0] == "equals" and key in b.conds:
+                result.conds[key] = a.conds[key] | b.conds[key]  # one of these constants, on whichever path
         result.mem = memory
         result.lossy = a.lossy or b.lossy or self.level == Level.FORCE
         if a.mode is not b.mode:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site
+import re
+
+from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
-from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import NONE, Const, Sym, Thingy, Value
+from flake8_gradtrap.interp.project import Module
+from flake8_gradtrap.interp.state import Frame, State
+from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Sym, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -14,11 +17,42 @@ ACTS = frozenset(
 )
 """Words of functions that do more with gradients than to leave them off."""
 
+_ADAPTS = frozenset(
+    "adapt adapt_model fast_adapt inner_adapt inner_loop inner_update inner_steps inner_lr fast_weights "
+    "adaptation_steps adapt_steps num_adaptation_steps n_adaptation_steps".split()
+)
+"""Words of functions that train a copy of the model on what they evaluate, before they do."""
+
+_UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
+"""Files of a test suite."""
+_TEST_FILE = re.compile(r"(^|[\\/])(test_[^\\/]*|[^\\/]*_test)\.py$")
+
+_MODAL = re.compile(
+    r"drop|batch_?norm|instance_?norm|sync_?bn|(^|_)bn|training$|spectral|transformer|multihead|gumbel|noise|quant|rrelu"
+    r"|^(lstm|gru|rnn|getattr|eval|import_module)$",
+    re.IGNORECASE,
+)
+"""Words of modules that may do something else in training than in evaluation."""
+
+_WITHOUT_MODES = frozenset(
+    "torch math numpy np typing collections functools itertools abc copy dataclasses os sys logging einops __future__ "
+    "random warnings time json re".split()
+)
+"""Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
+
+_PARTS = 40
+"""So many classes and functions are looked at, of which a module may be made."""
+
 IN_DOUBT = ("gradient mode in doubt",)
 """Assumed on a path on which a setting that cannot be seen decides whether gradients are recorded."""
 
 
 class Modes(Core):
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.modal_classes: dict[int, bool] = {}
+        """For each class, whether its modules may do something else in the one mode than in the other."""
+
     def set_mode(self, module: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
         """`module.eval()` and `module.train(…)`."""
         if not self.hears(ModeSet):
@@ -29,8 +63,8 @@ class Modes(Core):
             training = bool(given.value) if isinstance(given, Const) else None
         shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
         setup = any(getattr(frame.func.node, "name", "") == "__init__" for frame in st.frames if frame.func is not None)
-        parts, around = self._parts(module, st), holders(module)
-        self.emit(ModeSet(self.site(node, st), self.thing(module, shown), training, parts, around, setup), st)
+        parts, around, matters = self._parts(module, st), holders(module), self.modal(module, st)
+        self.emit(ModeSet(self.site(node, st), self.thing(module, shown), training, parts, around, setup, matters), st)
 
     def _parts(self, module: Value, st: State) -> frozenset[Value]:
         if isinstance(module, Sym) and module.op == "item" and len(module.args) == 1:
@@ -38,10 +72,51 @@ class Modes(Core):
         leaves = self.leaves(module, st) or frozenset()
         return frozenset(part for part in (module, *leaves) if isinstance(part, Value))
 
+    def modal(self, module: Value, st: State) -> bool:
+        """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
+        record = st.record(module)
+        if not isinstance(record, Thingy):
+            return True
+        if record.cls is not None:
+            return self._class_is_modal(record.cls)
+        roles = self.know.roles(record.what)
+        if "modules.holders" in roles:
+            inner = [part for arg in record.args for part in (self.elements(arg, st) or (arg,))]
+            return not inner or any(self.modal(part, st) for part in inner)
+        return "modules.stateless" not in roles and "modules.same_in_both_modes" not in roles
+
+    def _class_is_modal(self, cls: Class) -> bool:
+        """Whether a class, or anything that it mentions, may ask for the mode, as far as its words say."""
+        if cls.ident not in self.modal_classes:
+            waiting: list[tuple[Module, str]] = [(cls.module, cls.name)]
+            seen: set[tuple[str, str]] = set()
+            found = False
+            while waiting and not found:
+                module, name = waiting.pop()
+                contents = module.definitions.get(name)
+                if contents is None or len(seen) > _PARTS or any(map(_MODAL.search, contents.mentions)):
+                    found = True
+                    break
+                for word in contents.mentions:
+                    value = module.lookup(word) if word in module.definitions or word in module.imports else None
+                    if isinstance(value, Class | Func) and (value.module.path, word) not in seen:
+                        seen.add((value.module.path, word))
+                        waiting.append((value.module, getattr(value, "name", "") or word))
+                    elif word in module.imports and not isinstance(value, Class | Func):
+                        plain = isinstance(value, Api) and value.name.partition(".")[0] in _WITHOUT_MODES
+                        found = found or not plain
+            self.modal_classes[cls.ident] = found
+        return self.modal_classes[cls.ident]
+
     def own_train(self, module: Value, node: ir.Node, st: State) -> None:
         """A module's own `train` is called: what it does with its parts is its business."""
         if self.hears(ModeSet) and self.kind(module, st) == "module":
             self.emit(ModeSet(self.site(node, st), self.thing(module), None, self._parts(module, st)), st)
+
+    def mode_unknown(self, node: ir.Node, st: State) -> None:
+        """What is called may put any module into any mode."""
+        if self.hears(ModeSet):
+            self.emit(ModeSet(self.site(node, st), Thing(Sym("any", (id(node),)), ""), None), st)
 
     def read_mode(self, module: Value, node: ir.Node, st: State) -> None:
         """`module.training` is read, and not by the module itself."""
@@ -57,17 +132,38 @@ class Modes(Core):
                 return
         outputs = frozenset(part for part in self.reachable(result, st) if st.tensor(part) is not None)
         undecided = IN_DOUBT in st.conds or self.frozen(module, st)
-        forgotten = st.mode is None and st.lossy  # else nobody in sight has turned them off
-        recorded = False if st.mode is False else None if undecided or forgotten else True
+        started = st.frames[1].func if len(st.frames) > 1 else None
+        left = started is not None and started.ident in self.stalled  # its caller was run, and could not enter it
+        forgotten = st.mode is None and (st.lossy or left)  # else nobody in sight has turned them off
+        provenance = self.provenance(st)
+        cut = bool(outputs) and all(
+            provenance.history(output) is False for output in outputs
+        )  # in the `forward` itself
+        recorded = False if st.mode is False or cut else None if undecided or forgotten else True
         func = st.frame.func
         function, definition, only_looks = "", None, False
         if func is not None and isinstance(func.node, ir.FunctionDef):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
             only_looks = func.node.mentions.isdisjoint(acts)
+        if recorded and any(map(_adapts, st.frames)):
+            recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
-        self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks), st)
+        probes = id(node) in (self.statement, self.unread) or any(map(self._tests, st.frames))
+        self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks, probes), st)
+
+    def _tests(self, frame: Frame) -> bool:
+        """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
+        if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
+            return bool(_UNIT_TESTS.search(self.module.path))
+        path = frame.func.module.path
+        if _UNIT_TESTS.search(path):
+            return True
+        if not node.name.startswith("test_"):
+            return False
+        given = [param for param in node.params if param.name != "self"]
+        return _asserts(node) or (not given and bool(_TEST_FILE.search(path)))
 
     def numpy_of(self, value: Value, st: State) -> frozenset[Value]:
         """The graph of a tensor that becomes a NumPy array, which torch refuses if there is one."""
@@ -110,6 +206,25 @@ class Modes(Core):
         else:
             st.mode = record.flag
         return True
+
+
+def _adapts(frame: Frame) -> bool:
+    """Whether a function trains a copy of the model on what it evaluates, as far as its words say."""
+    node = frame.func.node if frame.func is not None else None
+    return isinstance(node, ir.FunctionDef) and not node.mentions.isdisjoint(_ADAPTS)
+
+
+def _asserts(node: ir.FunctionDef) -> bool:
+    """Whether a function checks what it computes, at the top of its body or in a block there."""
+    if any(name.startswith(("assert", "raises")) for name in node.mentions):
+        return True
+    waiting = list(node.body)
+    while waiting:
+        statement = waiting.pop()
+        if isinstance(statement, ir.Assert):
+            return True
+        waiting.extend(getattr(statement, "body", ()))
+    return False
 
 
 def holders(module: Value) -> tuple[Value, ...]:

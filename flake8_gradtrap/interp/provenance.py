@@ -66,8 +66,10 @@ class Provenance:
                 bool(tensor.parents) and isinstance(tensor.parents[0], Sym) and tensor.parents[0] not in self.likely
             )
             return True if tensor.mode and not unknown else None
-        if tensor.op in ("call", "data") or self._whole(tensor) is not None:
-            return None  # unknown code may have detached it, or a part of it
+        if tensor.op in ("call", "data"):
+            return None  # unknown code may have detached it
+        if self._whole(tensor) is not None:
+            return None if self.history(tensor.parents[0]) is not False else False  # or a part of what it returned
         found = self._any(tensor.parents)
         return found if tensor.mode or found is False else None
 

@@ -4,6 +4,7 @@ handed on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from flake8_gradtrap.events import (
@@ -48,6 +49,9 @@ _COLLECTING = frozenset(
     "parameters named_parameters modules named_modules children named_children state_dict _apply to cuda train".split()
 )
 """Methods of a module by which torch finds its parts: a class that defines one of them sees to its parts itself."""
+
+_SAYS_WHICH = re.compile(r"param|optimi[sz]er")
+"""Methods called so (`get_parameters`, `configure_optimizers`) say what is trained."""
 
 
 class Registration(Core):
@@ -250,10 +254,14 @@ class Registration(Core):
         return self.label(node) if isinstance(node, ir.Node) else ""
 
     def handed_over(self, values: Iterable[Value], node: ir.Node, st: State, how: str = "") -> None:
-        """Tell that modules or Parameters become part of a module, or may."""
+        """Tell that modules or Parameters become part of a module, or may; of a ParameterList, whose they are."""
         if not self.hears(Registered):
             return
+        values = tuple(values)
         found = tuple(part for value in values for part in self.parts(value, st)[0])
+        if how in ("ParameterList", "ParameterDict"):
+            owners = (owner for value in values for owner in self.owners(value, st) or ())
+            found += tuple(part for owner in owners if isinstance(owner, Ref) and (part := self.part(owner, st)))
         if found:
             self.emit(Registered(self.site(node, st), found, how), st)
 
@@ -275,8 +283,9 @@ class Registration(Core):
         found: frozenset[str] = frozenset()
         for base in self.lineage(cls):
             if isinstance(base, Class):
-                for name in base.defines & _COLLECTING:
-                    found |= self.methods(base)[name].mentions
+                for name in base.defines:
+                    if name in _COLLECTING or _SAYS_WHICH.search(name):
+                        found |= self.methods(base)[name].mentions
         site = Site((cls.module.path, cls.name))
         return ClassEnded(site, Thing(instance, cls.name), self.class_kind(cls), found)
 

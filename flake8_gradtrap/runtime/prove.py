@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from flake8_gradtrap.rule import Rule
+from flake8_gradtrap.terminal import number
 
 Measured = dict[str, float]
 
@@ -129,15 +130,6 @@ def ratio(trapped: float, fixed: float) -> float | None:
     return trapped / fixed
 
 
-def number(value: float) -> str:
-    """Short, without hiding a small value: 4 significant digits."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}"
-    return f"{value:.4g}"
-
-
 def table(proofs: Sequence[Proof], where: dict[str, str]) -> Any:
     """A rich table of what was measured."""
     from rich.table import Table
@@ -211,6 +203,8 @@ def plot(proofs: Sequence[Proof], where: dict[str, str], path: Path) -> None:
         over = min(max(over, floor), 1 / floor)
         axes.plot([1, over], [place, place], color="tab:red", linewidth=2, solid_capstyle="butt")
         axes.plot([over], [place], "o", color="tab:red", markersize=5)
+        said = f" {number(bad)} instead of {number(good)}"
+        axes.text(1, place, said, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.axvline(1, color="tab:green", linewidth=1.5)
     axes.set_xscale("log")
     axes.set_xlim(floor / 2, 2 / floor)
