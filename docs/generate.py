@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write what is generated: the pages of the rules (docs/rules/), the table in the README, the navigation of the site.
+"""Write what is generated: the pages of the rules (docs/rules/), the table in the README, the navigation of the site,
+the pictures (docs/pictures/), and the finding that docs/how-it-works.md follows.
 
 With --check: write nothing, name what is not up to date, and exit with 1 if anything is.
 """
@@ -9,6 +10,10 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+
+import follow
+import house
+import picture
 
 from flake8_gradtrap.pages import families, page, table
 from flake8_gradtrap.rule import all_rules
@@ -36,7 +41,7 @@ def between(path: Path, begin: str, end: str, text: str) -> str:
 def wanted() -> dict[Path, str]:
     """What the generated files should hold."""
     rules = all_rules()
-    readme, site = ROOT / "README.md", ROOT / "mkdocs.yml"
+    readme, site, inside = ROOT / "README.md", ROOT / "mkdocs.yml", ROOT / "docs" / "how-it-works.md"
     index, navigation = INDEX, ""
     for name, members in families(rules.values()):
         index += f"\n## {name}\n\n{table(members, '')}"
@@ -46,6 +51,9 @@ def wanted() -> dict[Path, str]:
         readme: between(readme, "<!-- rules -->", "<!-- /rules -->", table(rules.values())),
         site: between(site, "      # rules", "      # /rules", navigation),
         RULES / "index.md": index,
+        inside: between(inside, "<!-- followed -->", "<!-- /followed -->", follow.followed()),
+        picture.PICTURE: picture.draw(),
+        house.PICTURE: house.draw(),
     }
     for code, rule in rules.items():
         plot = f"plots/{code}.svg"

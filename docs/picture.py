@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
-"""Draw docs/pictures/check.svg: what `gradtrap check` says in a terminal of a program in fixtures/stories.
+"""docs/pictures/check.svg: what `gradtrap check` says in a terminal of a program in fixtures/stories.
 
 The program is copied without the comments that mark what is expected of it, and checked in a terminal of its own
-(Linux, macOS). With --check: write nothing, and exit with 1 if the picture does not show what is said now.
+(Linux, macOS).
 """
 
 from __future__ import annotations
@@ -55,6 +54,13 @@ def _read(terminal: int) -> bytes:
 
 
 def draw() -> str:
+    """The picture; as it lies there, if that shows what is said now."""
+    drawn = _draw()
+    stored = PICTURE.read_text(encoding="utf-8") if PICTURE.exists() else ""
+    return stored if said_in(stored) == said_in(drawn) else drawn
+
+
+def _draw() -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, legacy_windows=False)
     console.print(Text("$ gradtrap check train.py", "bold"))
     console.print(Text.from_ansi(say()))
@@ -67,18 +73,3 @@ def draw() -> str:
 def said_in(drawn: str) -> list[str]:
     """The text of a picture: other versions of rich draw it a little differently."""
     return [html.unescape(part).strip() for part in re.findall(r"<text[^>]*>([^<]*)</text>", drawn)]
-
-
-def main() -> int:
-    drawn = draw()
-    if "--check" in sys.argv[1:]:
-        if said_in(PICTURE.read_text(encoding="utf-8")) != said_in(drawn):
-            print(f"{PICTURE.relative_to(ROOT)} is not up to date: python docs/picture.py")
-            return 1
-        return 0
-    PICTURE.write_text(drawn, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -113,11 +113,6 @@ def test_every_page_is_in_the_navigation_and_ships_with_the_sources() -> None:
     assert '"/mkdocs.yml"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_the_pictures_show_what_is_said_now() -> None:
-    run = subprocess.run([sys.executable, str(DOCS / "picture.py"), "--check"], capture_output=True, text=True)
-    assert (run.stdout, run.returncode) == ("", 0), run.stderr
-
-
 def test_every_rule_with_a_demo_has_figures() -> None:
     measured = {proof["code"]: proof for proof in figures()["proofs"]}
     assert measured.keys() == DEMOS.keys(), "python docs/figures.py CODE measures them"
@@ -143,6 +138,18 @@ def test_plots_are_small_and_shown() -> None:
     for plot in plots:
         assert plot.stat().st_size < 60_000
         assert f"](plots/{plot.name})" in (DOCS / "rules" / f"{plot.stem}.md").read_text(encoding="utf-8")
+
+
+def test_speeds_are_those_that_were_measured() -> None:
+    measured = (DOCS / "measurements.md").read_text(encoding="utf-8").partition("### Beside other tools")[2]
+    compared = (DOCS / "compared.md").read_text(encoding="utf-8").partition("## Speed")[2]
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|$", compared, re.MULTILINE)
+    assert len(rows) == 8
+    for name, seconds in rows:
+        row = next(line for line in measured.splitlines() if line.startswith(f"| {name} |"))
+        assert row.split(" | ")[3] == seconds, name
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Compared")[2].partition("## Rules")[0]
+    assert set(re.findall(r"\d+\.\d+", readme)) <= {seconds for _, seconds in rows}
 
 
 # -- the guide --------------------------------------------------------------------------------------------------------

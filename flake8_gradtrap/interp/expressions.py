@@ -365,12 +365,13 @@ class Expressions(Comprehensions):
             if isinstance(value, Method):
                 results.extend(self.call_method(value.receiver, value.name, args, node, path))
             else:
-                if name == "step":
-                    self.own_step(base, value, args, node, path)
+                if name == "step" and self.own_step(base, value, args, node, path):
+                    results.append((self.unknown(name), path))
+                    continue
                 results.extend(self.call_value(value, args, node, path))
         return results
 
-    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> bool:
         raise NotImplementedError
 
     def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:

@@ -467,7 +467,7 @@ class Machine(Methods):
         return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))
 
     def _was_run(self, part: TopLevel) -> bool:
-        value = self.module.lookup(part.name)
+        value = self.module.known(part.name)
         return isinstance(value, Func) and value.ident in self.entered
 
     def _runnable(self, cls: Class) -> list[tuple[ir.FunctionDef, Class]]:
@@ -528,6 +528,7 @@ class Machine(Methods):
         if (
             not isinstance(node, ir.FunctionDef)
             or node.is_generator
+            or self._gets_fixtures(node)
             or not any(_may_be_one_shot(param) and not protocol.get(param.name) for param in node.params)
         ):
             return
@@ -548,6 +549,10 @@ class Machine(Methods):
                 self._guarded(node.name, work)
         finally:
             self.assumed_runs = False
+
+    def _gets_fixtures(self, node: ir.FunctionDef) -> bool:
+        """Whether pytest calls a function, with what the fixtures of these names return."""
+        return node.name.startswith("test_") or any("fixture" in self.label(one) for one in node.decorators)
 
 
 @cache

@@ -75,6 +75,8 @@ _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
+_PREPARES = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "zero_grad"})
+"""Words of a step that limits or clears the gradients itself."""
 
 
 class Methods(Containers):
@@ -452,14 +454,19 @@ class Methods(Containers):
                 return [(self.unknown(name), st)]
         return None
 
-    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> None:
-        """A visible optimizer's own `step` applies the gradients, unless it leaves that to another one."""
+    def own_step(self, base: Value, step: Value, args: Args, node: ir.Call, st: State) -> bool:
+        """A visible optimizer's own `step` applies the gradients, unless it leaves that to another one.
+
+        Whether that says all: where such a step clips or clears gradients itself, the order in it is its own affair.
+        """
         record = st.record(base)
         if not (isinstance(record, Thingy) and record.kind == "optimizer" and isinstance(step, Func)):
-            return
-        if isinstance(step.node, ir.FunctionDef) and not step.node.mentions & _DELEGATES and not args.all():
-            shown = node.func.value if isinstance(node.func, ir.Attr) else None
-            self.emit(Stepped(self.site(node, st), self.thing(base, shown), self.owners(base, st)), st)
+            return False
+        if not isinstance(step.node, ir.FunctionDef) or step.node.mentions & _DELEGATES or args.all():
+            return False
+        shown = node.func.value if isinstance(node.func, ir.Attr) else None
+        self.emit(Stepped(self.site(node, st), self.thing(base, shown), self.owners(base, st)), st)
+        return bool(step.node.mentions & _PREPARES)
 
     def _wrapped_optimizer(self, value: Value, st: State) -> Value:
         """The one optimizer that an instance of a visible class keeps; else the value itself."""

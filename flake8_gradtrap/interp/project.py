@@ -126,6 +126,10 @@ class Module:
         self._values[name] = value
         return value
 
+    def known(self, name: str) -> Value | None:
+        """What `lookup` has found so far: for what nobody has looked up, nothing is read."""
+        return self._values.get(name)
+
     def _find(self, name: str) -> Value | None:
         if (part := self.definitions.get(name)) is not None:
             if isinstance(outline := part.nodes[0], ast.ClassDef):

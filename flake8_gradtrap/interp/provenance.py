@@ -208,6 +208,7 @@ class Provenance:
             leaf = self.state.tensor(unscaled(self.state, leaf.parents[0]))
         if walked and leaf is not None and leaf.op == "param" and leaf.taken and leaf.site is not None:
             return (Term("forced", leaf.site, leaf.how, True, whole=True),)
+        self._walked = loss if walked else None
         found = list(self._terms(loss, additive=True, seen=set(), depth=0))
         live = [term for term in found if not term.cut and term.additive]
         targets = self._targets(loss) if any(term.cut and term.additive for term in found) else frozenset()
@@ -226,9 +227,28 @@ class Provenance:
             if tensor is None or tensor.op != "readout" or tensor.site is None or not tensor.parents:
                 continue
             if inner_op(self.state, tensor.parents[0]) == "param":
+                if not self._trained_by(tensor.parents[0]):
+                    continue
                 term = Term("readout", tensor.site, tensor.how, True, False, True)
                 parts.setdefault(("readout", tensor.site.node), term)
         return tuple(parts.values())
+
+    _walked: Value | None = None
+
+    def _trained_by(self, value: Value) -> bool:
+        """Whether a parameter belongs to a model that is called for the loss that goes backward, and is trained by it.
+
+        One that stands alone (a temperature, a Lagrange multiplier) has an optimizer and a loss of its own.
+        """
+        if self._walked is None:
+            return True
+        while (tensor := self.state.tensor(value)) is not None and tensor.op == "pass":
+            value = tensor.parents[0]
+        holders = {holder for holder, held in self.state.overlay.items() if value in held.values()}
+        if tensor is not None and tensor.owner is not None:
+            holders.update(tensor.owner.items if isinstance(tensor.owner, Tup) else (tensor.owner,))
+        made = (self.state.tensor(one) for one in self.ancestors(self._walked))
+        return any(one.op == "forward" and one.owner in holders for one in made if one is not None)
 
     def _targets(self, loss: Value) -> frozenset[Hashable]:
         """Where a value was cut that weighs a live one in this loss: it is a target, or a coefficient."""
@@ -269,7 +289,7 @@ class Provenance:
             if op in ("readout", "rewrap"):
                 source = unread(self.state, source)
             parameter = inner_op(self.state, source) == "param"
-            if parameter and on_purpose:
+            if parameter and (on_purpose or not self._trained_by(source)):
                 return
             had = self.history(source, guess=True)
             if had is None and op == "readout" and self._presumed(source, 0):
