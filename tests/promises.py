@@ -52,6 +52,7 @@ def failing(copy: Path, *tests: str) -> set[str]:
     names = [f"tests/{test.replace('::', '.py::', 1)}" for test in tests]
     # Without the plugins that these tests do not need, which take longer than most of them.
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-c", "none.ini", "-p", "no:cacheprovider", *names]
+    command += ["-x"] if len(tests) == 1 else []
     variables = {**os.environ, "PYTHONPATH": str(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=copy, env=variables, capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode == 0:

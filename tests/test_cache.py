@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -556,7 +557,11 @@ def test_a_pipe_in_a_cache_blocks_nobody(cached: Cli) -> None:
     shelf = shelves()[0]
     shelf.unlink()
     os.mkfifo(shelf)
-    assert cached(".").exit_code == 1
+    signal.alarm(60)
+    try:
+        assert cached(".").exit_code == 1
+    finally:
+        signal.alarm(0)
     assert shelf.is_file()
     # Neither does one that an answer is said to depend on.
     os.mkfifo("pipe")
