@@ -897,7 +897,7 @@ class Forwarded(Event):
     setting decides, or the module is frozen. `holders`: the things of which the module is a part. `function`: the name
     of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
     trains or differentiates. `probes`: only that the call works, how long it takes or which shape comes out is of
-    interest, or a unit test calls.
+    interest, or a unit test calls. `volatile`: the program turns gradients off in the way of torch before 0.4.
     """
 
     module: Thing
@@ -908,6 +908,7 @@ class Forwarded(Event):
     definition: Site | None = None
     only_looks: bool = False
     probes: bool = False
+    volatile: bool = False
 
 
 @dataclass(frozen=True, slots=True)

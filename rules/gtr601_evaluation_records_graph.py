@@ -19,7 +19,7 @@ elsewhere whose parameters are frozen.
 
 False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
 purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); unit tests;
-functions that adapt a model to what they evaluate.
+functions that adapt a model to what they evaluate. Beside `volatile=True`, of which torch warns, it is a preview.
 
 The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates; then it changes
 no value.
@@ -169,12 +169,14 @@ class EvaluationRecordsGraph(InModes):
         if event.only_looks and event.definition is not None:
             change = Change("decorate", event.definition, "@torch.no_grad()", imports="torch")
             remedy = Remedy("Turn gradients off in this function", (change,))
+        why = "`volatile` does nothing since torch 0.4" if event.volatile else "`eval()` does not turn them off"
         watch.report(
             event.site,
             f"{name} is evaluated with gradients on: every activation is kept for a backward that never comes; "
-            "`eval()` does not turn them off, use `torch.no_grad()`",
+            f"{why}, use `torch.no_grad()`",
             trace=[("put into evaluation mode here", mark.site), ("called with gradients on here", event.site)],
             remedy=remedy,
+            preview=event.volatile,
         )
 
 

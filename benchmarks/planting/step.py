@@ -47,9 +47,10 @@ def goes_backward(source: Source, loop: Loop, before: ast.AST) -> bool:
 def accumulation_division_dropped(source: Source) -> Iterator[Site]:
     """The loss is no longer divided by the k of the test around the step: the sum of k means is applied.
 
-    Not where Accelerate was told the window, or DeepSpeed drives: they divide by themselves.
+    Not where Accelerate was told the window, or DeepSpeed drives: they divide by themselves. Nor beside optimizers that
+    undo the factor, where nothing is clipped and nothing decays in the gradient: that is a preview.
     """
-    if source.engine or TELLS_ACCELERATE.search(source.text):
+    if source.engine or TELLS_ACCELERATE.search(source.text) or undone(source):
         return
     for test, size, loop in window_tests(source):
         if not goes_backward(source, loop, test):
@@ -73,6 +74,21 @@ def accumulation_division_dropped(source: Source) -> Iterator[Site]:
             ):
                 edit = Edit(*source.span(node), f"({source.segment(node.left)})")
                 yield Site(("GTR505",), node.lineno, source.scope(node), (edit,))
+
+
+def undone(source: Source) -> bool:
+    """Every optimizer of the file divides by the size of the gradients, and nothing is clipped."""
+    made = [call for call in source.calls if re.search(r"optim\w*\.[A-Z]|(^|\.)Ada\w+$", dotted(call.func))]
+    adaptive = [
+        call
+        for call in made
+        if re.search(r"(AdamW|Adafactor|Lion)\w*$", dotted(call.func))
+        or (
+            re.search(r"(Adam|Adamax|NAdam|RMSprop|Adagrad)\w*$", dotted(call.func))
+            and not any(word.arg == "weight_decay" for word in call.keywords)
+        )
+    ]
+    return bool(made) and len(adaptive) == len(made) and "clip" not in source.text
 
 
 def divides_what_goes_backward(source: Source, node: ast.BinOp) -> bool:

@@ -15,7 +15,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried_loop, note_carrier
-from flake8_gradtrap.interp.core import End
+from flake8_gradtrap.interp.core import End, Results
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.provenance import is_loss
 from flake8_gradtrap.interp.registration import MODULES
@@ -41,10 +41,14 @@ _NAMELESS = frozenset({"call", "item", "entry", "derived"})
 
 class Assignment(Expressions):
     def exec_Assign(self, node: ir.Assign, st: State) -> list[End]:
-        ends: list[End] = []
         if isinstance(node.targets[0], ir.Name) and node.targets[0].id == "_":
             self.unread = id(node.value)
-        for value, path in self.eval(node.value, st):
+        return self.assigned(node, self.eval(node.value, st))
+
+    def assigned(self, node: ir.Assign, results: Results) -> list[End]:
+        """Assign what the right side gave on each path."""
+        ends: list[End] = []
+        for value, path in results:
             paths = [path]
             for target in node.targets:
                 paths = [after for before in paths for after in self.assign(target, value, before, node)]

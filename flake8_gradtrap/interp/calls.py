@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
 from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.classes import Classes
-from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Results, Stalled
+from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.modes import IN_DOUBT
@@ -76,6 +77,9 @@ handed in.
 
 SETTLES = frozenset({"zero_grad", "unscale_"})
 """Words of functions that put right what others began; no finding begins with them, so no rule waits for them."""
+
+Entry = tuple[dict[str, Value], State]
+"""The environment in which a function starts on a path, and the path."""
 
 
 class Calls(Classes):
@@ -172,13 +176,14 @@ class Calls(Classes):
     def _forward(self, module: Value, bound: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Call a visible module: its `forward` runs, and what it returns is the module's output."""
         results: Results = []
+        quieted = self.quieted
         if self.matters(bound, args, st):
             for value, path in self.enter(bound, args, node, st):
                 results.append((self._output(module, value, args, node, path), path))
         else:
             results.append((self.output(module, NONE, args, node, st), st))
         for value, path in results:
-            self.forwarded(module, value, node, path)
+            self.forwarded(module, value, node, path, quieted)
         return results
 
     def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
@@ -220,6 +225,43 @@ class Calls(Classes):
 
     def enter(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Run a visible function on actual arguments; what it returns, on each path that returns."""
+        left = self._left_out(func, args, node, st)
+        if left is not None:
+            return left
+        if self._steps_through(func):
+            return self._activate(func, self.bind(func, args, st), node, st)
+        idle = self.idle.get(func.ident, 0)
+        often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
+        if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
+            self._forget_assigned(func, st)
+            name = self._called(node).rpartition(".")[2]
+            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
+        if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
+            self._forget_assigned(func, st)
+            return self._out_of_sight(func, args, node, st)
+        return self._within_limits(func, args, node, st)
+
+    def enter_together(self, func: Func, calls: Sequence[tuple[Args, State]], node: ir.Node) -> Results:
+        """Run a visible function that trains on several paths at once: they merge in it, as they do around it."""
+        results: Results = []
+        groups: dict[Hashable, list[Entry]] = {}
+        for args, st in calls:
+            left = self._left_out(func, args, node, st)
+            if left is not None:
+                results += left
+            else:
+                key = st.frames, st.stamp, st.mode, IN_DOUBT in st.conds, INFERENCE in st.conds
+                groups.setdefault(key, []).append((self.bind(func, args, st), st))
+        for entries in groups.values():
+            results += self._activate_all(func, entries, node)
+        return results
+
+    def trains(self, func: Func) -> bool:
+        """Whether a visible function trains, and is run as it stands."""
+        return isinstance(func.node, ir.FunctionDef) and self._steps_through(func)
+
+    def _left_out(self, func: Func, args: Args, node: ir.Node, st: State) -> Results | None:
+        """What a visible call gives that is not entered: a generator, one that says nothing; None: it is entered."""
         depth = len(st.frames)
         if node is not None:
             for name, value in zip(
@@ -236,25 +278,15 @@ class Calls(Classes):
             return self._out_of_sight(func, args, node, st)
         if isinstance(func.node, ir.FunctionDef) and func.node.is_generator:
             return [(self._generator(func, args, node, st), st)]
-        if self._steps_through(func):
-            return self._activate(func, self.bind(func, args, st), node, st)
-        idle = self.idle.get(func.ident, 0)
-        often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
-        if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
-            self._forget_assigned(func, st)
-            name = self._called(node).rpartition(".")[2]
-            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
-        if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
-            self._forget_assigned(func, st)
-            return self._out_of_sight(func, args, node, st)
-        return self._within_limits(func, args, node, st)
+        return None
 
     def _out_of_sight(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
         """A visible call that is not entered: it may do anything with its arguments, and what it mentions of `self`."""
         if self._may_act(func):
             held = st.overlay.get(func.receiver, {}) if func.receiver is not None else {}
             own = [held[name] for name in ir.mentions(func.node) & held.keys()]
-            self.escape([*args.all(), *own], node, st, self._called(node))
+            self.escape(args.all(), node, st, self._called(node))
+            Core.escape(self, own, node, st, self._called(node))  # and is registered nowhere by that
         bound = func.receiver is not None and getattr(func.node, "name", "") != "__init__"
         switches = not _MODES.isdisjoint(ir.mentions(func.node))
         if switches and (bound or any(self.kind(arg, st) == "module" for arg in args.all())):
@@ -411,37 +443,47 @@ class Calls(Classes):
 
     def _activate(self, func: Func, env: dict[str, Value], node: ir.Node | None, st: State) -> Results:
         """Run a function's body in an environment; `node` is the call, None where nothing visible calls it."""
+        return self._activate_all(func, [(env, st)], node)
+
+    def _activate_all(self, func: Func, entries: Sequence[Entry], node: ir.Node | None) -> Results:
+        """Run a function's body on paths that come to it from one place, in one mode, each with its environment."""
         self.entered.add(func.ident)
-        if len(st.frames) == 1:
+        first = entries[0][1]
+        if len(first.frames) == 1:
             self.outermost = func.ident, self.steps
         env_id = self.fresh()
         handed: set[Value] = set()
-        for name, value in env.items():
-            if name != "self":
-                handed |= self.reachable(value, st)
-        call = Site(node, st.frames[-1].call if st.frames else None) if node is not None else None
+        for env, st in entries:
+            for name, value in env.items():
+                if name != "self":
+                    handed |= self.reachable(value, st)
+        call = Site(node, first.frames[-1].call if first.frames else None) if node is not None else None
         frame = Frame(env_id, func.closure, func, call, frozenset(handed))
-        st.put_names(env_id, env)
-        st.frames = (*st.frames, frame)
-        mode = st.mode
+        mode = first.mode
         if func.ident not in self.liveness and isinstance(func.node, ir.FunctionDef):
             self.liveness[func.ident] = Liveness(func.node.body)
         declared = self.grad_mode(func)
-        infers = declared is False and INFERENCE not in st.conds and self._infers(func)
-        if infers:
-            self.infer(st)
+        infers = declared is False and INFERENCE not in first.conds and self._infers(func)
         restores = declared is not None  # else what `set_grad_enabled` does in it outlives it
-        if declared is not None:
-            st.mode = declared
-        doubts = declared is None and IN_DOUBT not in st.conds and self._decorated(func)
-        if doubts:
-            st.conds[IN_DOUBT] = True
+        doubts = declared is None and IN_DOUBT not in first.conds and self._decorated(func)
+        for env, st in entries:
+            st.put_names(env_id, env)
+            st.frames = (*st.frames, frame)
+            if infers:
+                self.infer(st)
+            if declared is not None:
+                st.mode = declared
+            if doubts:
+                st.conds[IN_DOUBT] = True
+        self.quieted += declared is False
         results: Results = []
         if isinstance(func.node, ir.Lambda):
-            for result, path in self.eval(func.node.body, st):
-                results.append((result, self._leave(path, mode if restores else path.mode, env_id)))
+            for _, st in entries:
+                for result, path in self.eval(func.node.body, st):
+                    results.append((result, self._leave(path, mode if restores else path.mode, env_id)))
             return results
-        for path, signal, given in self.exec_block(func.node.body, [st]):
+        live = self.merger.merge([st for _, st in entries])
+        for path, signal, given in self.exec_block(func.node.body, live):
             if signal == "raise":
                 continue
             returned = given if given is not None else NONE

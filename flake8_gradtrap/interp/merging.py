@@ -47,6 +47,8 @@ _MISSING = Const("<missing>", str)
 _NOTHING: dict[Any, Any] = {}
 _WITNESSES = 8
 """So many things that kept pairs apart are looked at first."""
+_CROWD = 16
+"""Of so many paths the nearest two are merged first; of more, whichever can be."""
 _TRAINED = frozenset({"module", "optimizer", "scaler", "scheduler", "lossfn", "accelerator"})
 """Kinds of things of which it matters which one a path has."""
 _ALIKE = frozenset({"optimizer", "scaler", "scheduler", "lossfn"})
@@ -127,6 +129,8 @@ class Merger:
 
     def _squeeze(self, states: list[State], goal: int, level: Level) -> None:
         """Merge paths until so many are left: first those on which the rules remember the same."""
+        if len(states) > _CROWD:  # to compare each with each takes too long
+            states[:] = self._reduce(states, max(goal, _CROWD), level)
         measured: dict[tuple[State, State], tuple[int, int]] = {}
         while len(states) > goal:
             pairs = [(a, b, i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
@@ -277,6 +281,10 @@ class _Pair:
         for key in a.conds.keys() - result.conds.keys() if len(result.conds) < len(a.conds) else ():
             if isinstance(key, tuple) and key[0] == "equals" and key in b.conds:
                 result.conds[key] = a.conds[key] | b.conds[key]  # one of these constants, on whichever path
+        for number, name, x, y in envs:
+            ones, twos = a.conds.get(("equals", x)), b.conds.get(("equals", y))
+            if ones and twos:
+                result.conds[("equals", result.envs[number][name])] = ones | twos
         result.mem = memory
         result.lossy = a.lossy or b.lossy or self.level == Level.FORCE
         if a.mode is not b.mode:

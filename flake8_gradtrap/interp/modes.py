@@ -9,7 +9,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Listing, Sym, Tensor, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -22,6 +22,9 @@ _ADAPTS = frozenset(
     "adaptation_steps adapt_steps num_adaptation_steps n_adaptation_steps".split()
 )
 """Words of functions that train a copy of the model on what they evaluate, before they do."""
+
+_VOLATILE = frozenset({"volatile"})
+"""What turned gradients off until torch 0.4. Since then it does nothing, and torch warns of it."""
 
 _UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
 """Files of a test suite."""
@@ -40,6 +43,9 @@ _WITHOUT_MODES = frozenset(
 )
 """Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
 
+_NESTED = 3
+"""Modules within modules are looked into so deep."""
+
 _PARTS = 40
 """So many classes and functions are looked at, of which a module may be made."""
 
@@ -52,6 +58,8 @@ class Modes(Core):
         super().__init__(*args)  # type: ignore[arg-type]
         self.modal_classes: dict[int, bool] = {}
         """For each class, whether its modules may do something else in the one mode than in the other."""
+        self.quieted = 0
+        """How often gradients were turned off so far."""
 
     def set_mode(self, module: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
         """`module.eval()` and `module.train(…)`."""
@@ -72,17 +80,24 @@ class Modes(Core):
         leaves = self.leaves(module, st) or frozenset()
         return frozenset(part for part in (module, *leaves) if isinstance(part, Value))
 
-    def modal(self, module: Value, st: State) -> bool:
+    def modal(self, module: Value, st: State, depth: int = 0) -> bool:
         """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
         record = st.record(module)
-        if not isinstance(record, Thingy):
+        if isinstance(record, Tensor):
+            return False  # a Parameter
+        if isinstance(record, Listing):
+            parts = record.items if record.items is not None else (record.item,) if record.item is not None else ()
+            return not parts or any(self.modal(part, st, depth) for part in parts)
+        if not isinstance(record, Thingy) or depth > _NESTED:
             return True
         if record.cls is not None:
-            return self._class_is_modal(record.cls)
+            held = st.overlay.get(module, {})
+            if (not held and depth == 0) or self._class_is_modal(record.cls):
+                return True  # its constructor was not run
+            return any(self.modal(part, st, depth + 1) for part in held.values() if self.kind(part, st) == "module")
         roles = self.know.roles(record.what)
         if "modules.holders" in roles:
-            inner = [part for arg in record.args for part in (self.elements(arg, st) or (arg,))]
-            return not inner or any(self.modal(part, st) for part in inner)
+            return not record.args or any(self.modal(part, st, depth + 1) for part in record.args)
         return "modules.stateless" not in roles and "modules.same_in_both_modes" not in roles
 
     def _class_is_modal(self, cls: Class) -> bool:
@@ -123,8 +138,10 @@ class Modes(Core):
         if self.hears(ModeRead) and not (st.frame.func is not None and st.frame.func.receiver == module):
             self.emit(ModeRead(self.site(node, st), self.thing(module)), st)
 
-    def forwarded(self, module: Value, result: Value, node: ir.Node, st: State) -> None:
-        """A module was called; what other modules call in their `forward` is a part of theirs."""
+    def forwarded(self, module: Value, result: Value, node: ir.Node, st: State, quieted: int | None = None) -> None:
+        """A module was called; what other modules call in their `forward` is a part of theirs. `quieted`: how often
+        gradients had been turned off when its own, visible `forward` began.
+        """
         if not self.hears(Forwarded):
             return
         for frame in st.frames:
@@ -136,6 +153,8 @@ class Modes(Core):
         left = started is not None and started.ident in self.stalled  # its caller was run, and could not enter it
         forgotten = st.mode is None and (st.lossy or left)  # else nobody in sight has turned them off
         provenance = self.provenance(st)
+        live = any(provenance.history(one) for one in outputs)
+        undecided = undecided or (quieted is not None and quieted != self.quieted and not live)
         cut = bool(outputs) and all(
             provenance.history(output) is False for output in outputs
         )  # in the `forward` itself
@@ -146,18 +165,23 @@ class Modes(Core):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
             only_looks = func.node.mentions.isdisjoint(acts)
-        if recorded and any(map(_adapts, st.frames)):
+        if recorded and any(_mentions(frame, _ADAPTS) for frame in st.frames):
             recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
         probes = id(node) in (self.statement, self.unread) or any(map(self._tests, st.frames))
-        self.emit(Forwarded(site, thing, outputs, recorded, around, function, definition, only_looks, probes), st)
+        volatile = any(_mentions(frame, _VOLATILE) for frame in st.frames)
+        volatile = volatile or (func is None and "volatile" in self.module.source.text)
+        forwarded = Forwarded(
+            site, thing, outputs, recorded, around, function, definition, only_looks, probes, volatile
+        )
+        self.emit(forwarded, st)
 
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
         if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
-            return bool(_UNIT_TESTS.search(self.module.path))
-        path = frame.func.module.path
+            return bool(_UNIT_TESTS.search(str(self.module.path)))
+        path = str(frame.func.module.path)
         if _UNIT_TESTS.search(path):
             return True
         if not node.name.startswith("test_"):
@@ -205,13 +229,13 @@ class Modes(Core):
             st.conds[IN_DOUBT] = True
         else:
             st.mode = record.flag
+            self.quieted += record.flag is False
         return True
 
 
-def _adapts(frame: Frame) -> bool:
-    """Whether a function trains a copy of the model on what it evaluates, as far as its words say."""
+def _mentions(frame: Frame, words: frozenset[str]) -> bool:
     node = frame.func.node if frame.func is not None else None
-    return isinstance(node, ir.FunctionDef) and not node.mentions.isdisjoint(_ADAPTS)
+    return isinstance(node, ir.FunctionDef) and not node.mentions.isdisjoint(words)
 
 
 def _asserts(node: ir.FunctionDef) -> bool:

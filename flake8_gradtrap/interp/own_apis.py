@@ -42,6 +42,9 @@ class OwnModel(TorchModel):
             return self.own_call(kind, getattr(func.node, "name", ""), func.receiver, args, node, st)
         return super().enter(func, args, node, st)
 
+    def trains(self, func: Func) -> bool:
+        return super().trains(func) and not (self.know.own.kinds and self.own_kind_of(func))
+
     def own_method(self, receiver: Value, name: str, st: State) -> str:
         """What the settings say of a method of something whose class cannot be seen."""
         record = st.record(receiver)

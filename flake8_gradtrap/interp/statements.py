@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ from flake8_gradtrap.events import (
     Emptied,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Dead, End
+from flake8_gradtrap.interp.core import Args, Dead, End, Results
 from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.loops import Loops
 from flake8_gradtrap.interp.merging import SOME
@@ -98,6 +98,17 @@ class Statements(Loops):
         dear = self.budget // DEAR
         waiting = self.merger.fewer(live, ROUNDS) if id(node) in self.dear else live
         ends: list[End] = []
+        if (
+            len(waiting) > 1
+            and isinstance(node, ir.Assign | ir.ExprStmt | ir.Return)
+            and isinstance(node.value, ir.Call)
+        ):
+            together, waiting = self._entering(node.value, waiting)
+            for func, paths in together:
+                before = self.steps
+                ends += self._exec_together(node, node.value, func, paths)
+                if self.steps - before > dear * len(paths):
+                    self.dear.add(id(node))
         while waiting:
             before = self.steps
             ends += self.exec(node, waiting[0])
@@ -106,6 +117,53 @@ class Statements(Loops):
                 self.dear.add(id(node))
                 waiting = self.merger.fewer(waiting, ROUNDS - 1)
         return ends
+
+    def _entering(self, node: ir.Call, live: list[State]) -> tuple[list[tuple[Func, list[State]]], list[State]]:
+        """The paths on which a call enters the same function that trains, with that function; and the other paths."""
+        groups: dict[Func, list[State]] = {}
+        rest: list[State] = []
+        for st in live:
+            func = self._entered_by(node.func, st)
+            if func is None:
+                rest.append(st)
+            else:
+                groups.setdefault(func, []).append(st)
+        for func in [func for func, paths in groups.items() if len(paths) == 1]:
+            rest += groups.pop(func)
+        return list(groups.items()), rest
+
+    def _entered_by(self, node: ir.Expression, st: State) -> Func | None:
+        """The visible function that trains and is called by `f(…)` or `x.f(…)`."""
+        results: Results = []
+        if isinstance(node, ir.Name):
+            results = self.eval(node, st)
+        elif isinstance(node, ir.Attr) and isinstance(node.value, ir.Name) and node.attr != "step":
+            bases = self.eval(node.value, st)
+            results = self.get_attr(bases[0][0], node.attr, node, st, called=True) if len(bases) == 1 else []
+        value = results[0][0] if len(results) == 1 else None
+        return value if isinstance(value, Func) and self.trains(value) else None
+
+    def _exec_together(
+        self, node: ir.Assign | ir.ExprStmt | ir.Return, call: ir.Call, func: Func, paths: list[State]
+    ) -> list[End]:
+        """Run a statement that calls a function that trains, on several paths at once."""
+        self.tick(len(paths))
+        self.at = id(node)
+        self.statement = id(call)
+        calls: list[tuple[Args, State]] = []
+        for path in paths:
+            with suppress(Dead):
+                calls += self.arguments(call, path)
+        results = self.gather(self.enter_together(func, calls, call))
+        if isinstance(node, ir.Assign):
+            return self.assigned(node, results)
+        return self.returned(node, results) if isinstance(node, ir.Return) else self.evaluated(node, results)
+
+    def trains(self, func: Func) -> bool:
+        raise NotImplementedError
+
+    def enter_together(self, func: Func, calls: Sequence[tuple[Args, State]], node: ir.Node) -> Results:
+        raise NotImplementedError
 
     def exec(self, node: ir.Statement, st: State) -> list[End]:
         self.tick()
@@ -120,8 +178,12 @@ class Statements(Loops):
 
     def exec_ExprStmt(self, node: ir.ExprStmt, st: State) -> list[End]:
         self.statement = id(node.value)
+        return self.evaluated(node, self.eval(node.value, st))
+
+    def evaluated(self, node: ir.ExprStmt, results: Results) -> list[End]:
+        """Go on after an expression that stands as a statement, on each path."""
         ends: list[End] = []
-        for value, path in self.eval(node.value, st):
+        for value, path in results:
             if isinstance(value, Ref):
                 self.switch_gradients(value, node.value, path)
             ends.append((path, "raise" if self._exits(node.value, path) else "", None))
@@ -140,8 +202,12 @@ class Statements(Loops):
     def exec_Return(self, node: ir.Return, st: State) -> list[End]:
         if node.value is None:
             return [(st, "return", NONE)]
+        return self.returned(node, self.eval(node.value, st))
+
+    def returned(self, node: ir.Return, results: Results) -> list[End]:
+        """Return what the expression gave on each path."""
         ends: list[End] = []
-        for value, path in self.eval(node.value, st):
+        for value, path in results:
             path.set_attr(Sym("frame", (path.frame.env,)), "returned at", Sym("node", (self.site(node, path),)))
             ends.append((path, "return", value))
         return ends
