@@ -52,7 +52,7 @@ def said(envs: Path) -> Iterator[tuple[str, Place, str]]:
 
 def lines(tool: str, command: list[str]) -> Iterator[tuple[str, Place, str]]:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    for match in re.finditer(r"^(\S+\.py):(\d+):\d+: ([A-Z]+\d+)", run.stdout, re.MULTILINE):
+    for match in re.finditer(r"^(\S+\.py):(\d+):\d+: (\w[\w-]*)", run.stdout, re.MULTILINE):
         yield tool, (match[1], int(match[2])), match[3]
 
 

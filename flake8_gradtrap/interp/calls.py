@@ -78,8 +78,8 @@ handed in.
 SETTLES = frozenset({"zero_grad", "unscale_"})
 """Words of functions that put right what others began; no finding begins with them, so no rule waits for them."""
 
-Entry = tuple[dict[str, Value], State]
-"""The environment in which a function starts on a path, and the path."""
+Entered = tuple[Args, State]
+"""The arguments with which a function is entered on a path, and the path."""
 
 
 class Calls(Classes):
@@ -225,40 +225,42 @@ class Calls(Classes):
 
     def enter(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
         """Run a visible function on actual arguments; what it returns, on each path that returns."""
-        left = self._left_out(func, args, node, st)
-        if left is not None:
-            return left
-        if self._steps_through(func):
-            return self._activate(func, self.bind(func, args, st), node, st)
-        idle = self.idle.get(func.ident, 0)
-        often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
-        if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
-            self._forget_assigned(func, st)
-            name = self._called(node).rpartition(".")[2]
-            return [(self._unknown_result(name, args, st) if func.ident not in self.plain else self.unknown(name), st)]
-        if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
-            self._forget_assigned(func, st)
-            return self._out_of_sight(func, args, node, st)
-        return self._within_limits(func, args, node, st)
+        return self.enter_together(func, [(args, st)], node)
 
-    def enter_together(self, func: Func, calls: Sequence[tuple[Args, State]], node: ir.Node) -> Results:
-        """Run a visible function that trains on several paths at once: they merge in it, as they do around it."""
+    def enter_together(self, func: Func, calls: Sequence[Entered], node: ir.Node) -> Results:
+        """Run a visible function on several paths at once: they merge in it, as they do around it."""
         results: Results = []
-        groups: dict[Hashable, list[Entry]] = {}
+        groups: dict[Hashable, list[Entered]] = {}
         for args, st in calls:
             left = self._left_out(func, args, node, st)
             if left is not None:
                 results += left
             else:
                 key = st.frames, st.stamp, st.mode, IN_DOUBT in st.conds, INFERENCE in st.conds
-                groups.setdefault(key, []).append((self.bind(func, args, st), st))
-        for entries in groups.values():
-            results += self._activate_all(func, entries, node)
+                groups.setdefault(key, []).append((args, st))
+        for group in groups.values():
+            results += self._enter_group(func, group, node)
         return results
 
-    def trains(self, func: Func) -> bool:
-        """Whether a visible function trains, and is run as it stands."""
-        return isinstance(func.node, ir.FunctionDef) and self._steps_through(func)
+    def _enter_group(self, func: Func, calls: Sequence[Entered], node: ir.Node) -> Results:
+        if self._steps_through(func):
+            return self._activate_all(func, [(self.bind(func, args, st), st) for args, st in calls], node)
+        idle = self.idle.get(func.ident, 0)
+        often = self.helped > self.budget // SHARE // 2 and idle >= OFTEN
+        results: Results = []
+        if self.limit == math.inf and (often or (self.helped > self.budget // SHARE and idle > 0)):
+            name = self._called(node).rpartition(".")[2]
+            for args, st in calls:
+                self._forget_assigned(func, st)
+                plain = func.ident in self.plain
+                results.append((self.unknown(name) if plain else self._unknown_result(name, args, st), st))
+            return results
+        if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
+            for args, st in calls:
+                self._forget_assigned(func, st)
+                results += self._out_of_sight(func, args, node, st)
+            return results
+        return self._within_limits(func, calls, node)
 
     def _left_out(self, func: Func, args: Args, node: ir.Node, st: State) -> Results | None:
         """What a visible call gives that is not entered: a generator, one that says nothing; None: it is entered."""
@@ -323,21 +325,21 @@ class Calls(Classes):
         mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
         return bool(mentions & TRAINS or mentions & func.module.names_that_matter(TRAINS))
 
-    def _within_limits(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
+    def _within_limits(self, func: Func, calls: Sequence[Entered], node: ir.Node) -> Results:
         """Run a helper that does not train. One that takes too many steps is left, and not entered again."""
-        before, acts, entered, limit = st.fork(), self.acts, set(self.entered), self.limit
-        left = min(limit, self.budget) - self.steps
-        self.limit = self.steps + max(left // SHARE, min(left // 2, LEAST))
+        before = [(args, st.fork()) for args, st in calls]
+        acts, entered, limit = self.acts, set(self.entered), self.limit
+        self.limit = self.steps + (min(limit, self.budget) - self.steps) // SHARE
         try:
-            results = self._activate(func, self.bind(func, args, st), node, st)
+            results = self._activate_all(func, [(self.bind(func, args, st), st) for args, st in calls], node)
         except Stalled:
             self.stalled.add(func.ident)
             self.entered = entered  # what was entered may still be run by itself
-            return self._out_of_sight(func, args, node, before)
+            results = []
         finally:
             self.limit = limit
-        if not results:  # it is more likely that a test was misjudged than that the program ends here
-            return self._out_of_sight(func, args, node, before)
+        if not results:  # if it came to its end: it is more likely that a test was misjudged than that the program ends
+            return [pair for args, st in before for pair in self._out_of_sight(func, args, node, st)]
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
         if not all(self.provenance(path).history(value, guess=True) for value, path in results):
             self.plain.add(func.ident)
@@ -445,7 +447,9 @@ class Calls(Classes):
         """Run a function's body in an environment; `node` is the call, None where nothing visible calls it."""
         return self._activate_all(func, [(env, st)], node)
 
-    def _activate_all(self, func: Func, entries: Sequence[Entry], node: ir.Node | None) -> Results:
+    def _activate_all(
+        self, func: Func, entries: Sequence[tuple[dict[str, Value], State]], node: ir.Node | None
+    ) -> Results:
         """Run a function's body on paths that come to it from one place, in one mode, each with its environment."""
         self.entered.add(func.ident)
         first = entries[0][1]

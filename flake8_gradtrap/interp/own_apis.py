@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flake8_gradtrap.events import IteratorMade, ReadOut
 from flake8_gradtrap.interp import ir
@@ -37,13 +37,12 @@ class OwnModel(TorchModel):
                 return [(self._make("instance", full, args, node, st), st)]
         return super().call_api(name, args, node, st)
 
-    def enter(self, func: Func, args: Args, node: ir.Node, st: State) -> Results:
+    def enter_together(self, func: Func, calls: Sequence[tuple[Args, State]], node: ir.Node) -> Results:
         if self.know.own.kinds and (kind := self.own_kind_of(func)):
-            return self.own_call(kind, getattr(func.node, "name", ""), func.receiver, args, node, st)
-        return super().enter(func, args, node, st)
-
-    def trains(self, func: Func) -> bool:
-        return super().trains(func) and not (self.know.own.kinds and self.own_kind_of(func))
+            short = getattr(func.node, "name", "")
+            acted = [self.own_call(kind, short, func.receiver, args, node, st) for args, st in calls]
+            return [pair for results in acted for pair in results]
+        return super().enter_together(func, calls, node)
 
     def own_method(self, receiver: Value, name: str, st: State) -> str:
         """What the settings say of a method of something whose class cannot be seen."""

@@ -119,7 +119,7 @@ class Statements(Loops):
         return ends
 
     def _entering(self, node: ir.Call, live: list[State]) -> tuple[list[tuple[Func, list[State]]], list[State]]:
-        """The paths on which a call enters the same function that trains, with that function; and the other paths."""
+        """The paths on which a call enters the same function, with that function; and the other paths."""
         groups: dict[Func, list[State]] = {}
         rest: list[State] = []
         for st in live:
@@ -133,7 +133,7 @@ class Statements(Loops):
         return list(groups.items()), rest
 
     def _entered_by(self, node: ir.Expression, st: State) -> Func | None:
-        """The visible function that trains and is called by `f(…)` or `x.f(…)`."""
+        """The visible function that is called by `f(…)` or `x.f(…)`."""
         results: Results = []
         if isinstance(node, ir.Name):
             results = self.eval(node, st)
@@ -141,12 +141,12 @@ class Statements(Loops):
             bases = self.eval(node.value, st)
             results = self.get_attr(bases[0][0], node.attr, node, st, called=True) if len(bases) == 1 else []
         value = results[0][0] if len(results) == 1 else None
-        return value if isinstance(value, Func) and self.trains(value) else None
+        return value if isinstance(value, Func) and isinstance(value.node, ir.FunctionDef) else None
 
     def _exec_together(
         self, node: ir.Assign | ir.ExprStmt | ir.Return, call: ir.Call, func: Func, paths: list[State]
     ) -> list[End]:
-        """Run a statement that calls a function that trains, on several paths at once."""
+        """Run a statement that calls a visible function, on several paths at once."""
         self.tick(len(paths))
         self.at = id(node)
         self.statement = id(call)
@@ -158,9 +158,6 @@ class Statements(Loops):
         if isinstance(node, ir.Assign):
             return self.assigned(node, results)
         return self.returned(node, results) if isinstance(node, ir.Return) else self.evaluated(node, results)
-
-    def trains(self, func: Func) -> bool:
-        raise NotImplementedError
 
     def enter_together(self, func: Func, calls: Sequence[tuple[Args, State]], node: ir.Node) -> Results:
         raise NotImplementedError
