@@ -15,7 +15,8 @@ samples in one batch.
 
 Adam and its like divide by the size of the gradients. Thirty steps of Adam, AdamW, RMSprop or Adagrad on sums and on
 means of eight differ by less than 0.01 % in torch 2.13, those of Adam with a `weight_decay` (which is added to the
-gradient) by 60 %. So beside such an optimizer, without such a decay and without a clip, the finding is a preview.
+gradient) by 60 %. So beside such an optimizer, or one that is made out of sight, without such a decay and without a
+clip, the finding is a preview.
 
 ## Known limits
 
@@ -98,6 +99,8 @@ class AccumulationNotNormalised(InWindows):
 
     def __init__(self) -> None:
         super().__init__()
+        self.plain: set[Hashable] = set()
+        """Optimizers that are seen to step as far as the gradients are long."""
         self.adaptive: set[Hashable] = set()
         """Optimizers that divide by the size of the gradients themselves."""
         self.clipped: set[Hashable] = set()
@@ -108,6 +111,8 @@ class AccumulationNotNormalised(InWindows):
         super().made(event, watch)
         if ADAPTIVE.fullmatch(event.by) and (not event.decays or DECOUPLED.search(event.by)):
             self.adaptive.add(event.optimizer.key)
+        else:
+            self.plain.add(event.optimizer.key)
 
     def stepped(self, filled: Filled, event: Stepped, running: frozenset[Hashable]) -> None:
         if filled.clip is not None:
@@ -141,12 +146,14 @@ class AccumulationNotNormalised(InWindows):
 
     def tell(self, filled: Filled, window: Window, step: Stepped, watch: Watch) -> None:
         size = window.spoken()
-        adaptive, clipped = step.optimizer.key in self.adaptive, filled.place in self.clipped
+        key, clipped = step.optimizer.key, filled.place in self.clipped
         effect = f"each step is {size} times as long as for their mean"
         if clipped:
             effect = f"what is clipped is {size} times as large as their mean"
-        elif adaptive:
+        elif key in self.adaptive:
             effect = f"their sum is {size} times their mean, which this optimizer undoes as long as nothing is clipped"
+        elif key not in self.plain:
+            effect = f"their sum is {size} times their mean, and so is the step, unless the optimizer is one like Adam"
         tested = window.test != window.loop
         watch.report(
             filled.backward,
@@ -157,7 +164,7 @@ class AccumulationNotNormalised(InWindows):
                 ("the window is full here" if tested else "over so many micro-batches", window.site),
                 ("and the sum of their gradients is applied here", step.site),
             ],
-            preview=adaptive and not clipped,
+            preview=not clipped and key not in self.plain,
         )
 
 

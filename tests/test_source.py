@@ -368,7 +368,10 @@ class TestPositions:
         assert inner.mentions == {"g"}
         assert part.places.span(inner) == Span(13, 5, 13, 10)
 
-    @pytest.mark.parametrize("path", STDLIB, ids=lambda path: path.name)
+    @pytest.mark.parametrize(
+        "path",
+        [pytest.param(path, marks=pytest.mark.slow if n % 4 else (), id=path.name) for n, path in enumerate(STDLIB)],
+    )
     def test_positions_are_those_of_ast(self, path: Path) -> None:
         text = decode(path.read_bytes())[0]
         file = SourceFile(str(path), text)

@@ -47,8 +47,8 @@ def goes_backward(source: Source, loop: Loop, before: ast.AST) -> bool:
 def accumulation_division_dropped(source: Source) -> Iterator[Site]:
     """The loss is no longer divided by the k of the test around the step: the sum of k means is applied.
 
-    Not where Accelerate was told the window, or DeepSpeed drives: they divide by themselves. Nor beside optimizers that
-    undo the factor, where nothing is clipped and nothing decays in the gradient: that is a preview.
+    Not where Accelerate was told the window, or DeepSpeed drives: they divide by themselves. Nor where nothing is
+    clipped beside optimizers that undo the factor, or that another file makes: that is a preview.
     """
     if source.engine or TELLS_ACCELERATE.search(source.text) or undone(source):
         return
@@ -77,7 +77,7 @@ def accumulation_division_dropped(source: Source) -> Iterator[Site]:
 
 
 def undone(source: Source) -> bool:
-    """Every optimizer of the file divides by the size of the gradients, and nothing is clipped."""
+    """No optimizer of the file steps as far as the gradients are long, and nothing is clipped."""
     made = [call for call in source.calls if re.search(r"optim\w*\.[A-Z]|(^|\.)Ada\w+$", dotted(call.func))]
     adaptive = [
         call
@@ -88,7 +88,7 @@ def undone(source: Source) -> bool:
             and not any(word.arg == "weight_decay" for word in call.keywords)
         )
     ]
-    return bool(made) and len(adaptive) == len(made) and "clip" not in source.text
+    return len(adaptive) == len(made) and "clip" not in source.text
 
 
 def divides_what_goes_backward(source: Source, node: ast.BinOp) -> bool:
