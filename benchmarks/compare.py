@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -188,15 +189,20 @@ def editor(files: list[Path], rounds: int, variables: dict[str, str]) -> str:
     return f"- an edit to a file of {lines} lines: {half_ms}, 95th percentile {most_ms}\n"
 
 
-def curve(files: list[Path], sizes: list[int], scratch: Path, variables: dict[str, str]) -> str:
-    """CPU seconds and memory over the number of lines, all of them in copies of the files of the tree."""
+def curve(tree: Path, files: list[Path], sizes: list[int], scratch: Path, variables: dict[str, str]) -> str:
+    """CPU seconds and memory over the number of lines: of copies of the tree, the last one of a part of its files.
+
+    The files are taken in an order of chance, always the same, so that a small number of lines is like a large one.
+    """
+    files = random.Random(0).sample(files, len(files))
     lines = ["| Lines | Files | CPU seconds | Per 1,000 lines | Peak MB |", "|---|---|---|---|---|"]
     for size in sizes:
         place = scratch / f"curve{size}"
         done = number = 0
         while done < size:
-            source = files[number % len(files)].read_bytes()
-            target = place / f"part{number // len(files)}" / f"m{number % len(files)}.py"
+            path = files[number % len(files)]
+            source = path.read_bytes()
+            target = place / f"part{number // len(files)}" / path.relative_to(tree)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source)
             done += source.count(b"\n")
@@ -205,6 +211,7 @@ def curve(files: list[Path], sizes: list[int], scratch: Path, variables: dict[st
         row = Row(f"{done}", [*command, "--no-cache", "-j1", "--output-format=concise"])
         run_once(row, place, variables)
         per = row.cpu[0] / done * 1000
+        print(f"{done} lines: {row.cpu[0]:.2f} s, {row.peak / 1024:.0f} MB", file=sys.stderr, flush=True)
         lines.append(f"| {done:,} | {number:,} | {row.cpu[0]:.1f} | {per:.3f} | {row.peak / 1024:.0f} |")
         shutil.rmtree(place)
     return "\n".join(lines) + "\n"
@@ -247,7 +254,7 @@ def main() -> None:
         )
         text += editor(files, options.edits, variables) if options.edits else ""
         if options.curve:
-            text += f"\n{curve(files, options.curve, scratch, variables)}"
+            text += f"\n{curve(tree, files, options.curve, scratch, variables)}"
     print(text)
     if options.markdown is not None:
         options.markdown.write_text(text, encoding="utf-8")

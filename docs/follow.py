@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
-
-import libcst
 
 from flake8_gradtrap.config import Settings
 from flake8_gradtrap.engine import _trigger, check_source
@@ -62,10 +61,10 @@ for, and is never looked at again:
 {parts}
 ```
 
-**Slices.** libcst reads `train` when it is run, and `limit` when it is called. Line 13, as libcst sees it:
+**Slices.** `train` is lowered when it is run, and `limit` when it is called. Line 13, as `ast` sees it:
 
 ```text
-{concrete}
+{tree}
 ```
 
 and as `interp/lower.py` hands it on, for the abstract run, in the terms of `interp/ir.py`:
@@ -89,8 +88,8 @@ What happens is told to the rules, in this order (line, event, what it is about)
 
 At the last two lines the iterator is used up already: that is the trap, and the rule reports it. A place is told once.
 
-**The report** names sites, pieces of syntax. Only now their lines and columns are looked up in libcst's tree, and the
-change that the rule asks for (wrap what made the iterator in `list(...)`) becomes edits:
+**The report** names sites, pieces of syntax. Only now their places in the text are worked out, and libcst reads
+`train`: the change that the rule asks for (wrap what made the iterator in `list(...)`) becomes edits:
 
 ```json
 {finding}
@@ -143,7 +142,7 @@ class Followed:
     @staticmethod
     def row(site: Site) -> int:
         node = site.node
-        return node.unit.span(node).row if isinstance(node, ir.Node) and node.unit is not None else 0
+        return node.unit.places.span(node).row if isinstance(node, ir.Node) and node.unit is not None else 0
 
     @staticmethod
     def tells(event: Event, name: str) -> bool:
@@ -165,26 +164,22 @@ class Followed:
         for part in self.source.toplevel:
             lines = f"{part.first_line}-{part.last_line}" if part.first_line < part.last_line else f"{part.first_line}"
             mentions = sorted(part.mentions & self.words)
-            became = "read by libcst" if self.read(part) else "not read"
+            became = "lowered" if self.read(part) else "not lowered"
             yield f"{lines:>5}  {part.kind:<9}{part.name:<7}{became:<16}{', '.join(mentions)}".rstrip()
 
     @staticmethod
     def read(part: TopLevel) -> bool:
-        return "slice" in vars(part) and "module" in vars(part.slice)
+        return "slice" in vars(part) and "statements" in vars(part.slice)
 
 
-def concrete(node: libcst.CSTNode) -> str:
-    """The kinds of nodes of a libcst tree, without those that stand for white space and punctuation."""
-    said = type(node).__name__
-    if isinstance(node, libcst.Name | libcst.Integer | libcst.Float):
-        return f"{said}({node.value})"
-    inner = [concrete(child) for child in node.children if not is_blank(child)]
-    return f"{said}[{', '.join(inner)}]" if inner else said
-
-
-def is_blank(node: libcst.CSTNode) -> bool:
-    blank = (libcst.SimpleWhitespace, libcst.TrailingWhitespace, libcst.ParenthesizedWhitespace, libcst.Comma)
-    return isinstance(node, (*blank, libcst.AssignEqual, libcst.Dot, libcst.LeftParen, libcst.RightParen, libcst.Colon))
+def shown(node: object) -> str:
+    """A tree of `ast` without what is empty, and without the contexts of names; alike in every Python."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(shown, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    filled = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != "ctx"]
+    return f"{type(node).__name__}({', '.join(f'{name}={shown(value)}' for name, value in filled)})"
 
 
 def wrapped(text: str, width: int = 110) -> str:
@@ -201,8 +196,8 @@ def followed() -> str:
     run = Followed()
     (train,) = (part for part in run.source.toplevel if part.name == "train")
     (unread,) = (part.name for part in run.source.toplevel if part.name and not run.read(part))
-    definition = train.slice.module.body[0]
-    assert isinstance(definition, libcst.FunctionDef)
+    (definition,) = train.nodes
+    assert isinstance(definition, ast.FunctionDef)
     (function,) = lower(train.slice)
     assert isinstance(function, ir.FunctionDef)
     (finding,) = check_source(PROGRAM, "train.py", Settings()).findings
@@ -217,7 +212,7 @@ def followed() -> str:
         words=", ".join(f"`{word}`" for word in run.spelt),
         unread=unread,
         parts="\n".join(run.parts()),
-        concrete=wrapped(concrete(definition.body.body[0])),
+        tree=wrapped(shown(definition.body[0])),
         lowered=wrapped(repr(function.body[0])),
         it=iterator,
         events="\n".join(run.events),

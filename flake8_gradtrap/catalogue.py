@@ -66,7 +66,7 @@ def installation() -> str:
 
 
 def _libcst() -> str:
-    """The version of libcst, which decides what can be read, without importing it."""
+    """The version of libcst, which decides what can be fixed, without importing it."""
     found = importlib.util.find_spec("libcst")
     if found is None or found.origin is None:
         return ""

@@ -205,7 +205,7 @@ def _span(site: Site) -> tuple[str, Span] | None:
     node = site.node
     if not isinstance(node, Node) or node.unit is None:
         return None
-    return node.unit.path, node.unit.span(node)
+    return node.unit.path, node.unit.places.span(node)
 
 
 def _finding(report: Report, source: SourceFile) -> Finding | None:

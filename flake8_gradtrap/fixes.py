@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import libcst as cst
 
+from flake8_gradtrap.concrete import outer
 from flake8_gradtrap.events import Site
 from flake8_gradtrap.finding import Edit, Fix, Span
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.lower import outer
 from flake8_gradtrap.rule import Change
 from flake8_gradtrap.source import Slice, SourceError, line_starts, parse
 
@@ -83,9 +83,12 @@ def _pieces(change: Change) -> list[_Piece]:
 
 def _node(site: Site) -> tuple[Slice, cst.CSTNode]:
     node = site.node
-    if not isinstance(node, ir.Node) or node.unit is None or node.cst is None:
+    if not isinstance(node, ir.Node) or node.unit is None or node.origin is None:
         raise _Refused
-    return node.unit, node.cst
+    found = node.unit.concrete.find(node, node.unit.places.span(node))
+    if found is None:
+        raise _Refused
+    return node.unit, found
 
 
 def _insertion(row: int, text: str) -> _Piece:
@@ -101,7 +104,7 @@ def _wrap(change: Change) -> list[_Piece]:
         node = node.value
     if not isinstance(node, cst.BaseExpression) or isinstance(node, cst.StarredElement):
         raise _Refused
-    span = unit.extent(*outer(node))
+    span = unit.concrete.extent(*outer(node))
     if span is None:
         raise _Refused
     before, after = change.before, change.after
@@ -152,7 +155,7 @@ def _shape(before: str, after: str) -> tuple[ast.expr, ast.AST | None]:
 
 def _stands_alone(unit: Slice, node: cst.CSTNode) -> bool:
     """Whether any expression may stand where this one does, without parentheses."""
-    parent = unit.parents.get(node)
+    parent = unit.concrete.parents.get(node)
     if isinstance(parent, cst.Arg):
         return not parent.star
     if isinstance(parent, cst.Index):
@@ -179,12 +182,12 @@ def _character(unit: Slice, row: int, column: int) -> str:
 def _argument(change: Change) -> _Piece:
     """One argument of a call taken out, with the comma before it (or after it, if it is the first)."""
     unit, node = _node(change.site)
-    call = unit.parents.get(node)
+    call = unit.concrete.parents.get(node)
     if not isinstance(node, cst.Arg) or not isinstance(call, cst.Call):
         raise _Refused
     place = next(index for index, arg in enumerate(call.args) if arg is node)
-    own = unit.extent(node.keyword or node.value, node.value)
-    before = unit.extent(call.args[place - 1].value, call.args[place - 1].value) if place else None
+    own = unit.concrete.extent(node.keyword or node.value, node.value)
+    before = unit.concrete.extent(call.args[place - 1].value, call.args[place - 1].value) if place else None
     if own is None or (before is None and len(call.args) > 1) or (before is not None and before.end_row != own.row):
         raise _Refused
     row, column = (before.end_row, before.end_column) if before is not None else (own.row, own.column)
@@ -210,7 +213,7 @@ class _Line:
         unit, node = _node(site)
         current: cst.CSTNode | None = node
         while current is not None:
-            parent = unit.parents.get(current)
+            parent = unit.concrete.parents.get(current)
             if isinstance(current, cst.SimpleStatementSuite):
                 raise _Refused
             if isinstance(current, _STATEMENT) and not (isinstance(current, cst.If) and isinstance(parent, cst.If)):
@@ -223,7 +226,7 @@ class _Line:
         if isinstance(node, cst.SimpleStatementLine) and len(node.body) > 1:
             raise _Refused
         decorators = getattr(node, "decorators", ())
-        span = unit.extent(decorators[0] if decorators else node, node)
+        span = unit.concrete.extent(decorators[0] if decorators else node, node)
         if span is None:
             raise _Refused
         indent = unit.line(span.row)[: span.column - 1]
@@ -244,7 +247,7 @@ class _Line:
         return "".join(f"{self.indent}{line}{self.newline}" for line in text.strip("\n").split("\n"))
 
     def deletion(self) -> _Piece:
-        block = self.unit.parents.get(self.node)
+        block = self.unit.concrete.parents.get(self.node)
         if isinstance(block, cst.IndentedBlock) and len(block.body) == 1:
             raise _Refused
         last = self.unit.line(self.end_row)
@@ -276,7 +279,7 @@ def _decoration(change: Change) -> _Piece:
     if not isinstance(node, cst.FunctionDef):
         raise _Refused
     line = _Line.at(unit, node)
-    span = unit.extent(node.name, node.name)
+    span = unit.concrete.extent(node.name, node.name)
     if span is None:
         raise _Refused
     return _insertion(span.row, line.lines(change.before))

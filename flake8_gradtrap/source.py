@@ -1,7 +1,7 @@
-"""A file of source: its text as Python decodes it, its table of contents, and slices that libcst reads on demand.
+"""A file of source: its text as Python decodes it, its table of contents, and slices that are lowered on demand.
 
-The standard library's `ast` gives the table of contents. Only the slices that matter are handed to libcst, and only
-slices with a finding have the positions of their nodes computed. Importing this module imports no libcst.
+The standard library's `ast` gives the table of contents and the syntax. Places in the text are worked out only for
+what a finding points at, and only slices with a fix are handed to libcst. Importing this module imports no libcst.
 """
 
 from __future__ import annotations
@@ -15,20 +15,17 @@ import threading
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
 
 from flake8_gradtrap import own
-from flake8_gradtrap.finding import Span
 from flake8_gradtrap.traits import traits
 
 if TYPE_CHECKING:
-    from libcst import CSTNode, MetadataWrapper, Module
-    from libcst.metadata import CodeRange
-
-    from flake8_gradtrap.interp.ir import Node, Statement
+    from flake8_gradtrap.concrete import Concrete
+    from flake8_gradtrap.interp.ir import Statement
+    from flake8_gradtrap.places import Places
 
 T = TypeVar("T")
 
@@ -36,13 +33,14 @@ _GROUP = 200
 """Neighbouring statements are read as one slice of up to this many lines."""
 
 _DEEP = 1000
-"""Syntax nested deeper than this is not read: libcst's parser would overflow the stack."""
+"""Syntax nested deeper than this is not read: what recurses over it would overflow the stack."""
 
 _SHORT = 2000
 """A text of fewer characters cannot be nested deep enough to do harm."""
 
-_BREAK = re.compile(r"\r\n?|\n")
-_FEED = re.compile(r"[ \t\f]*\f")
+LINE_END = re.compile(r"\r\n?|\n")
+"""What ends a line to Python."""
+
 _CONTINUED = re.compile(rb"[ \t\f;]*\\[\r\n]+")
 _BLOCKS = ("body", "orelse", "handlers", "cases", "finalbody")
 """The fields in which `ast` keeps statements, or what holds statements."""
@@ -92,13 +90,13 @@ def decode(data: bytes) -> tuple[str, str]:
 
 
 def _row_and_column(text: str, offset: int) -> tuple[int, int]:
-    row = len(_BREAK.findall(text, 0, offset)) + 1
+    row = len(LINE_END.findall(text, 0, offset)) + 1
     return row, offset - line_starts(text)[row - 1] + 1
 
 
 def line_starts(text: str) -> list[int]:
     """The offset at which each line starts; lines end at \\n, \\r\\n and \\r, and nowhere else, as in Python."""
-    return [0, *(match.end() for match in _BREAK.finditer(text))]
+    return [0, *(match.end() for match in LINE_END.finditer(text))]
 
 
 def identifiers(text: str) -> frozenset[str]:
@@ -165,7 +163,7 @@ def deep(call: Callable[[], T]) -> T:
 
 
 def _depth(nodes: list[ast.stmt], starts: list[int], before: int) -> int:
-    """How deeply syntax is nested, as libcst nests it. `starts`: of the lines; the first of them has number `before`.
+    """How deeply syntax is nested, as lowering nests it. `starts`: of the lines; the first of them has number `before`.
 
     What stands in few characters is not nested deep: it is not walked.
     """
@@ -175,7 +173,7 @@ def _depth(nodes: list[ast.stmt], starts: list[int], before: int) -> int:
         depth += 1
         following: list[ast.AST] = []
         for node in level:
-            if isinstance(node, ast.BoolOp):  # one level to ast, a chain to libcst
+            if isinstance(node, ast.BoolOp):  # one level to ast, a chain once it is lowered
                 depth = max(depth, len(node.values))
             if isinstance(node, ast.stmt):
                 blocks = [part for block in _BLOCKS for part in getattr(node, block, ())]
@@ -205,12 +203,12 @@ class SourceFile:
     @cached_property
     def lines(self) -> list[str]:
         """The lines, without what ends them; line n is `lines[n - 1]`."""
-        return _BREAK.split(self.text)
+        return LINE_END.split(self.text)
 
     @cached_property
     def newline(self) -> str:
         """What ends the first line of the file, and so, where nothing else is known, a new one."""
-        found = _BREAK.search(self.text)
+        found = LINE_END.search(self.text)
         return found.group() if found else "\n"
 
     @cached_property
@@ -364,7 +362,7 @@ class TopLevel:
 
 
 class Slice:
-    """A piece of source, whole lines, that libcst reads when its statements are first asked for."""
+    """A piece of source, whole lines, whose statements are lowered when they are first asked for."""
 
     def __init__(
         self,
@@ -378,19 +376,10 @@ class Slice:
         self.path = path
         self.first_line = first_line
         self.newline = newline
+        self.starts = line_starts(source)
         self._nodes = nodes
-        self._starts = line_starts(source)
-        # After a form feed Python counts the indentation anew. libcst does not: it reads these lines without.
-        self._fed: dict[int, int] = {}
-        self._readable = source
-        if "\f" in source:
-            lines = []
-            for row in range(1, len(self._starts) + 1):
-                line = self.line(first_line + row - 1)
-                if found := _FEED.match(line):
-                    self._fed[row] = found.end()
-                lines.append(line[self._fed.get(row, 0) :])
-            self._readable = "".join(lines)
+        self.before = 1 if nodes is None else first_line
+        """The number that `ast` gives to the first line."""
 
     @cached_property
     def nodes(self) -> list[ast.stmt]:
@@ -400,93 +389,35 @@ class Slice:
     def line(self, row: int) -> str:
         """A line of the file, with what ends it; "" outside of the slice."""
         at = row - self.first_line
-        if not 0 <= at < len(self._starts):
+        if not 0 <= at < len(self.starts):
             return ""
-        return self.source[self._starts[at] : (*self._starts[at + 1 : at + 2], len(self.source))[0]]
+        return self.source[self.starts[at] : (*self.starts[at + 1 : at + 2], len(self.source))[0]]
 
     def text_of(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         """The lines of a function that is one of `nodes`, or stands in one."""
-        before = 1 if self._nodes is None else self.first_line
-        end = (node.end_lineno or node.lineno) - before + 1
-        start = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - before
-        return self.source[self._starts[start] : self._starts[end] if end < len(self._starts) else len(self.source)]
-
-    @cached_property
-    def module(self) -> Module:
-        """The slice as libcst sees it."""
-        import libcst
-
-        before = 1 if self._nodes is None else self.first_line
-        if len(self.source) > _SHORT and _depth(self.nodes, self._starts, before) > _DEEP:
-            raise SourceError("the source is nested too deeply", self.first_line)
-        try:
-            return libcst.parse_module(self._readable)
-        except libcst.ParserSyntaxError as error:
-            row = self.first_line - 1 + min(max(error.raw_line, 1), len(_BREAK.split(self.source.rstrip())))
-            why = error.message.partition("\n")[0].strip()
-            raise SourceError(f"libcst cannot read this: {why}", row, error.raw_column + 1) from None
-        except (RecursionError, MemoryError):
-            raise SourceError("the source is nested too deeply", self.first_line) from None
-        except BaseException as error:
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of its Rust half
-                raise
-            raise SourceError(f"libcst cannot read this: {error}", self.first_line) from None
+        end = (node.end_lineno or node.lineno) - self.before + 1
+        start = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - self.before
+        return self.source[self.starts[start] : self.starts[end] if end < len(self.starts) else len(self.source)]
 
     @cached_property
     def statements(self) -> tuple[Statement, ...]:
+        """The statements as the abstract run sees them. Raises SourceError where they are nested too deeply."""
         from flake8_gradtrap.interp.lower import lower
 
+        if len(self.source) > _SHORT and _depth(self.nodes, self.starts, self.before) > _DEEP:
+            raise SourceError("the source is nested too deeply", self.first_line)
         return lower(self)
 
     @cached_property
-    def _wrapper(self) -> MetadataWrapper:
-        from libcst import MetadataWrapper
+    def places(self) -> Places:
+        """Where the syntax of this slice stands."""
+        from flake8_gradtrap.places import Places
 
-        return MetadataWrapper(self.module, unsafe_skip_copy=True)
-
-    @cached_property
-    def _ranges(self) -> Mapping[CSTNode, CodeRange]:
-        from libcst.metadata import PositionProvider
-
-        return deep(lambda: self._wrapper.resolve(PositionProvider))
+        return Places(self)
 
     @cached_property
-    def parents(self) -> Mapping[CSTNode, CSTNode]:
-        """The parent of each libcst node."""
-        from libcst.metadata import ParentNodeProvider
+    def concrete(self) -> Concrete:
+        """The slice as libcst sees it. Raises SourceError if libcst cannot read it."""
+        from flake8_gradtrap.concrete import Concrete
 
-        return deep(lambda: self._wrapper.resolve(ParentNodeProvider))
-
-    @cached_property
-    def _lost(self) -> dict[int, tuple[int, int]]:
-        """By line: from which column on libcst's positions fall short, and by how much. It drops the odd blank."""
-        lost: dict[int, tuple[int, int]] = {}
-        code = deep(lambda: self.module.code)
-        if code != self._readable:
-            for row, (mine, its) in enumerate(zip(_BREAK.split(self._readable), _BREAK.split(code), strict=False), 1):
-                if mine != its:
-                    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(mine, its, strict=False)))
-                    lost[row] = same, len(mine) - len(its)
-        return lost
-
-    def _column(self, row: int, column: int) -> int:
-        start, lost = self._lost.get(row, (0, 0))
-        return column + 1 + self._fed.get(row, 0) + (lost if column > start else 0)
-
-    def extent(self, first: CSTNode, last: CSTNode) -> Span | None:
-        """From where a libcst node begins to where another one (or the same) ends, in the file; None if not known."""
-        start, end = self._ranges.get(first), self._ranges.get(last)
-        if start is None or end is None:
-            return None
-        (row, column), (end_row, end_column) = (
-            (place.line + self.first_line - 1, self._column(place.line, place.column))
-            for place in (start.start, end.end)
-        )
-        return Span(row, column, end_row, end_column)
-
-    def span(self, node: Node) -> Span:
-        """Where a node stands in the file. Of a definition, its name; of a compound statement, its header."""
-        from flake8_gradtrap.interp.lower import bounds
-
-        found = self.extent(*bounds(node.cst)) if node.cst is not None else None
-        return found or Span(self.first_line, 1, self.first_line, 1)
+        return Concrete(self)

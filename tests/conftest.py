@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: threads that wait for a busy core spin
+
 import pytest
 from click.testing import CliRunner, Result
 
@@ -64,9 +66,9 @@ def stub(monkeypatch: pytest.MonkeyPatch, rules: None) -> Stub:
 
     `word()  # trap GTR301` is a finding at `word`. A word behind the code asks for a fix: `fix` for a safe one that
     writes `fixed` instead, `unsafe` for an unsafe one, `breaks` for one after which the file no longer parses, `grows`
-    for one that never comes to an end, `swaps` for one between `f` and `g`, `later` for one that is there once
-    z.py is fixed. `# takes 2` says how many seconds it took. `# crash` in a file makes the engine raise, `# die` ends
-    its process.
+    for one that never comes to an end, `swaps` for one between `f` and `g`, `steps` for one from `f` over `g`, `later`
+    for one that is there once z.py is fixed. `# takes 2` says how many seconds it took. `# crash` in a file makes the
+    engine raise, `# die` ends its process.
     """
     done = Stub([])
     multiprocessing.set_start_method("fork", force=True)  # so that other processes have the stub too
@@ -87,6 +89,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, rules: None) -> Stub:
                 new = {"fix": "fixed", "unsafe": "fixed", "breaks": "(", "grows": f"{word}x", "swaps": swapped}.get(
                     kind
                 )
+                if kind == "steps":
+                    new = "g" if word == "f" else "fixed"
                 if kind == "later":
                     new = "fixed" if "fixed" in Path(path).with_name("z.py").read_text() else None
                 span = Span(row, match.start() + 1, row, match.end(1) + 1)

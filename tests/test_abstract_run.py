@@ -1349,6 +1349,39 @@ def test_hard_programs_end(program: str) -> None:
     assert result.statistics.functions_run >= 1
 
 
+@pytest.mark.parametrize(
+    ("program", "deepest"),
+    [
+        ("def first(params):\n    first(params)\n    return list(params)\n", 3),
+        (
+            "def first(params):\n    return second(params)\n\n\ndef second(params):\n    return list(first(params))\n",
+            4,
+        ),
+        ("".join(f"def f{n}(params):\n    return f{n + 1}(params)\n\n\n" for n in range(40)), 7),
+    ],
+    ids=["itself", "each other", "a long chain"],
+)
+def test_calls_are_entered_to_a_certain_depth(program: str, deepest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flake8_gradtrap.interp.machine import Machine
+
+    seen = []
+    enter = Machine.enter
+
+    def count(self: Machine, func: Any, args: Any, node: Any, st: Any) -> Any:
+        seen.append(len(st.frames))
+        return enter(self, func, args, node, st)
+
+    monkeypatch.setattr(Machine, "enter", count)
+    name = program.partition("(")[0].removeprefix("def ")
+    machine = machine_of(
+        PRELUDE + program + "def f40(params):\n    return list(params)\n\n\n"
+        f"def go(model):\n    {name}(model.parameters())\n    return Adam(model.parameters())\n"
+    )
+    machine.run()
+    assert max(seen) == deepest
+    assert not machine.tally.over_budget
+
+
 # -- errors of ours ---------------------------------------------------------------------------------------------------
 
 BOTH = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Cli, Stub
+from killing import killed
 
 from flake8_gradtrap import batch, cache, versions
 from flake8_gradtrap.batch import Task
@@ -528,13 +530,38 @@ def test_no_link_in_a_cache_is_followed(cached: Cli, cli: Cli, tmp_path: Path) -
     assert json.loads(Path("project", inner, name).read_text())["files"].keys() == json.loads(content)["files"].keys()
 
 
+def test_killed_while_writing_it_is_old_or_new_and_never_less(cached: Cli) -> None:
+    write("a.py", TRAP)
+    cached(".")
+    (shelf,) = shelves()
+    old = shelf.read_bytes()
+    write("a.py", "x = 1\n" + TRAP)
+    told = json.loads(cached("--no-cache", ".").stdout)
+    seen = set()
+    for calls in range(300):
+        shelf.write_bytes(old)
+        if not killed(lambda: cached("."), calls, "store.py"):
+            break
+        seen.add(shelf.read_bytes())
+    assert calls > 30
+    assert len(seen) == 2
+    assert old in seen
+    assert json.loads(shelf.read_bytes())["files"].keys() == {"a.py"}
+    assert json.loads(cached(".").stdout) == told
+    assert all(json.loads(one) for one in seen)
+
+
 def test_a_pipe_in_a_cache_blocks_nobody(cached: Cli) -> None:
     write("a.py", TRAP)
     cached(".")
     shelf = shelves()[0]
     shelf.unlink()
     os.mkfifo(shelf)
-    assert cached(".").exit_code == 1
+    signal.alarm(60)
+    try:
+        assert cached(".").exit_code == 1
+    finally:
+        signal.alarm(0)
     assert shelf.is_file()
     # Neither does one that an answer is said to depend on.
     os.mkfifo("pipe")

@@ -282,6 +282,12 @@ def test_a_second_run_changes_nothing(cli: Cli, tmp_path: Path) -> None:
         ast.parse(text)
 
 
+def test_fixes_that_ask_for_another_are_made_in_one_run(cli: Cli, stub: Stub) -> None:
+    path = write("a.py", "f()  # trap GTR301 steps\n")
+    assert cli("check", "a.py", "--fix").stderr == "Fixed 2 traps in 1 file.\n"
+    assert path.read_text() == "fixed()  # trap GTR301 steps\n"
+
+
 def test_unsafe_fixes_are_asked_for(cli: Cli, stub: Stub) -> None:
     path = write("a.py", "f()  # trap GTR301 unsafe\n")
     assert cli("check", "a.py", "--fix").exit_code == 1

@@ -30,6 +30,8 @@ torch = pytest.importorskip("torch")
 SCRIPTS = sorted((ROOT / "fixtures" / "scripts").glob("*.py"))
 TRAPS = [path for path in SCRIPTS if path.name.startswith("trap_")]
 FIXED = [path for path in SCRIPTS if path.name.startswith("ok_")]
+QUICK = {"ok_look_alikes", "ok_char_transformer", "ok_gan", "ok_two_ranks"}
+"""The others are told apart from their trapped twins under `-m slow`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ def test_every_trap_of_a_trapped_script_is_confirmed(path: Path) -> None:
     assert run.said["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize("path", FIXED, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in FIXED],
+)
 def test_nothing_is_said_of_a_fixed_script(path: Path) -> None:
     run = of_script(path)
     assert run.verdicts() == set(), run.output
@@ -169,7 +174,14 @@ def test_what_only_the_run_has_seen_can_be_hidden_by_a_comment(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    ["trap_char_transformer", "trap_cnn_accumulation", "trap_actor_critic", "trap_two_networks", "ok_look_alikes"],
+    [
+        "trap_char_transformer",
+        "ok_look_alikes",
+        *(
+            pytest.param(f"trap_{name}", marks=pytest.mark.slow)
+            for name in "cnn_accumulation actor_critic two_networks".split()
+        ),
+    ],
 )
 def test_weights_are_bit_identical_with_and_without_probes(name: str, tmp_path: Path) -> None:
     script = ROOT / "fixtures" / "scripts" / f"{name}.py"

@@ -83,9 +83,9 @@ class Impatient(Surroundings):
 
 
 def test_a_check_ends_early() -> None:
-    text = many_functions(80)
+    text = many_functions(400)
     stopped = check_source(text, "train.py", Settings(), surroundings=Impatient()).statistics
-    assert stopped.functions_run == 80
+    assert stopped.functions_run == 400
     assert stopped.functions_over_budget > 10
 
     before = Surroundings()

@@ -45,7 +45,7 @@ def covers(file: SourceFile, text: str) -> Callable[[ir.Node], bool]:
 
     def check(node: ir.Node) -> bool:
         assert node.unit is not None
-        span = node.unit.span(node)
+        span = node.unit.places.span(node)
         return apply_edits(file.text, [Edit(span, "\0")]) == file.text.replace(text, "\0", 1)
 
     return check
@@ -351,7 +351,7 @@ def test_wraps_in_real_code_mean_what_they_say(
         found = [node for node in nodes(part.slice.statements) if isinstance(node, KINDS)]
         for node in random.sample(found, min(len(found), 6)):
             unit = Slice(part.slice.source)  # the same lines, as a file of their own
-            span = part.slice.span(node)
+            span = part.slice.places.span(node)
             rows = part.first_line - 1
             place = Span(span.row - rows, span.column, span.end_row - rows, span.end_column)
             if isinstance(node, ir.Comp) and node.kind == "gen" and unit.line(place.row)[place.column - 1] != "(":

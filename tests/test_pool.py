@@ -38,7 +38,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "log"
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 5])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_only_what_kills_its_process_is_lost(log: Path, jobs: int) -> None:
     results = dict(pool.each(work, range(100), jobs))
     assert sorted(results) == list(range(100))

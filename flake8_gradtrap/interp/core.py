@@ -256,7 +256,7 @@ class Core:
     def line(self, site: Site) -> int:
         node = site.node
         assert isinstance(node, ir.Node)
-        return node.unit.span(node).row if node.unit is not None else 1
+        return node.unit.places.span(node).row if node.unit is not None else 1
 
     def label(self, node: ir.Node | None, depth: int = 0) -> str:
         """What the program writes at a node, for messages."""

@@ -1,8 +1,8 @@
-"""The syntax that the abstract run executes: what `lower` makes of a libcst slice.
+"""The syntax that the abstract run executes: what `lower` makes of a slice of source.
 
-Names and fields follow the standard library's `ast` where there is no reason to differ. Every node keeps the
-libcst node that it came from (`cst`) and the slice of source that it belongs to (`unit`), so that its position
-can be computed when there is a finding, and only then.
+Names and fields follow the standard library's `ast` where there is no reason to differ. Every node keeps the node of
+`ast` that it came from (`origin`) and the slice of source that it belongs to (`unit`), so that its place can be worked
+out when there is a finding, and only then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Node:
     """A piece of syntax; compared by identity."""
 
-    cst: Any = field(default=None, repr=False)
+    origin: Any = field(default=None, repr=False)
     unit: Slice | None = field(default=None, repr=False)
 
 

@@ -168,7 +168,7 @@ class Module:
 
 
 def _read(part: TopLevel) -> Statement | None:
-    """A definition; None if libcst cannot read it."""
+    """A definition; None if it cannot be lowered."""
     try:
         return part.slice.statements[0]
     except SourceError:
