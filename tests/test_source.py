@@ -385,7 +385,7 @@ class TestPositions:
 
 
 def _ast_spans(file: SourceFile, kind: type[ast.AST]) -> Iterable[Span]:
-    """The spans of the nodes of a kind that lowering keeps: all but those in annotations, types, patterns, f-strings."""
+    """The spans of the nodes of a kind that lowering keeps: all but in annotations, types, patterns, f-strings."""
     waiting: list[ast.AST] = [file.tree]
     encoded = [line.encode() for line in file.lines]
 
