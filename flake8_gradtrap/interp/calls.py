@@ -361,6 +361,8 @@ class Calls(Classes):
             return True
         if "train" in node.mentions and "eval" in self.entry_words and func.receiver is not None:
             return True  # it may put back into training mode what another method has put out of it
+        if st.mode is not True and "eval" in node.mentions & self.entry_words:
+            return True  # it evaluates something, and that no gradients are recorded is all that it is given
         given = [*args.all(), *([func.receiver] if func.receiver is not None else [])]
         if any(isinstance(st.record(arg), Iterator) for arg in given) or len(node.mentions) <= SHORT:
             return True

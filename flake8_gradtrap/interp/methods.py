@@ -200,6 +200,8 @@ class Methods(Containers):
             return
         if self._torch_made(receiver, st) or self._from_loader(receiver):
             shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
+            if isinstance(shown, ir.Call) and name in ("to", "cuda"):
+                return  # made here, moved and dropped: the device is being warmed up
             self.emit(ResultDropped(self.site(node, st), self.thing(receiver, shown), name, name in views), st)
 
     def _torch_made(self, value: Value, st: State, depth: int = 0) -> bool:

@@ -235,6 +235,10 @@ class Statements(Loops):
                 for value, path in self.eval(target.value, st)[:1]:
                     self.empty(value, target, path)
                     st = path
+            elif isinstance(target, ir.Attr):
+                for holder, path in self.eval(target.value, st)[:1]:
+                    path.drop_attr(holder, target.attr)
+                    st = path
         return [(st, "", None)]
 
     def empty(self, value: Value, node: ir.Node, st: State) -> None:
