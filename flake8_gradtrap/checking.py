@@ -89,10 +89,10 @@ def run(options: Options) -> bool:
 
 def follow(options: Options) -> None:
     """Do it again whenever something changes, until the user ends it."""
-    from flake8_gradtrap.following import wait_for_change
+    from flake8_gradtrap.following import changes
 
     try:
-        while True:
+        for _ in changes(options.paths):
             if sys.stdout.isatty():
                 click.clear()
             try:
@@ -100,7 +100,6 @@ def follow(options: Options) -> None:
             except ConfigError as error:
                 click.echo(f"gradtrap: error: {error}", err=True)
             click.echo("Waiting for changes; Ctrl-C ends it.", err=True)
-            wait_for_change(options.paths)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(0) from None
 

@@ -264,7 +264,10 @@ def test_polling_sees_what_changes_comes_and_goes(tmp_path: Path) -> None:
         steps[len(looks)]()
         looks.append(seconds)
 
-    following._poll([str(tmp_path)], sleep)
+    watching = following._poll([str(tmp_path)], sleep)
+    next(watching)
+    assert not looks
+    next(watching)
     assert len(looks) == 4
 
 
