@@ -56,7 +56,7 @@ class IteratorMade(Event):
     `kind`: what made it, in words ("`model.parameters()`", "`filter(...)`", "a generator expression").
     `of_parameters`: it yields a model's parameters (or modules, buffers). `assumed`: nothing in sight made it: it is an
     argument whose name or annotation says that it may be one-shot. `weak`: only an annotation says so, and of elements
-    that are no tensors.
+    that are no tensors. `iterable`: only an annotation says so, and one that a list or a loader fits as well.
     """
 
     it: Thing
@@ -64,6 +64,7 @@ class IteratorMade(Event):
     of_parameters: bool = False
     assumed: bool = False
     weak: bool = False
+    iterable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

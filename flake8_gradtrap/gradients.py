@@ -28,6 +28,7 @@ from flake8_gradtrap.events import (
     OptimizerMade,
     Owners,
     Part,
+    Produced,
     ReadOut,
     Registered,
     RunEnded,
@@ -100,6 +101,15 @@ class MeetsOptimizers(Rule):
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
         meet(watch, event.optimizer, event.owners)
+
+
+def of_others(watch: Watch, owners: frozenset[Hashable], optimizer: Thing | None) -> frozenset[Hashable]:
+    """Those of these owners whose parameters another optimizer of the path has: what is left of a model otherwise is
+    a wrapper of it, or a part that nothing trains.
+    """
+    known = ((key[1], theirs) for key, theirs in tagged(watch, "optimizer") if theirs)
+    others = [theirs for key, theirs in known if optimizer is None or key != optimizer.key]
+    return owners & frozenset[Hashable]().union(*others)
 
 
 def alone(watch: Watch, owners: Owners = None) -> bool:
@@ -458,6 +468,13 @@ class KeepsGraph(InLoops):
                 self.windows.add(place_key(kept.site))
                 watch.drop(key)
         watch.put(("emptied", event.container.key), True)
+
+    @on(Produced)
+    def promised(self, event: Produced, watch: Watch) -> None:
+        """A total that a loss function or a forward returns is for its caller's backward."""
+        for key, kept in tagged(watch, "kept"):
+            if event.value.key in kept.totals and not kept.escaped:
+                watch.put(key, replace(kept, escaped=True))
 
     @on(ReadOut)
     def read(self, event: ReadOut, watch: Watch) -> None:

@@ -124,7 +124,7 @@ class IterableParameterIteratedTwice(Rule):
             remedy=Remedy("Make it a list at the top of the function", (Change("function-top", made.site, line),))
             if made.assumed and name
             else None,
-            preview=made.weak,
+            preview=made.weak or (made.iterable and place == before),  # an epoch's loop over a loader looks like that
         )
 
 

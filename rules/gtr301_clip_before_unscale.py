@@ -103,6 +103,7 @@ from flake8_gradtrap.gradients import (
     graph_of,
     lift,
     meet,
+    of_others,
     overlap,
     plain,
     quoted,
@@ -156,8 +157,8 @@ class ClipBeforeUnscale(MeetsOptimizers):
                 related = overlap(key[1], owners)
                 if related is not False:
                     watch.drop(key)
-                if related and key[1] - owners:
-                    watch.put(("scaled", key[1] - owners, key[2]), mark)
+                if related and (rest := of_others(watch, key[1] - owners, event.optimizer)):
+                    watch.put(("scaled", rest, key[2]), mark)
         for key, suspect in tagged(watch, "clipped"):
             if overlap(suspect.owners, owners) is not False:
                 watch.put(key, replace(suspect, fixable=False))

@@ -96,6 +96,7 @@ from flake8_gradtrap.gradients import (
     forget_touched,
     graph_of,
     meet,
+    of_others,
     overlap,
     quoted,
     settle,
@@ -172,8 +173,8 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
             watch.drop(key)
             if owners is not None:
                 watch.put(("scaled", key[1] & owners, key[2]), replace(mark, flag=True))
-                if key[1] - owners:
-                    watch.put(("scaled", key[1] - owners, key[2]), mark)
+                if rest := of_others(watch, key[1] - owners, event.optimizer):
+                    watch.put(("scaled", rest, key[2]), mark)
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:

@@ -385,7 +385,7 @@ class TestPositions:
 
 
 def _ast_spans(file: SourceFile, kind: type[ast.AST]) -> Iterable[Span]:
-    """The spans of the nodes of a kind that lowering keeps: all but those in annotations, patterns and f-strings."""
+    """The spans of the nodes of a kind that lowering keeps: all but in annotations, types, patterns, f-strings."""
     waiting: list[ast.AST] = [file.tree]
     encoded = [line.encode() for line in file.lines]
 
@@ -394,14 +394,14 @@ def _ast_spans(file: SourceFile, kind: type[ast.AST]) -> Iterable[Span]:
 
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.JoinedStr | ast.pattern):
+        if isinstance(node, ast.JoinedStr | ast.pattern) or type(node).__name__ == "TypeAlias":
             continue
         if isinstance(node, kind):
             assert isinstance(node, ast.expr)
             row, end = node.lineno, node.end_lineno or 0
             yield Span(row, column(row, node.col_offset), end, column(end, node.end_col_offset or 0))
         for name, value in ast.iter_fields(node):
-            if name in ("annotation", "returns", "cause", "msg"):
+            if name in ("annotation", "returns", "cause", "msg", "type_params"):
                 continue
             parts = value if isinstance(value, list) else [value]
             waiting.extend(part for part in parts if isinstance(part, ast.AST))

@@ -201,6 +201,8 @@ class Assignment(Expressions):
                 self.overwritten(self.make_tensor("detach", (base,), node, st, how=".data"), "=", (value,), node, st,
                                  target.value)  # fmt: skip
             return
+        if name == "data" and st.tensor(value) is not None:
+            value = self.make_tensor("detach", (value,), node, st, how=".data")  # of whatever it is: no graph is kept
         old = st.attr(base, name)
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if st.stamp:

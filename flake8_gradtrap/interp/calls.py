@@ -329,7 +329,8 @@ class Calls(Classes):
         """Run a helper that does not train. One that takes too many steps is left, and not entered again."""
         before = [(args, st.fork()) for args, st in calls]
         acts, entered, limit = self.acts, set(self.entered), self.limit
-        self.limit = self.steps + (min(limit, self.budget) - self.steps) // SHARE
+        left = min(limit, self.budget) - self.steps
+        self.limit = self.steps + max(left // SHARE, min(left // 2, LEAST))
         try:
             results = self._activate_all(func, [(self.bind(func, args, st), st) for args, st in calls], node)
         except Stalled:

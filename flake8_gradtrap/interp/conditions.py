@@ -133,9 +133,24 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
 
     def eval_IfExp(self, node: ir.IfExp, st: State) -> Results:
         yes, no = self.branch(node.test, st)
-        results = [pair for path in yes for pair in self.eval(node.body, path)]
-        results += [pair for path in no for pair in self.eval(node.orelse, path)]
+        results = [pair for path in yes for pair in self._choice(node.body, node.orelse, path)]
+        results += [pair for path in no for pair in self._choice(node.orelse, node.body, path)]
         return self.gather(results)
+
+    def _choice(self, chosen: ir.Expression, other: ir.Expression, st: State) -> Results:
+        """One branch of `x.item() if … else x`: where the program takes x as it is, it is a number already."""
+        if (
+            isinstance(chosen, ir.Name)
+            and isinstance(other, ir.Call)
+            and isinstance(other.func, ir.Attr)
+            and other.func.attr == "item"
+            and isinstance(other.func.value, ir.Name)
+            and other.func.value.id == chosen.id
+        ):
+            value = self.unknown(chosen.id)
+            self.data.add(value)
+            return [(value, st)]
+        return self.eval(chosen, st)
 
     def gather(self, results: Results) -> Results:
         """Merge the paths of an expression that end in the same value."""

@@ -154,6 +154,8 @@ class Core:
         self.counter = 0
         self.reports: dict[tuple[str, int], Report] = {}
         self.failures: list[tuple[str, Site, str]] = []
+        self.handed_out: set[Value] = set()
+        """What a method out of sight handed out of something: parts of a model that has another name."""
         self.likely: set[Value] = set()
         """Unknowns that unknown code computed from something with history."""
         self.kinds: dict[Value, str] = {}
@@ -391,6 +393,8 @@ class Core:
         """
         if isinstance(module, Tup):
             return frozenset(module.items)
+        if module in self.handed_out:
+            return None
         if isinstance(module, Sym):
             if module.op == "joined":
                 return None  # one of several, and so may be any

@@ -357,7 +357,9 @@ class Machine(Methods):
         it = self.new(Iterator(f"the argument `{param.name}`", (), item, of_parameters, None, site), st)
         how = f"the argument `{param.name}`"
         weak = not of_parameters and _of_other_things(param.annotation or "")
-        self.emit(IteratorMade(site, Thing(it, param.name), how, of_parameters, assumed=True, weak=weak), st)
+        iterable = not of_parameters and re.search(r"\bIterable\b", param.annotation or "") is not None
+        thing = Thing(it, param.name)
+        self.emit(IteratorMade(site, thing, how, of_parameters, assumed=True, weak=weak, iterable=iterable), st)
         return it
 
     def root(self, func: Func, st: State, assumed: bool = False) -> list[State]:

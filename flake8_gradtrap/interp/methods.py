@@ -75,6 +75,8 @@ _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
+_PARTS = re.compile(r"modules|param|trainable|unwrap")
+"""Names of methods that hand out what somebody has already: other names may stand for the same parameters."""
 _PREPARES = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "zero_grad"})
 """Words of a step that limits or clears the gradients itself."""
 
@@ -112,6 +114,9 @@ class Methods(Containers):
             and isinstance(receiver, Sym)
             and st.tensor(args.pos[0]) is not None
         )
+        if name == "backward" and args.pos and self._called(node).rpartition(".")[0].endswith("tape"):
+            self.escape(args.all(), node, st, name)  # another library's: it keeps gradients of its own
+            return [(NONE, st)]
         if name == "backward" and args.pos and (kind != "tensor" or handed):
             self._engine_backward(receiver, kind, args, node, st)
             return [(NONE, st)]
@@ -182,6 +187,8 @@ class Methods(Containers):
         result = self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
         if name == "__call__":
             self.note_output(receiver, result, node, st)
+        elif _PARTS.search(name):
+            self.handed_out.add(result)
         return result
 
     # -- tensors ------------------------------------------------------------------------------------------------------
@@ -481,11 +488,12 @@ class Methods(Containers):
         enabled = record.args[0] if isinstance(record, Thingy) and record.args else None
         if enabled is not None and name == "scale" and args.pos and self.truth(enabled, st) is None:
             # What is asked about later, `if args.amp: scaler.step(...)`, has to agree with what was scaled here.
-            return [
-                pair
-                for paths in self.split(enabled, st)
-                for path in paths
-                for pair in self._scale(args, receiver, node, path)
+            on, off_paths = self.split(enabled, st)
+            for path in off_paths:  # also where the reason is forgotten
+                if isinstance(record, Thingy) and isinstance(receiver, Ref):
+                    path.replace(receiver, replace(record, flag=False))
+            return [pair for path in on for pair in self._scale(args, receiver, node, path)] + [
+                (args.pos[0], path) for path in off_paths
             ]
         off = enabled is not None and self.truth(enabled, st) is False
         if isinstance(record, Thingy) and (record.flag is False or off):
@@ -639,6 +647,8 @@ class Methods(Containers):
             return [(output, st)]
         value = self.unknown(name)
         self.likely.add(value)
+        if _PARTS.search(name):
+            self.handed_out.add(value)
         return [(value, st)]
 
     def on_lossfn(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
