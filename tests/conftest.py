@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in the background of a shell: what we start would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: what we start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: threads that wait for a busy core spin
 
