@@ -6,12 +6,15 @@ import io
 import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: what we start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: threads that wait for a busy core spin
 
 import pytest

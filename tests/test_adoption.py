@@ -233,21 +233,24 @@ def test_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool) 
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout
-        assert process.stderr
-        assert process.stderr.readline() == "Waiting for changes; Ctrl-C ends it.\n"
-        time.sleep(1)
-        (tmp_path / "notes.txt").write_text("nothing to check\n")
-        (tmp_path / "a.py").write_text("def f(:\n")
-        assert process.stdout.readline().startswith("a.py:1:7: GTR000")
-        assert process.stderr.readline() == "Waiting for changes; Ctrl-C ends it.\n"
-        time.sleep(1)
-        (tmp_path / "pyproject.toml").write_text("[tool.gradtrap]\n")
-        assert process.stdout.readline().startswith("a.py:1:7: GTR000")
-        assert process.stderr.readline() == "Waiting for changes; Ctrl-C ends it.\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert "Traceback" not in process.stderr.read()
+        try:
+            assert process.stdout
+            assert process.stderr
+            assert process.stderr.readline() == "Waiting for changes; Ctrl-C ends it.\n"
+            time.sleep(1)
+            (tmp_path / "notes.txt").write_text("nothing to check\n")
+            (tmp_path / "a.py").write_text("def f(:\n")
+            assert process.stdout.readline().startswith("a.py:1:7: GTR000")
+            assert process.stderr.readline() == "Waiting for changes; Ctrl-C ends it.\n"
+            time.sleep(1)
+            (tmp_path / "pyproject.toml").write_text("[tool.gradtrap]\n")
+            assert process.stdout.readline().startswith("a.py:1:7: GTR000")
+            assert process.stderr.readline() == "Waiting for changes; Ctrl-C ends it.\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_polling_sees_what_changes_comes_and_goes(tmp_path: Path) -> None:

@@ -171,7 +171,10 @@ DEEP = 5000
 def test_depth_and_recursion_are_bounded(text: str) -> None:
     """An answer in bounded time, on a stack that stays as low as it is."""
     limit = sys.getrecursionlimit()
-    for whole in (text, f"{HEAD}{text}", f"{TRAP}{text}", f"{HEAD}def train(model, loss):\n    pass\n{text}"):
+    programs = [text, f"{HEAD}{text}", f"{TRAP}{text}", f"{HEAD}def train(model, loss):\n    pass\n{text}"]
+    if text.count("\n") == 1:  # where a fix is, too
+        programs.append(TRAP.replace("        scaler.step", f"        {text}        scaler.step"))
+    for whole in programs:
         found = keep_promises(whole.encode())
         assert sys.getrecursionlimit() == limit
         assert all(finding.code != "GTR000" or "nested" in finding.message for finding in found)
@@ -404,6 +407,7 @@ def test_an_interrupted_run_ends_at_once(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while len(processes_of(process.pid)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
+    time.sleep(0.5)  # they have only just been made
     os.killpg(process.pid, signal.SIGINT)
     output, error = process.communicate(timeout=60)
     assert "Traceback" not in error
