@@ -1382,6 +1382,46 @@ def test_calls_are_entered_to_a_certain_depth(program: str, deepest: int, monkey
     assert not machine.tally.over_budget
 
 
+def test_a_property_runs_once_on_each_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flake8_gradtrap.interp.machine import Machine
+
+    ran: list[str] = []
+    activate = Machine._activate_all
+
+    def count(self: Machine, func: Any, entries: Any, node: Any) -> Any:
+        ran.extend([func.node.name] * len(entries))
+        return activate(self, func, entries, node)
+
+    monkeypatch.setattr(Machine, "_activate_all", count)
+    program = """
+class Trainer:
+    def __init__(self, model, wrapped):
+        self.model = model
+        self.wrapped = wrapped
+
+    @property
+    def clear(self):
+        return self.plain if self.wrapped else self.guarded
+
+    def plain(self):
+        pass
+
+    def guarded(self):
+        pass
+
+def fit(model, wrapped, first):
+    trainer = Trainer(model, wrapped)
+    optimizer = Adam(model.parameters())
+    if first:
+        optimizer.zero_grad()
+    trainer.clear()
+    model(1).sum().backward()
+    optimizer.step()
+"""
+    machine_of(PRELUDE + program).run()
+    assert ran.count("clear") == 2
+
+
 # -- errors of ours ---------------------------------------------------------------------------------------------------
 
 BOTH = """

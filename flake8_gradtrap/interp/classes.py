@@ -237,11 +237,22 @@ class Classes(Statements):
             return None
         definition, owner = method
         bound = self.bind_method(definition, owner, base, st)
-        if any(self.label(d).rpartition(".")[2] in ("property", "cached_property") for d in definition.decorators):
+        if self._is_property(definition):
             return self.call_value(bound, Args(), node, st)
         if any(isinstance(d, ir.Name) and d.id == "classmethod" for d in definition.decorators):
             return [(self.bind_method(definition, owner, cls, st), st)]
         return [(bound, st)]
+
+    def _is_property(self, definition: ir.FunctionDef) -> bool:
+        return any(self.label(d).rpartition(".")[2] in ("property", "cached_property") for d in definition.decorators)
+
+    def runs_when_read(self, base: Value, name: str, st: State) -> bool:
+        """Whether an attribute is a property: to read it runs a function, on whatever paths that leads to."""
+        record = st.record(base)
+        if not isinstance(record, Thingy) or record.cls is None or st.attr(base, name) is not None:
+            return False
+        method = self.find_method(record.cls, name)
+        return method is not None and self._is_property(method[0])
 
     def _super(self, args: Args, st: State) -> Value:
         frame = st.frame

@@ -139,7 +139,8 @@ class Statements(Loops):
             results = self.eval(node, st)
         elif isinstance(node, ir.Attr) and isinstance(node.value, ir.Name) and node.attr != "step":
             bases = self.eval(node.value, st)
-            results = self.get_attr(bases[0][0], node.attr, node, st, called=True) if len(bases) == 1 else []
+            if len(bases) == 1 and not self.runs_when_read(bases[0][0], node.attr, st):  # it is read again on each path
+                results = self.get_attr(bases[0][0], node.attr, node, st, called=True)
         value = results[0][0] if len(results) == 1 else None
         return value if isinstance(value, Func) and isinstance(value.node, ir.FunctionDef) else None
 
@@ -158,6 +159,9 @@ class Statements(Loops):
         if isinstance(node, ir.Assign):
             return self.assigned(node, results)
         return self.returned(node, results) if isinstance(node, ir.Return) else self.evaluated(node, results)
+
+    def runs_when_read(self, base: Value, name: str, st: State) -> bool:
+        raise NotImplementedError
 
     def enter_together(self, func: Func, calls: Sequence[tuple[Args, State]], node: ir.Node) -> Results:
         raise NotImplementedError
