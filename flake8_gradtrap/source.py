@@ -260,9 +260,14 @@ class SourceFile:
             node = waiting.pop()
             if isinstance(node, _DEFINITIONS) and node.name == "__init__":
                 continue
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                found.add(node.attr)
-            waiting.extend(ast.iter_child_nodes(node))
+            for target in _targets(node):
+                found.update(
+                    part.attr
+                    for part in ast.walk(target)
+                    if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
+                )
+            for block in _BLOCKS:
+                waiting.extend(getattr(node, block, ()))
         return frozenset(found)
 
     def mentions(self, node: _Definition) -> frozenset[str]:
@@ -288,6 +293,17 @@ def _mentions(nodes: Iterable[ast.stmt], text: str) -> frozenset[str]:
     """Every identifier in some statements, and their traits."""
     words = identifiers(text)
     return words | traits(nodes, text, words)
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """What a statement binds or deletes."""
+    if isinstance(node, ast.Assign | ast.Delete):
+        return node.targets
+    if isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.AsyncFor):
+        return [node.target]
+    if isinstance(node, ast.With | ast.AsyncWith):
+        return [item.optional_vars for item in node.items if item.optional_vars is not None]
+    return []
 
 
 def _functions(body: list[ast.stmt]) -> Iterator[_Definition]:
@@ -336,20 +352,12 @@ class TopLevel:
         waiting: list[ast.AST] = list(self.nodes)
         while waiting:
             node = waiting.pop()
-            parts: list[ast.AST] = []
             if isinstance(node, (*_DEFINITIONS, ast.ClassDef)):
                 found.add(node.name)
                 continue
             if isinstance(node, ast.Import | ast.ImportFrom):
                 found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
-            elif isinstance(node, ast.Assign | ast.Delete):
-                parts = list(node.targets)
-            elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.AsyncFor):
-                parts = [node.target]
-            elif isinstance(node, ast.With | ast.AsyncWith):
-                parts = [item.optional_vars for item in node.items if item.optional_vars is not None]
-            elif isinstance(node, ast.Expr):
-                parts = [node.value]
+            parts = [node.value] if isinstance(node, ast.Expr) else _targets(node)
             found.update(name.id for part in parts for name in ast.walk(part) if isinstance(name, ast.Name))
             for block in _BLOCKS:
                 waiting.extend(getattr(node, block, ()))
