@@ -399,7 +399,7 @@ class KeepsGraph(InLoops):
                 made_by=event.made_by[-1] if event.made_by else None,
                 loop_site=loop.site if loop is not None else None,
                 backward=walks[-1].site if walks else new.backward,
-                walked=new.walked or bool(walks) or bool(event.made_by),
+                walked=new.walked or bool(walks) or (bool(event.made_by) and event.had_history is not True),
                 retained=new.retained or any(walk.retains for walk in walks),
                 count=new.count + 1 if old is not None else 1,
             ),
@@ -512,6 +512,8 @@ class KeepsGraph(InLoops):
                 self.waiting[place] = kept, True
             return
         if not kept.history or kept.escaped or kept.loop is None or watch.get(("small", kept.loop)):
+            return
+        if kept.made_by is not None:  # what a function that went backward returns besides: a prediction after training
             return
         trains: Mark | None = watch.get(("trains", kept.loop))
         if trains is not None:

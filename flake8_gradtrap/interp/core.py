@@ -180,6 +180,8 @@ class Core:
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
         """How many roots were run so far."""
+        self.began = 0
+        """The last identity that was given before the root that is running."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
         self.statement = 0
@@ -345,6 +347,12 @@ class Core:
         if not kind and by_name == "optimizer" and not done & {"step", "zero_grad", "param_groups"}:
             return "", by_name
         return kind or by_name, by_name
+
+    def note_kinds(self, func: Func, args: Args, st: State) -> None:
+        """Note what kinds of things a visible call hands over."""
+        names = [param.name for param in func.node.params][func.receiver is not None :]
+        for name, value in (*zip(names, args.pos, strict=False), *args.kw.items()):
+            self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
 
     def is_tensor(self, value: Value, st: State) -> bool:
         return isinstance(value, Ref | Sym) and self.kind(value, st) == "tensor"
