@@ -20,7 +20,7 @@ False positives: a condition that decides about `unscale_` in a way that cannot 
 
 False negatives: gradients whose owner is unknown while there are several optimizers; a scaler, model or optimizer
 handed to code that cannot be seen before the clip; a loss scale multiplied by hand; a clip without `unscale_` on one
-side of a condition, if the gradients of the same backward are unscaled on the other.
+side of a condition, if the gradients of the same backward are unscaled on the other, and no loss goes backward unscaled.
 
 There is a fix where scaler and optimizer have names at the clip. Where some other path already unscales that
 optimizer, a second `unscale_` would raise, and there is none.
@@ -137,8 +137,8 @@ class ClipBeforeUnscale(MeetsOptimizers, Waiting):
     """In memory, by owners: "scaled" gradients, "ready" ones, which were unscaled; by clip: "clipped" ones; "fine": a
     backward whose gradients were unscaled, and clipped then.
 
-    Acquitted: backwards whose gradients another path unscales before it clips them: a condition decides
-    (`if use_amp: scaler.unscale_(optimizer)`), and the path without may not exist.
+    Acquitted: backwards whose gradients another path unscales before it clips them, in a program that scales always:
+    a condition decides (`if use_amp: scaler.unscale_(optimizer)`), and the path without may not exist.
     """
 
     code = "GTR301"
@@ -149,6 +149,10 @@ class ClipBeforeUnscale(MeetsOptimizers, Waiting):
 
     def __init__(self) -> None:
         super().__init__()
+        self.scaling: set[Hashable] = set()
+        """Backwards of a scaled loss, on whatever path."""
+        self.plain: set[Hashable] = set()
+        """Those of one that is not."""
         self.unscaled: set[Hashable] = set()
         """Optimizers (with their scaler) that are unscaled on some path: a second `unscale_` there would raise."""
 
@@ -157,8 +161,15 @@ class ClipBeforeUnscale(MeetsOptimizers, Waiting):
         if event.opaque:
             forget(watch, "scaled")
         elif event.scaler is not None or event.scaled:
+            self.scaling.add(event.site.node)
             key = event.scaler.key if event.scaler is not None else None
             watch.put(("scaled", event.owners, key), Mark(event.site, graph_of(event), event.scaler))
+        else:
+            self.plain.add(event.site.node)
+
+    def acquitted(self, place: Hashable) -> bool:
+        """Where the program itself asks whether to scale, it has to ask the same before it unscales."""
+        return self.plain <= self.scaling and super().acquitted(place)
 
     @on(Unscaled)
     def unscale(self, event: Unscaled, watch: Watch) -> None:

@@ -76,6 +76,7 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     FileEnded,
+    RunEnded,
     Site,
     Stepped,
     Thing,
@@ -202,14 +203,18 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
                     self.suspect(mark.scaler.key, partial(self.applied, event, mark))
         settle(watch, owners, "scaled", "plain", "ready")
 
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for place, tell in self.passed.items():
+            if place not in self.through:
+                tell(watch)
+        self.passed.clear()
+
     @on(FileEnded)
     def known(self, event: FileEnded, watch: Watch) -> None:
         """A scaler that scales a loss, and that nothing in the file steps or unscales with: its gradients are applied
         by the plain step behind it.
         """
-        for place, tell in self.passed.items():
-            if place not in self.through:
-                tell(watch)
         if self.undoing <= self.scaling:  # else it is not known which scalers the others are
             self.acquit(*self.undoing)
             self.unrun = event.unrun
