@@ -1453,13 +1453,14 @@ def test_an_error_in_a_rule_is_one_finding_that_names_it_and_the_others_stand(mo
     assert places(run(text).findings) - {(failures[0].span.row, "GTR000")} == marks(text)
 
 
-def test_an_error_in_the_abstract_run_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["__init__", "_function"])
+def test_an_error_in_the_abstract_run_is_one_finding(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from flake8_gradtrap.interp.machine import Machine
 
     def fail(self: object, *arguments: object) -> None:
         raise KeyError("an assumption")
 
-    monkeypatch.setattr(Machine, "_function", fail)
+    monkeypatch.setattr(Machine, where, fail)
     (finding,) = run(PRELUDE + BOTH).findings
     assert finding.code == "GTR000"
     assert "internal error in test_abstract_run.py" in finding.message
