@@ -1467,6 +1467,23 @@ def test_an_error_in_the_abstract_run_is_one_finding(where: str, monkeypatch: py
     assert "an assumption" in finding.message
 
 
+def test_what_was_found_before_an_error_in_the_abstract_run_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flake8_gradtrap.interp.machine import Machine
+
+    function = Machine._function
+
+    def fail_late(self: Machine, *arguments: object) -> None:
+        if self.reports:
+            raise KeyError("an assumption")
+        function(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Machine, "_function", fail_late)
+    alone = {finding.code for finding in run(PRELUDE + BOTH).findings}
+    both = run(PRELUDE + BOTH + BOTH.replace("train", "again")).findings
+    assert alone
+    assert {finding.code for finding in both} == alone | {"GTR000"}
+
+
 # -- several files ----------------------------------------------------------------------------------------------------
 
 HELPER = """\
