@@ -20,7 +20,7 @@ False positives: a condition that decides about `unscale_` in a way that cannot 
 
 False negatives: gradients whose owner is unknown while there are several optimizers; a scaler, model or optimizer
 handed to code that cannot be seen before the clip; a loss scale multiplied by hand; a clip without `unscale_` on one
-side of a condition, if the gradients of the same backward are unscaled on the other, and no loss goes backward unscaled.
+side of a condition, if the gradients of the same backward are unscaled on the other and every loss is scaled.
 
 There is a fix where scaler and optimizer have names at the clip. Where some other path already unscales that
 optimizer, a second `unscale_` would raise, and there is none.
