@@ -183,6 +183,11 @@ class TorchModel(Wrappers):
             return self.make_lazy("builtins.iter", Args([source]), node, st)
         return source
 
+    def _of_optimizer(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """`amp.master_params(optimizer)`: an iterator over what the optimizer has."""
+        optimizer = args.get(0, "optimizer")
+        return None if optimizer is None else self.make_parameters(optimizer, name.rpartition(".")[2], node, st)
+
     def _tee(self, source: Value, node: ir.Node, st: State) -> Value:
         record = st.record(source)
         item = record.item if isinstance(record, Iterator) else None
@@ -618,6 +623,7 @@ def _reduction(args: Args) -> str:
 
 
 _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
+    ("iterators.of_optimizer", TorchModel._of_optimizer),
     ("makes.scaler", TorchModel._make_scaler),
     ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),
