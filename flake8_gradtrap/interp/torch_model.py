@@ -375,6 +375,8 @@ class TorchModel(Wrappers):
     def _same(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         if name == "torch.distributed.fsdp.ShardedGradScaler":
             return None
+        if name == "typing.cast":
+            return args.get(1, "val")
         self.sharded(name, args, node, st)
         return args.pos[0] if args.pos else args.kw.get("module") or args.kw.get("model")
 
