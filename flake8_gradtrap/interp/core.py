@@ -43,6 +43,7 @@ from flake8_gradtrap.interp.values import (
     Method,
     Record,
     Ref,
+    Stamp,
     Sym,
     Tensor,
     Thingy,
@@ -170,6 +171,8 @@ class Core:
         """Whether the run has been within `inference_mode`."""
         self.inference: dict[Value, Site] = {}
         """The tensors that were made there, and where."""
+        self.begun: dict[Stamp, int] = {}
+        """How many things were made when an iteration began."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()

@@ -296,6 +296,8 @@ class TorchModel(Wrappers):
         root: Value = part
         while isinstance(root, Sym) and root.op in ("attr", "member") and isinstance(root.args[0], Value):
             root = root.args[0]
+        if isinstance(root, Sym) and root.op in ("call", "derived", "item") and isinstance(root.args[-1], int):
+            return root.args[-1] <= self.begun.get(st.stamp, -1)
         return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
     def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
