@@ -159,6 +159,7 @@ class Expressions(Comprehensions):
 
     def captured(self, node: ir.Node, st: State) -> None:
         """Keep the environment of the running function, and the names that a closure reads there."""
+        self.inner[id(node)] = node
         key = ("captured", st.frame.env)
         st.conds[key] = st.conds.get(key, frozenset()) | reads(node)
 
