@@ -1,4 +1,7 @@
-"""Many processes: work is done in all of them, and one that dies, or grows too large, costs no more than it must."""
+"""Many processes: work is done in all of them, and one that dies, or grows too large, costs no more than it must.
+
+Where none can be started (a limit of the system, no shared memory), the work is done in this one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Generic, TypeVar
 
@@ -56,6 +60,8 @@ class _Measured(Generic[A, B]):
 def _start() -> None:
     """Leave interrupts to the process that started this one, and end with it, even if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
 
     def wait_for_it() -> None:
@@ -64,6 +70,23 @@ def _start() -> None:
             os._exit(1)
 
     threading.Thread(target=wait_for_it, daemon=True).start()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts wait: a process that starts meanwhile would show a traceback before it knows that it ignores them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _NoProcess(Exception):
+    """None could be started."""
 
 
 def _context(prepare: Callable[[], None]) -> BaseContext:
@@ -82,15 +105,21 @@ def each(
     """The number of each item and its result, as they come; None for an item over which a process died."""
     waiting = deque(range(len(items)))
     context = _context(prepare)
-    while waiting:
-        lost: list[int] = []
-        for number, result in _generation(function, items, waiting, jobs, context, lost):
-            yield number, result
-        for number in lost:  # one of these killed it: each is done again in a process of its own
-            alone: list[int] = []
-            yield from _generation(function, items, deque([number]), 1, context, alone)
-            if alone:
-                yield number, None
+    lost: list[int] = []
+    try:
+        while waiting:
+            yield from _generation(function, items, waiting, jobs, context, lost)
+            while lost:  # one of these killed it: each is done again in a process of its own
+                alone: list[int] = []
+                yield from _generation(function, items, deque(lost[:1]), 1, context, alone)
+                if alone:
+                    yield lost[0], None
+                del lost[0]
+    except _NoProcess:
+        for number in lost:  # not here: it may have killed one
+            yield number, None
+        for number in waiting:
+            yield number, function(items[number])
 
 
 def _generation(
@@ -105,14 +134,23 @@ def _generation(
     running: dict[Future[tuple[B, int]], int] = {}
     measured = _Measured(function)
     go_on = True
-    with ProcessPoolExecutor(min(jobs, len(waiting)), context, _start) as pool:
+    others = set(multiprocessing.active_children())
+    try:
+        pool = ProcessPoolExecutor(min(jobs, len(waiting)), context, _start)
+    except (OSError, ImportError, NotImplementedError) as error:  # no semaphores
+        raise _NoProcess from error
+    with pool:
         try:
             while True:
                 while go_on and waiting and len(running) < jobs * _AHEAD:
                     try:
-                        future = pool.submit(measured, items[waiting[0]])
+                        with _uninterrupted():
+                            future = pool.submit(measured, items[waiting[0]])
                     except BrokenProcessPool:
                         go_on = False
+                    except OSError as error:  # too many processes, or too little memory for another
+                        waiting.extendleft(running.values())
+                        raise _NoProcess from error
                     else:
                         running[future] = waiting.popleft()
                 if not running:
@@ -124,10 +162,15 @@ def _generation(
                     except BrokenProcessPool:
                         lost.append(number)
                         go_on = False
+                    except Exception:  # the result could not be sent
+                        lost.append(number)
                     else:
                         go_on = go_on and grown < LARGE
                         yield number, result
-        except BaseException:  # whoever asked has lost interest
+        except BaseException:  # whoever asked has lost interest, or there is no going on
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+                process.join()
             raise
     lost.sort()

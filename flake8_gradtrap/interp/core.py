@@ -253,7 +253,7 @@ class Core:
         return made
 
     def provenance(self, st: State) -> Provenance:
-        return Provenance(st, self.likely, self.data)
+        return Provenance(st, self.likely, self.data, self.handed_out)
 
     # -- places and names ---------------------------------------------------------------------------------------------
 
@@ -350,7 +350,7 @@ class Core:
         kind = self.kind(value, st)
         if kind == "tensor" or not isinstance(value, Sym):
             return kind == "tensor"
-        return not kind and (value in self.likely or named_loss(value))
+        return not kind and (value in self.likely or value in self.handed_out or named_loss(value))
 
     def owners(self, value: Value | None, st: State) -> Owners:
         """Whose parameters (gradients) a value stands for."""

@@ -31,7 +31,7 @@ from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -397,6 +397,7 @@ class Methods(Containers):
         if weight is None and self.hears(UnreducedBackpropagated) and (made := unreduced(st, loss)) is not None:
             assert made.site is not None
             self.emit(UnreducedBackpropagated(self.site(node, st), self.thing(loss, shown), made.how, made.site), st)
+        st.conds.pop(IN_DOUBT, None)  # gradients are on
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
@@ -647,6 +648,8 @@ class Methods(Containers):
             output = self.output(receiver, NONE, args, node, st)
             self.forwarded(receiver, output, node, st)
             return [(output, st)]
+        if name in self.know.methods["number"]:
+            return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         value = self.unknown(name)
         self.likely.add(value)
         if _PARTS.search(name):

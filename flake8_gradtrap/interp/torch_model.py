@@ -37,6 +37,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
     infinite,
+    of_elsewhere,
 )
 from flake8_gradtrap.interp.wrappers import Wrappers
 
@@ -317,7 +318,7 @@ class TorchModel(Wrappers):
         scaler = self._make("scaler", name, args, node, st, flag=enabled != FALSE)
         record = st.record(scaler)
         if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
-            st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym) else ()))
+            st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym | Api) else ()))
         self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled)), st)
         return scaler
 
@@ -543,6 +544,8 @@ class TorchModel(Wrappers):
             if parts is None and isinstance(record, Listing) and record.item is not None:
                 parts = (record.item,)
             for part in parts if parts is not None else (arg,):
+                if isinstance(part, Api) and of_elsewhere(part):
+                    part = Sym("global", (part.name,), part.name.rpartition(".")[2])  # a tensor of another module?
                 if isinstance(part, Const | Func | Api):
                     continue
                 if isinstance(part, Ref) and st.tensor(part) is None:
@@ -552,8 +555,10 @@ class TorchModel(Wrappers):
 
     def _readout(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         source = args.get(0)
-        if source is None or not (st.tensor(source) is not None or self.is_tensor(source, st)):
+        if source is None or isinstance(source, Const):
             return None
+        if st.tensor(source) is None and not self.is_tensor(source, st):  # at least it is a number now
+            return None if name.startswith("numpy.") else self.unknown(name.rpartition(".")[2])
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
