@@ -19,7 +19,7 @@ more.
 False positives: `update()` and `step` under conditions that exclude each other in a way that cannot be seen.
 
 False negatives: gradients whose owner is unknown; `update(new_scale)`, which is taken to be meant; a scaler handed to
-code that cannot be seen.
+code that cannot be seen, or updated in a closure of which nobody sees who calls it.
 
 ## Trap
 
@@ -277,8 +277,8 @@ class ScalerNotUpdated(MeetsOptimizers, InLoops, WaitingForFile):
         scaler? Where paths are many, the second step may not be known to follow the first one.
         """
         classes = {whole.instance.key: whole for whole in event.classes}
-        for scaler, tell in self.seen.values():
-            if not elsewhere(scaler, event):
+        for stepping, tell in self.seen.values():
+            if not elsewhere(stepping, event):
                 tell(watch)
         for (instance, scaler), pending in self.pending.items():
             whole = classes.get(instance)

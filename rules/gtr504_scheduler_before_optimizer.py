@@ -108,12 +108,12 @@ class Used:
 
 
 class SchedulerBeforeOptimizer(Waiting, InLoops):
-    """In memory: "fresh" optimizers (made, not yet used), "used" ones with the loops of their last step, those that were
-    "handed" to code that may have stepped them, "begun" schedulers, places "passed", "early" steps, what schedulers "span", what loops
-    are "counted", and whether gradients are "pending".
+    """In memory: "fresh" optimizers (made, not yet used), "used" ones with the loops of their last step, those that
+    were "handed" to code that may have stepped them, "begun" schedulers, places "passed", "early" steps, what
+    schedulers "span", what loops are "counted", and whether gradients are "pending".
 
-    Acquitted: places where a scheduler steps first, and on some path its optimizer has stepped before, or may have. That
-    a path which was merged by force knows nothing of the optimizer is no such path.
+    Acquitted: places where a scheduler steps first, and on some path its optimizer has stepped before, or may have.
+    That a path which was merged by force knows nothing of the optimizer is no such path.
     """
 
     code = "GTR504"

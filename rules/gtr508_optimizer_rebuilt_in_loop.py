@@ -105,8 +105,8 @@ class Made:
 
 
 class OptimizerRebuiltInLoop(Waiting, InLoops):
-    """In memory: what was "made", by its identity, "here", by the place where it is made (the loop, and whose parameters an
-    optimizer has), and what code out of sight has "reset" in this iteration.
+    """In memory: what was "made", by its identity, "here", by the place where it is made (the loop, and whose
+    parameters an optimizer has), and what code out of sight has "reset" in this iteration.
 
     Acquitted: places that do not always make another one: on another path, one that an earlier iteration has made is
     still in use.

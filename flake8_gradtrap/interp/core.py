@@ -177,7 +177,7 @@ class Core:
         """What `torch.load` returned."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
-        self.inner: dict[int, ir.Node] = {}
+        self.inner: dict[int, ir.FunctionDef | ir.Lambda] = {}
         """The functions and lambdas that were made within others."""
         self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
