@@ -43,6 +43,7 @@ from flake8_gradtrap.interp.values import (
     Method,
     Record,
     Ref,
+    Stamp,
     Sym,
     Tensor,
     Thingy,
@@ -170,10 +171,14 @@ class Core:
         """Whether the run has been within `inference_mode`."""
         self.inference: dict[Value, Site] = {}
         """The tensors that were made there, and where."""
+        self.begun: dict[Stamp, int] = {}
+        """How many things were made when an iteration began."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
+        self.inner: dict[int, ir.FunctionDef | ir.Lambda] = {}
+        """The functions and lambdas that were made within others."""
         self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0

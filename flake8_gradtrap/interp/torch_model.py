@@ -190,6 +190,11 @@ class TorchModel(Wrappers):
             return self.make_lazy("builtins.iter", Args([source]), node, st)
         return source
 
+    def _of_optimizer(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """`amp.master_params(optimizer)`: an iterator over what the optimizer has."""
+        optimizer = args.get(0, "optimizer")
+        return None if optimizer is None else self.make_parameters(optimizer, name.rpartition(".")[2], node, st)
+
     def _tee(self, source: Value, node: ir.Node, st: State) -> Value:
         record = st.record(source)
         item = record.item if isinstance(record, Iterator) else None
@@ -298,6 +303,8 @@ class TorchModel(Wrappers):
         root: Value = part
         while isinstance(root, Sym) and root.op in ("attr", "member") and isinstance(root.args[0], Value):
             root = root.args[0]
+        if isinstance(root, Sym) and root.op in ("call", "derived", "item") and isinstance(root.args[-1], int):
+            return root.args[-1] <= self.begun.get(st.stamp, -1)
         return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
     def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
@@ -378,6 +385,8 @@ class TorchModel(Wrappers):
     def _same(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         if name == "torch.distributed.fsdp.ShardedGradScaler":
             return None
+        if name == "typing.cast":
+            return args.get(1, "val")
         self.sharded(name, args, node, st)
         return args.pos[0] if args.pos else args.kw.get("module") or args.kw.get("model")
 
@@ -630,6 +639,7 @@ def _reduction(args: Args) -> str:
 
 
 _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
+    ("iterators.of_optimizer", TorchModel._of_optimizer),
     ("makes.scaler", TorchModel._make_scaler),
     ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),
