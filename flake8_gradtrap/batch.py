@@ -80,6 +80,8 @@ def check_data(data: bytes | str, path: str, settings: Settings, tree: ast.Modul
 
 def internal_error(error: BaseException, path: str, settings: Settings) -> tuple[Finding, ...]:
     why = f"internal error: {type(error).__name__}: {error}; please report it"
+    if isinstance(error, MemoryError):
+        why = "there is too little memory to analyse the file"
     return _wanted([not_analysed(path, why)], settings)
 
 
@@ -100,6 +102,13 @@ def check_text(task: Task, text: str, tree: ast.Module | None = None) -> Outcome
 
 def check_file(task: Task) -> Outcome:
     """Do one task. Whatever happens, it ends in an outcome."""
+    try:
+        return _done(task)
+    except Exception as error:
+        return Outcome(task.path, internal_error(error, task.path, task.settings), settled=False)
+
+
+def _done(task: Task) -> Outcome:
     try:
         data, seen = read(task.path) if task.data is None else (task.data, None)
     except (OSError, ValueError) as error:
@@ -240,9 +249,9 @@ def _work(tasks: Sequence[Task], left: Sequence[int], jobs: int | None) -> Itera
     if jobs is None or jobs == 0:
         from flake8_gradtrap.pool import cores
 
-        jobs = cores() if jobs == 0 or len(left) >= MANY else 1
-    jobs = min(jobs, len(left))
-    if jobs == 1 and len(left) < LONG:
+        jobs = cores() if jobs == 0 or len(tasks) >= MANY else 1
+    # Of several files even the only one that is left goes to another process: it may be the one that killed its own.
+    if (jobs == 1 or len(tasks) == 1) and len(left) < LONG:
         for number in left:
             yield number, check_file(tasks[number])
         return

@@ -18,7 +18,7 @@ import click
 from flake8_gradtrap import __version__, checking, files, report
 from flake8_gradtrap.cache import Cache, clean, default_folder
 from flake8_gradtrap.catalogue import rule_defaults
-from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, nearest, split_per_file
+from flake8_gradtrap.config import Choice, ConfigError, Configuration, check_codes, known_rules, nearest, split_per_file
 from flake8_gradtrap.report import count
 from flake8_gradtrap.terminal import colour, plain
 
@@ -241,6 +241,10 @@ def rule(code: str | None, every: bool) -> None:
 def _every_rule() -> list[type[Rule]]:
     from flake8_gradtrap.rule import all_rules  # not needed to check files that the cache knows
 
+    try:
+        known_rules()  # there are some
+    except ConfigError as error:
+        fail(str(error))
     return list(all_rules().values())
 
 

@@ -52,8 +52,14 @@ class Choice:
 
 
 def known_rules() -> dict[str, bool]:
-    """Every code, and whether it is on by default."""
-    return {NOT_ANALYSED: True} | rule_defaults()
+    """Every code, and whether it is on by default. ConfigError where there is no rule: nothing would ever be found."""
+    rules = rule_defaults()
+    if not rules:
+        raise ConfigError(
+            "this installation of gradtrap is broken: it has no rules; "
+            "install it again: pip install --force-reinstall flake8-gradtrap"
+        )
+    return {NOT_ANALYSED: True} | rules
 
 
 def check_codes(codes: Iterable[str], known: Iterable[str] | None = None, where: str = "") -> tuple[str, ...]:

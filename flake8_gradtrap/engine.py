@@ -85,6 +85,8 @@ def check_source(
         result = Result((_not_analysed(path, "the file is nested too deeply to be analysed"),), settled=False)
     except MemoryError:
         result = Result((_not_analysed(path, "there is too little memory to analyse the file"),), settled=False)
+    except Exception as error:  # around the abstract run, not in it: there the findings so far stand
+        result = Result((_internal(path, error),), settled=False)
     findings = [finding for finding in result.findings if settings.reports(finding)]
     if settings.noqa and findings:
         noqa = Noqa(text)
@@ -158,7 +160,7 @@ def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings)
     failure: list[Finding] = []
     try:
         machine.run()
-    except SourceError:
+    except (SourceError, MemoryError):
         raise
     except Exception as error:
         failure.append(_internal(source.path, error))

@@ -83,7 +83,11 @@ class Plugin:
             "--gradtrap-cache-dir", default="", metavar="FOLDER",  # no setting: a project has no say in where we write
             help="gradtrap: where the cache lies; .gradtrap_cache in the root of the project if not given",
         )  # fmt: skip
-        option_manager.extend_default_ignore([code for code, default in config.known_rules().items() if not default])
+        try:
+            rules = config.known_rules()
+        except ConfigError as error:
+            raise ExecutionError(f"gradtrap: {error}") from error
+        option_manager.extend_default_ignore([code for code, default in rules.items() if not default])
 
     @classmethod
     def parse_options(cls, options: Namespace) -> None:

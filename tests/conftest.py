@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,22 @@ RULES = {"GTR000": True, "GTR301": True, "GTR302": True, "GTR307": False, "GTR40
 ROOT = Path(__file__).parents[1]
 
 Cli = Callable[..., Result]
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """The test fails where this takes longer. (An alarm that nobody handles would end the process of all the tests.)"""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not done in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -83,7 +100,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, rules: None) -> Stub:
         if "# crash" in data:
             raise RuntimeError("the stub crashed")
         if "# die" in data:
-            os._exit(3)
+            os.kill(os.getpid(), signal.SIGKILL)
         found = []
         for row, line in enumerate(io.StringIO(data, newline=None), 1):
             for match in re.finditer(r"(?!fixed)\b(\w+)\(\)\s*# trap (GTR\d{3}) ?(\w*)", line):

@@ -1453,17 +1453,35 @@ def test_an_error_in_a_rule_is_one_finding_that_names_it_and_the_others_stand(mo
     assert places(run(text).findings) - {(failures[0].span.row, "GTR000")} == marks(text)
 
 
-def test_an_error_in_the_abstract_run_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["__init__", "_function"])
+def test_an_error_in_the_abstract_run_is_one_finding(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from flake8_gradtrap.interp.machine import Machine
 
     def fail(self: object, *arguments: object) -> None:
         raise KeyError("an assumption")
 
-    monkeypatch.setattr(Machine, "_function", fail)
+    monkeypatch.setattr(Machine, where, fail)
     (finding,) = run(PRELUDE + BOTH).findings
     assert finding.code == "GTR000"
     assert "internal error in test_abstract_run.py" in finding.message
     assert "an assumption" in finding.message
+
+
+def test_what_was_found_before_an_error_in_the_abstract_run_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flake8_gradtrap.interp.machine import Machine
+
+    function = Machine._function
+
+    def fail_late(self: Machine, *arguments: object) -> None:
+        if self.reports:
+            raise KeyError("an assumption")
+        function(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Machine, "_function", fail_late)
+    alone = {finding.code for finding in run(PRELUDE + BOTH).findings}
+    both = run(PRELUDE + BOTH + BOTH.replace("train", "again")).findings
+    assert alone
+    assert {finding.code for finding in both} == alone | {"GTR000"}
 
 
 # -- several files ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Cli, Stub
+from conftest import ROOT, Cli, Stub, within
 from killing import killed
 
 from flake8_gradtrap import batch, cache, versions
@@ -557,11 +556,8 @@ def test_a_pipe_in_a_cache_blocks_nobody(cached: Cli) -> None:
     shelf = shelves()[0]
     shelf.unlink()
     os.mkfifo(shelf)
-    signal.alarm(60)
-    try:
+    with within(60):
         assert cached(".").exit_code == 1
-    finally:
-        signal.alarm(0)
     assert shelf.is_file()
     # Neither does one that an answer is said to depend on.
     os.mkfifo("pipe")

@@ -234,6 +234,31 @@ def test_a_process_that_dies_costs_one_file(cli: Cli, stub: Stub) -> None:
     assert [line.split(" ")[:2] for line in lines] == [[f"{number}.py:1:1:", "GTR301"] for number in (0, 1, 3, 4)]
 
 
+def test_what_killed_its_process_kills_none_of_ours_the_next_time(
+    cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is all that the cache leaves to do."""
+    monkeypatch.delenv("GRADTRAP_NO_CACHE")
+    for name in "abc":
+        write(f"{name}.py", "# die\n" if name == "b" else TRAP)
+    first, second = (cli("check", ".", "--output-format=concise", "-j2", "--cache-dir=cache").stdout for _ in range(2))
+    assert "b.py:1:1: GTR000 not analysed: the process that analysed this file died" in first
+    assert second == first
+
+
+@pytest.mark.parametrize(
+    "command", [("check", "a.py"), ("check", "--select=GTR3", "a.py"), ("rule", "--all"), ("prove",)]
+)
+def test_an_installation_without_rules_is_an_error(
+    cli: Cli, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flake8_gradtrap.config.rule_defaults", dict)
+    write("a.py", TRAP)
+    result = cli(*command)
+    assert result.exit_code == 2
+    assert "this installation of gradtrap is broken: it has no rules; install it again: pip install" in result.stderr
+
+
 # -- fixing -----------------------------------------------------------------------------------------------------------
 
 

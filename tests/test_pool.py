@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,9 +55,74 @@ def test_a_process_that_has_grown_is_replaced(log: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(pool, "LARGE", 1 << 40)  # a worker is as large as the process of the tests, from the start
     assert len({result[1] for _, result in pool.each(work, items, 1) if result}) == 1
     monkeypatch.setattr(pool, "LARGE", 0)
+    assert len({result[1] for _, result in pool.each(work, items, 1) if result}) == 1
+    monkeypatch.setattr(pool, "_ROOM", -1)
     results = dict(pool.each(work, items, 1))
     assert sorted(result[0] for result in results.values() if result) == items
     assert len({result[1] for result in results.values() if result}) > 1
+
+
+def test_a_result_that_cannot_be_sent_costs_its_item() -> None:
+    results = dict(pool.each(hide, range(8), 2))
+    assert results == {number: None if number == 5 else number for number in range(8)}
+
+
+def hide(item: int) -> object:
+    return (lambda: item) if item == 5 else item
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_where_no_process_can_be_started_the_work_is_done_in_this_one(
+    left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None at all, one of two, or both, which then die, and there is no other."""
+    fork, started = os.fork, [0]
+
+    def limited() -> int:
+        started[0] += 1
+        if started[0] > left:
+            raise BlockingIOError("Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", limited)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: CONTEXT)
+    before = multiprocessing.active_children()
+    results = dict(pool.each(die_elsewhere if left == 2 else os.path.basename, [f"a/{n}" for n in range(20)], 2))
+    lost = [number for number, result in results.items() if result is None]
+    assert len(lost) in (range(1, 9) if left == 2 else [0])
+    assert all(results[number] == str(number) for number in range(20) if number not in lost)
+    assert multiprocessing.active_children() == before
+
+
+CONTEXT = multiprocessing.get_context("fork")
+HERE = os.getpid()
+
+
+def die_elsewhere(path: str) -> str:
+    if os.getpid() != HERE:
+        os._exit(3)
+    return os.path.basename(path)
+
+
+def test_where_there_are_no_semaphores_the_work_is_done_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise NotImplementedError("This platform lacks a functioning sem_open implementation")
+
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", none)
+    assert dict(pool.each(abs, [-1, -2], 2)) == {0: 1, 1: 2}
+
+
+def test_an_interrupt_that_comes_while_processes_start_shows_no_traceback() -> None:
+    program = (
+        "import os, signal\n"
+        "from flake8_gradtrap import pool\n"
+        "os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "print(sorted(pool.each(abs, range(20), 2)) == [(n, n) for n in range(20)])\n"
+    )
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (run.stdout, run.stderr) == ("True\n", "")
 
 
 def test_size() -> None:
@@ -77,12 +143,15 @@ def test_one_job_and_many_files_use_another_process(cli: Cli, stub: Stub, monkey
     assert stub.checked == ["a.py", "b.py", "c.py"]
 
 
-def test_where_memory_runs_out_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["engine._analyse", "interp.machine.Machine.run", "batch._check"])
+def test_where_memory_runs_out_the_file_is_told(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def analyse(*arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("flake8_gradtrap.engine._analyse", analyse)
-    result = batch.check_data("import torch\n", "a.py", Settings())
+    monkeypatch.setattr(f"flake8_gradtrap.{where}", analyse)
+    path = tmp_path / "a.py"
+    path.write_text("import torch\nloss.backward()\n")
+    result = batch.check_file(Task(str(path), Settings()))
     assert [finding.message for finding in result.findings] == [
         "not analysed: there is too little memory to analyse the file"
     ]

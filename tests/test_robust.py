@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cli
+from conftest import ROOT, Cli, within
 from fuzzing import HEAD, LOOP, keep_promises
 from killing import killed
 
@@ -195,12 +195,9 @@ def test_what_is_no_file_is_told_and_blocks_nobody(cli: Cli, jobs: str) -> None:
     os.mkfifo("pipe.py")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.py")
-        signal.alarm(60)
-        try:
+        with within(60):
             assert [line for line in concise(cli, ".", f"-j{jobs}") if "GTR000" in line] == []
             named = concise(cli, "a.py", "pipe.py", "socket.py", "/dev/zero", f"-j{jobs}")
-        finally:
-            signal.alarm(0)
     assert [line.partition("GTR000")[2] for line in named if "GTR000" in line] == [
         " not analysed: the file cannot be read: not a regular file [not-analysed]"
     ] * 3
@@ -322,12 +319,8 @@ def test_a_file_that_becomes_a_pipe_blocks_nobody(tmp_path: Path, monkeypatch: p
     path.unlink()
     os.mkfifo(path)
     monkeypatch.setattr(os, "stat", lambda *_: status)
-    signal.alarm(30)
-    try:
-        with pytest.raises(OSError, match="not a regular file"):
-            versions.read(str(path))
-    finally:
-        signal.alarm(0)
+    with within(30), pytest.raises(OSError, match="not a regular file"):
+        versions.read(str(path))
 
 
 def test_where_memory_is_short_the_file_is_told_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from flake8_gradtrap.events import (
     Emptied,
     Escaped,
     Event,
+    FileEnded,
     FunctionLeft,
     Iterated,
     IterationStarted,
@@ -42,6 +43,7 @@ OPT_A, OPT_B = Thing("optimizer a", "opt_a"), Thing("optimizer b", "opt_b")
 SCALER, OTHER = Thing("scaler", "scaler"), Thing("other scaler", "other")
 LOSS = Thing("loss", "loss")
 END = RunEnded(Site(99))
+FILE = FileEnded(Site(99))
 AGAIN = RunEnded(Site(99), again=True)
 
 
@@ -354,27 +356,32 @@ class TestStepBypassesScaler:
 
 class TestScalerNotUpdated:
     def test_second_step_without_update(self) -> None:
-        (report,) = run("GTR306", made(1), *twice(scaled(2), through(3)), END)
+        (report,) = run("GTR306", made(1), *twice(scaled(2), through(3)), END, FILE)
         assert report.site == Site(3)
         assert "`scaler.update()`" in report.message
-        assert found("GTR306", through(3), through(4), END) == [4]
+        assert found("GTR306", through(3), through(4), END, FILE) == [4]
+
+    def test_what_was_not_run_may_update(self) -> None:
+        for words, lines in (({"update", "scaler"}, []), ({"update"}, [3]), ({"scaler"}, [3])):
+            ended = FileEnded(Site(99), (), (frozenset(words),))
+            assert found("GTR306", made(1), *twice(scaled(2), through(3)), END, ended) == lines
 
     @pytest.mark.parametrize(
         "between", [update(4), update(4, explicit=True), escape(4, "scaler"), back(4, None, opaque=True)], ids=kinds
     )
     def test_silent_after(self, between: Event) -> None:
-        assert found("GTR306", made(1), *twice(scaled(2), through(3), between), END) == []
+        assert found("GTR306", made(1), *twice(scaled(2), through(3), between), END, FILE) == []
 
     def test_several_optimizers_and_one_update(self) -> None:
         events = [made(1), made(2, OPT_B, B)]
         body = [scaled(3, BOTH), through(4), through(5, OPT_B, B), update(6)]
-        assert found("GTR306", *events, *twice(*body), END) == []
+        assert found("GTR306", *events, *twice(*body), END, FILE) == []
 
     def test_one_step_in_a_loop_over_optimizers(self) -> None:
-        assert found("GTR306", scaled(3), *twice(through(4)), update(5), END) == []
+        assert found("GTR306", scaled(3), *twice(through(4)), update(5), END, FILE) == []
 
     def test_a_method_whose_caller_may_update(self) -> None:
-        assert found("GTR306", scaled(3), through(4), clear(0, None, None), scaled(3), through(4), AGAIN) == []
+        assert found("GTR306", scaled(3), through(4), clear(0, None, None), scaled(3), through(4), AGAIN, FILE) == []
 
     def test_update_while_another_waits(self) -> None:
         events = [made(1), made(2, OPT_B, B), scaled(3, BOTH), through(4), update(5)]

@@ -453,6 +453,9 @@ class Machine(Methods):
         for part in parts:
             if part.kind == "class" and part not in relevant:
                 unrun.extend(part.methods.values())
+        given_up = {name.partition(".")[0] for name in self.tally.over_budget}
+        unrun += [part.mentions for part in parts if part.name in given_up or "<module>" in given_up]
+        unrun += [ir.mentions(node) for ident, node in self.inner.items() if ident not in self.entered]
         classes = []
         for cls, instance, st in self.ran:
             for method, _ in self._runnable(cls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -152,7 +153,9 @@ class Server(LanguageServer):
             settings = settings_of(place, folder, self.editor_settings(folder))
         except ConfigError as error:
             self._note_wrong(path, str(error))
-            return self._last.get(folder, Settings())
+            with contextlib.suppress(ConfigError):  # an installation without rules has no defaults either
+                return self._last.get(folder) or Settings()
+            return None
         self._note_wrong(path, None)
         if settings is not None:
             self._last[folder] = settings
