@@ -103,6 +103,20 @@ class MeetsOptimizers(Rule):
         meet(watch, event.optimizer, event.owners)
 
 
+_ADAPTIVE = re.compile(
+    r"(Paged|Fused|DeepSpeedCPU)?(Adam(W|ax)?|NAdam|RMSprop|Adagrad|Adafactor|Lion|LAMB|Lamb|Rprop)(8bit|32bit|Fp8)?"
+)
+_DECOUPLED = re.compile(r"AdamW|Lion|Adafactor")
+"""Those whose weight decay has no part in the gradient."""
+
+
+def adaptive(event: OptimizerMade) -> bool:
+    """Whether the step of an optimizer is as long for gradients that are all multiplied by a number (RAdam's first
+    steps are not).
+    """
+    return _ADAPTIVE.fullmatch(event.by) is not None and (not event.decays or _DECOUPLED.search(event.by) is not None)
+
+
 def of_others(watch: Watch, owners: frozenset[Hashable], optimizer: Thing | None) -> frozenset[Hashable]:
     """Those of these owners whose parameters another optimizer of the path has: what is left of a model otherwise is
     a wrapper of it, or a part that nothing trains.
