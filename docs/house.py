@@ -113,7 +113,9 @@ def uses() -> Counter[tuple[str, str]]:
 
 
 def members(room: str) -> str:
-    names = [name.partition(".")[2] or name for name in graph() if rooms()[name] == room and name not in (*FOLDERS, "events")]
+    names = [
+        name.partition(".")[2] or name for name in graph() if rooms()[name] == room and name not in (*FOLDERS, "events")
+    ]
     if room == "rules":
         return f"{sum(name.startswith('gtr') for name in names)} modules"
     if room == "runtime":
