@@ -407,8 +407,8 @@ class Assignment(Expressions):
 
     def stored(self, container: Value, value: Value, st: State, node: ir.Node, by: str, label: str) -> None:
         tensor = st.tensor(value)
-        if tensor is not None and (tensor.op in ("param", "leaf", "data") or IN_DOUBT in st.conds):
-            return  # it has no graph that could be kept, or may have none
+        if tensor is not None and tensor.op in ("param", "leaf", "data"):
+            return  # it has no graph that could be kept
         if tensor is not None and tensor.op == "call" and not is_loss(tensor.how):
             return  # unseen code may have detached it
         if isinstance(value, Sym) and value.op == "item" and value not in self.likely:
@@ -432,7 +432,7 @@ class Assignment(Expressions):
                 self.thing(value, node),
                 Thing(container, label),
                 by,
-                self.provenance(st).history(value),
+                None if IN_DOUBT in st.conds else self.provenance(st).history(value),
                 loop,
                 bounded,
                 self.made_by(value, st),

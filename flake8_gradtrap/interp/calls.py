@@ -120,8 +120,10 @@ class Calls(Classes):
         return any(self.label(call).rpartition(".")[2] == "inference_mode" for call in calls)
 
     def _decorated(self, func: Func) -> bool:
-        """Whether a decorator that is not known may have turned gradients off."""
-        return isinstance(func.node, ir.FunctionDef) and not all(self._plain(one, func) for one in func.node.decorators)
+        """Whether a decorator that is not known may have turned gradients off. A backward would not run then."""
+        if not isinstance(func.node, ir.FunctionDef) or not func.node.mentions.isdisjoint(TRAINS):
+            return False
+        return not all(self._plain(one, func) for one in func.node.decorators)
 
     def _plain(self, decorator: ir.Expression, func: Func) -> bool:
         """Whether a decorator is one of Python, or of a library that knows nothing of gradients."""

@@ -362,6 +362,8 @@ class Core:
         if isinstance(record, Iterator | Listing):
             if record.owners is not None:
                 return record.owners
+            if isinstance(record, Listing) and record.of_parameters and record.items is None:
+                return None  # those of an unknown optimizer: the typical element is nobody's
             parts = (
                 record.sources
                 if isinstance(record, Iterator)
@@ -532,6 +534,8 @@ class Core:
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
                     kept = measured and (isinstance(st.record(part), Mapping) or self.kind(part, st) == "tensor")
                     things.append(Thing(part, getattr(part, "name", ""), harmless or kept or self._harmless(part, st)))
+                if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
+                    things += [Thing(owner) for owner in self.owners(tensor.parents[0], st) or ()]
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
 

@@ -75,6 +75,8 @@ _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
+_NO_TENSOR = re.compile(r"graph|data|batch|sample|encod|token|feed|inputs?_dict|^(g|bg|ex|example)s?$", re.IGNORECASE)
+"""Names of elements of a batch that may be objects of another library, which `to` moves in place."""
 _PARTS = re.compile(r"modules|param|trainable|unwrap")
 """Names of methods that hand out what somebody has already: other names may stand for the same parameters."""
 _PREPARES = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "zero_grad"})
@@ -108,6 +110,8 @@ class Methods(Containers):
             and self._holds_parameters(receiver, st)
         ):
             return [(self.make_parameters(receiver, name, node, st), st)]
+        if name == "backward" and not args.pos and "loss" in args.kw:  # `booster.backward(loss=…)`
+            args = Args([args.kw["loss"]], {key: value for key, value in args.kw.items() if key != "loss"}, args.more)
         handed = (
             bool(args.pos)
             and args.pos[0] != receiver
@@ -221,6 +225,8 @@ class Methods(Containers):
         if not isinstance(value, Sym) or value not in self.data:
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
+            return False
+        if _NO_TENSOR.search(value.name):
             return False
         used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
@@ -416,6 +422,8 @@ class Methods(Containers):
             weighs = not isinstance(record, Thingy) or record.flag is not False
             through = self.thing(receiver)
             self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs, through=through)
+            if "optimizer" in args.kw:  # for more than to go backward
+                self.escape([args.kw["optimizer"]], node, st, "backward")
             return
         loss = args.pos[0]
         graph = self.provenance(st).graph(loss)

@@ -258,11 +258,7 @@ class Provenance:
         found: set[Hashable] = set()
         for value in self.ancestors(loss):
             product = self.state.tensor(value)
-            if (
-                product is None
-                or product.op != "mul"
-                or not any(self.history(part, guess=True) for part in product.parents)
-            ):
+            if product is None or product.op != "mul" or not any(map(self._factor, product.parents)):
                 continue
             for part in product.parents:
                 if self.history(part) is False:

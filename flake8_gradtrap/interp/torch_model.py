@@ -48,6 +48,9 @@ _PURE = frozenset(
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
 
+_ACTS = frozenset({"backward", "zero_grad"})
+"""Methods by which an object of another module is known for a loss, or for what holds gradients."""
+
 _SPANS = ("T_max", "num_training_steps")
 """Arguments that say over how many of its steps a scheduler runs."""
 
@@ -72,6 +75,9 @@ class TorchModel(Wrappers):
             return self._next(args, node, st)
         if short in ASKS_FINITE and self.hears(FiniteAsked):
             self.emit(FiniteAsked(self.site(node, st)), st)
+        if short in _ACTS and not roles and name.count(".") > 1 and of_elsewhere(Api(name)):  # `state.loss.backward()`
+            holder = name.rpartition(".")[0]
+            return self.call_method(Sym("global", (holder,), holder.rpartition(".")[2]), short, args, node, st)
         if "parameters.remade_by" in roles and args.pos:
             self.parameters_remade(args.pos[0], short, node, st)
         if "iterators.endless" in roles:
@@ -366,8 +372,9 @@ class TorchModel(Wrappers):
         return self.new(made, st)
 
     def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
-        return self.make_tensor("param" if trainable else "leaf", (), node, st, how="Parameter")
+        trainable = args.kw.get("requires_grad", args.get(1) or TRUE)
+        op = "leaf" if trainable == FALSE else "param" if isinstance(trainable, Const) else "data"
+        return self.make_tensor(op, (), node, st, how="Parameter")
 
     def _make_ema(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         for value in args.pos[:1]:
