@@ -181,6 +181,8 @@ class Core:
         """Functions that were run by a visible call (or as a root)."""
         self.inner: dict[int, ir.FunctionDef | ir.Lambda] = {}
         """The functions and lambdas that were made within others."""
+        self.closures: dict[int, tuple[Func, State]] = {}
+        """Those of them that matter, and the path on which each was made first."""
         self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
