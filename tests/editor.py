@@ -15,7 +15,7 @@ from lsprotocol import types
 from pygls.protocol import default_converter
 from pytest_lsp.client import DEFAULT_CLIENT_FEATURES, LanguageClient, register_lsp_features
 
-TIMEOUT = 60
+TIMEOUT = 180
 
 
 def plain(**text_document: Any) -> types.ClientCapabilities:

@@ -123,6 +123,11 @@ class Assignment(Expressions):
         if isinstance(target, ir.Subscript):
             paths = []
             for (base, index), path in self.eval_many((target.value, target.index), st):
+                if isinstance(target.index, ir.Slicing) and isinstance(path.record(value), Iterator):
+                    for item, after in self.iterate(value, "a slice that is assigned", node, path):
+                        self._set_item(base, index, item, after, node, target)  # its elements, not the iterator
+                        paths.append(after)
+                    continue
                 self._set_item(base, index, value, path, node, target)
                 paths.append(path)
             return paths
@@ -337,9 +342,11 @@ class Assignment(Expressions):
             if before is None:
                 return
             loop = carried_loop(before.stamp, st.stamp)
-        if loop is None:
+        if loop is None or self.in_a_test(st):
             return
         provenance = self.provenance(st)
+        if any(number == loop for number, _ in before.stamp) and provenance.history(old) is False:
+            return  # each iteration cuts it
         for term in provenance.addends(value, old) or ():
             if st.tensor(term) is None and not isinstance(term, Sym):
                 continue
@@ -406,6 +413,19 @@ class Assignment(Expressions):
                 found.extend(tensors if len(tensors) == 1 else ())
         return frozenset(found)
 
+    def _updates(self, container: Value, value: Value, st: State) -> bool:
+        """Whether something unknown is a tensor that is written in place, or what is written continues what was there,
+        of which it is not known whether it has a history.
+        """
+        if self.kind(container, st) == "tensor":
+            return True
+        provenance = self.provenance(st)
+        if provenance.history(value) is not None:
+            return False
+        unknowns = [part for part in provenance.ancestors(value) if isinstance(part, Sym)]
+        parts = [*unknowns, *(given for part in unknowns for given in part.args)]
+        return any(isinstance(part, Sym) and part.args[:1] == (container,) for part in parts)
+
     def _store(self, base: Value, value: Value, st: State, node: ir.Node, label: str) -> None:
         if self.is_tensor(value, st):
             self.stored(base, value, st, node.value if isinstance(node, ir.Assign) else node, "setitem", label)
@@ -420,6 +440,8 @@ class Assignment(Expressions):
             return  # a batch
         record = st.record(container)
         if record is None:
+            if by == "setitem" and self._updates(container, value, st):
+                return
             root = container
             while isinstance(root, Sym) and root.op in ("entry", "attr", "member") and isinstance(root.args[0], Value):
                 root = root.args[0]
@@ -430,6 +452,8 @@ class Assignment(Expressions):
         loop = self.outlived_loop(stamp, st)
         if loop is None and (st.stamp or (isinstance(container, Ref) and container > self.began)):
             return  # it was made in this iteration, or in this call
+        if self.in_a_test(st):
+            return
         bounded = isinstance(record, Listing) and record.bounded
         self.emit(
             Stored(

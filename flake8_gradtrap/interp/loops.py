@@ -14,7 +14,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.assignment import Assignment
-from flake8_gradtrap.interp.core import Dead, End
+from flake8_gradtrap.interp.core import TRAINED, Dead, End
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     Const,
@@ -26,6 +26,10 @@ from flake8_gradtrap.interp.values import (
     Value,
 )
 from flake8_gradtrap.interp.windows import counted_and_reset
+
+
+EACH = 8
+"""A loop over known models, optimizers or parameters meets so many of them one by one."""
 
 
 @dataclass(slots=True)
@@ -98,7 +102,10 @@ class Loops(Assignment):
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
-        for index in range(2 if again else 1):
+        turns = 2 if again else 1
+        if known is not None and live and any(self._trained(element, live[0]) for element in known):
+            turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
+        for index in range(turns):
             entering: list[State] = []
             self.begun[*outer, (loop, index)] = self.counter if index else begun
             for path in live:
@@ -116,7 +123,9 @@ class Loops(Assignment):
                         if index:
                             self._forget_first_bound(before_loop, path)
                         element = item if item is not None else self.unknown()
-                        if known is not None and index < len(known):
+                        if known is not None and index == EACH:
+                            element = self.unknown()  # any of the rest
+                        elif known is not None and index < len(known):
                             element = known[index]
                         elif index:
                             element = self.again(element, path)
@@ -152,6 +161,13 @@ class Loops(Assignment):
         ends.extend(self.exec_block(node.orelse, self.merger.merge(finished)))
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
+
+    def _trained(self, value: Value, st: State) -> bool:
+        """Whether a loop has to meet an element by itself: a model, an optimizer, a parameter, or a tuple with one."""
+        if isinstance(value, Tup):
+            return any(self._trained(part, st) for part in value.items)
+        tensor = st.tensor(value)
+        return tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED
 
     def _times(self, node: ir.For | ir.While, count: Value) -> str:
         """What the n of `for … in range(n)` is called."""

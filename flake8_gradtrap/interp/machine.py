@@ -384,6 +384,8 @@ class Machine(Methods):
         assert isinstance(node, ir.FunctionDef)
         if node.name in ("forward", "training_step", "__init__") or "loss" in node.name:
             return True
+        if "set_grad_enabled" in node.mentions and any(map(_turns_gradients_on, node.body)):
+            return None  # they may be off before: else why turn them on?
         cls = self._class_of(func.receiver, st) if func.receiver is not None else None
         lineage = self.lineage(cls) if cls is not None else []
         words = _WALKS | func.module.names_that_matter(_WALKS)
@@ -596,6 +598,17 @@ def _starting(
         word for rule in rules if not rule.needs and Produced in dict(rule.handlers()) for word in rule.words
     )
     return alone, tuple((roots, needs) for needs, roots in starting.items()), promised
+
+
+def _turns_gradients_on(statement: ir.Statement) -> bool:
+    """Whether a statement is `torch.set_grad_enabled(True)`."""
+    call = statement.value if isinstance(statement, ir.ExprStmt) else None
+    return (
+        isinstance(call, ir.Call)
+        and isinstance(call.func, ir.Attr)
+        and call.func.attr == "set_grad_enabled"
+        and [arg.value.value for arg in call.args if isinstance(arg.value, ir.Const)] == [True]
+    )
 
 
 def _takes_one_shot(arguments: ast.arguments) -> bool:

@@ -178,13 +178,17 @@ class Modes(Core):
             recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
-        probes = id(node) in (self.statement, self.unread) or any(map(self._tests, st.frames))
+        probes = id(node) in (self.statement, self.unread) or self.in_a_test(st)
         volatile = any(_mentions(frame, _VOLATILE) for frame in st.frames)
         volatile = volatile or (func is None and "volatile" in self.module.source.text)
         forwarded = Forwarded(
             site, thing, outputs, recorded, around, function, definition, only_looks, probes, volatile
         )
         self.emit(forwarded, st)
+
+    def in_a_test(self, st: State) -> bool:
+        """Whether what runs is a test of the program: what it keeps, it keeps for a few steps."""
+        return any(map(self._tests, st.frames))
 
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
