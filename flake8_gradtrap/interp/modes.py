@@ -28,6 +28,8 @@ _VOLATILE = frozenset({"volatile"})
 
 _UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
 """Files of a test suite."""
+_RUNNERS = frozenset({"pytest", "unittest"})
+_TEST_FOLDER = re.compile(r"(^|[\\/])(unit_?)?tests?[\\/]")
 _TEST_FILE = re.compile(r"(^|[\\/])(test_[^\\/]*|[^\\/]*_test)\.py$")
 
 _MODAL = re.compile(
@@ -180,9 +182,9 @@ class Modes(Core):
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
         if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
-            return bool(_UNIT_TESTS.search(str(self.module.path)))
+            return _of_test_suite(self.module)
         path = str(frame.func.module.path)
-        if _UNIT_TESTS.search(path):
+        if _of_test_suite(frame.func.module):
             return True
         if not node.name.startswith("test_"):
             return False
@@ -231,6 +233,15 @@ class Modes(Core):
             st.mode = record.flag
             self.quieted += record.flag is False
         return True
+
+
+def _of_test_suite(module: Module) -> bool:
+    """Whether a file belongs to a test suite: by its name, or it stands beside the tests and imports what runs them."""
+    path = str(module.path)
+    if _UNIT_TESTS.search(path):
+        return True
+    runners = {source.partition(".")[0] for source, _, _ in module.imports.values()} & _RUNNERS
+    return "pytest" in runners or (bool(runners) and _TEST_FOLDER.search(path) is not None)
 
 
 def _mentions(frame: Frame, words: frozenset[str]) -> bool:
