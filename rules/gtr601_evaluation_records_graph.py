@@ -155,12 +155,21 @@ class EvaluationRecordsGraph(InModes):
             where = call.event.definition.node if call.event.definition is not None else None
             trains = call.loop in self.training and not call.own
             decided = (place, *frame(call.event.site)) in self.off
-            if place in self.spared or trains or decided or where in told:
+            evaluation = self.evaluation(call)
+            if place in self.spared or trains or decided or where in told or evaluation in told:
                 continue
-            told.add(where)
+            told |= {where, evaluation}
             self.tell(call, watch)
         self.calls.clear()
         self.places.clear()
+
+    @staticmethod
+    def evaluation(call: Call) -> Hashable:
+        """What is told once: a function that evaluates, with the helpers that it shares with the training."""
+        around, calls = frame(call.mark.site), frame(call.event.site)
+        if EVALUATES.search(call.event.function) or (around and calls[-len(around) :] != around):
+            return call.event.site.node
+        return ("evaluation", call.mark.site.node, *around)
 
     def tell(self, call: Call, watch: Watch) -> None:
         event, mark = call.event, call.mark
