@@ -165,7 +165,7 @@ class EvaluationRecordsGraph(InModes):
 
     @staticmethod
     def evaluation(call: Call) -> Hashable:
-        """What is told once: a function that evaluates, with the helpers that it shares with the training."""
+        """What is told once: a function that evaluates, with the helpers through which it does."""
         around, calls = frame(call.mark.site), frame(call.event.site)
         if EVALUATES.search(call.event.function) or (around and calls[-len(around) :] != around):
             return call.event.site.node

@@ -150,6 +150,8 @@ class Methods(Containers):
             return entry
         if name == "load_state_dict":
             self.restored(receiver, "", node, st)
+        if name == "train" and not args.pos:
+            self.set_mode(receiver, name, args, node, st)  # nothing else says that it is a module
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE

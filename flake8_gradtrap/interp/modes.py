@@ -74,6 +74,8 @@ class Modes(Core):
         shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
         setup = any(getattr(frame.func.node, "name", "") == "__init__" for frame in st.frames if frame.func is not None)
         parts, around, matters = self._parts(module, st), holders(module), self.modal(module, st)
+        if training is not False and parts:
+            parts |= self._other_names(module, st)
         self.emit(ModeSet(self.site(node, st), self.thing(module, shown), training, parts, around, setup, matters), st)
 
     def _parts(self, module: Value, st: State) -> frozenset[Value]:
@@ -81,6 +83,16 @@ class Modes(Core):
             return frozenset()  # an element of what is iterated: any of several
         leaves = self.leaves(module, st) or frozenset()
         return frozenset(part for part in (module, *leaves) if isinstance(part, Value))
+
+    def _other_names(self, module: Value, st: State) -> frozenset[Value]:
+        """What an attribute that nothing has set yet may be another name of."""
+        if not isinstance(module, Sym) or module.op not in ("attr", "member") or len(module.args) != 2:
+            return frozenset()
+        base, name = module.args
+        func = st.frame.func
+        aliases = (func.module if func is not None else self.module).source.aliases.get(str(name), frozenset())
+        others = {st.attr(base, other) or Sym(module.op, (base, other), other) for other in aliases}  # type: ignore[arg-type]
+        return frozenset(others)
 
     def modal(self, module: Value, st: State, depth: int = 0) -> bool:
         """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
