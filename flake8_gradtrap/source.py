@@ -264,6 +264,12 @@ class SourceFile:
         return frozenset(found)
 
     @cached_property
+    def stored(self) -> frozenset[str]:
+        """The attributes that are assigned anywhere."""
+        nodes = ast.walk(self.tree)
+        return frozenset(node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+
+    @cached_property
     def aliases(self) -> dict[str, frozenset[str]]:
         """Attributes that are assigned to each other somewhere, `self.inner = self.model` or `… = self.model.module`:
         they may be names of the same thing.

@@ -51,6 +51,9 @@ _NESTED = 3
 _PARTS = 40
 """So many classes and functions are looked at, of which a module may be made."""
 
+ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+"""Base classes that do nothing of their own to what a subclass keeps."""
+
 IN_DOUBT = ("gradient mode in doubt",)
 """Assumed on a path on which a setting that cannot be seen decides whether gradients are recorded."""
 
@@ -181,6 +184,8 @@ class Modes(Core):
             only_looks = func.node.mentions.isdisjoint(acts)
         if recorded and any(_mentions(frame, _ADAPTS) for frame in st.frames):
             recorded = None
+        if recorded and st.mode is None and self._of_framework(module, st):
+            recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
         probes = id(node) in (self.statement, self.unread) or any(map(self._tests, st.frames))
@@ -190,6 +195,21 @@ class Modes(Core):
             site, thing, outputs, recorded, around, function, definition, only_looks, probes, volatile
         )
         self.emit(forwarded, st)
+
+    def _of_framework(self, module: Value, st: State) -> bool:
+        """Whether a class from which the running one inherits made a module, in a way that cannot be seen: it calls the
+        methods, too, and may have turned gradients off.
+        """
+        func = st.frame.func
+        if not isinstance(module, Sym) or func is None or len(module.args) != 2 or module.args[0] != func.receiver:
+            return False
+        record = st.record(func.receiver)
+        if not isinstance(record, Thingy) or record.cls is None or record.kind == "module":
+            return False
+        bases = self.lineage(record.cls)
+        if all(isinstance(base, Api) and base.name in ROOTS for base in bases[1:]):
+            return False
+        return not any(module.args[1] in base.module.source.stored for base in bases if isinstance(base, Class))
 
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
@@ -202,6 +222,9 @@ class Modes(Core):
             return False
         given = [param for param in node.params if param.name != "self"]
         return _asserts(node) or (not given and bool(_TEST_FILE.search(path)))
+
+    def lineage(self, cls: Class) -> list[Value]:
+        raise NotImplementedError  # of another part of the machine
 
     def numpy_of(self, value: Value, st: State) -> frozenset[Value]:
         """The graph of a tensor that becomes a NumPy array, which torch refuses if there is one."""
