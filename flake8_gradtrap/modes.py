@@ -30,11 +30,17 @@ class Evaluating:
     loops: frozenset[Hashable] = frozenset()
     used: bool = False
     """Something was evaluated since."""
+    over: bool = False
+    """And that evaluation is behind: its loop has ended. Only rules that ask what comes after it say so."""
     meets: ClassVar[Level] = Level.FIRM
 
     def meet(self, other: Evaluating | None) -> Evaluating | None:
-        """Where a path is in the other mode, or evaluates something else, nothing is known."""
-        return None if other is None else NotImplemented
+        """Where a path is in the other mode, or evaluates something else, nothing is known; unless that is over: then
+        no condition that is forgotten says what happens in this mode.
+        """
+        if other is None:
+            return self if self.over else None
+        return replace(self, loops=self.loops & other.loops) if self.over and other.over else NotImplemented
 
 
 class InModes(InLoops):

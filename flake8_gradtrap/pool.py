@@ -20,7 +20,9 @@ from multiprocessing.context import BaseContext
 from typing import Generic, TypeVar
 
 LARGE = 240 << 20
-"""A process that has grown to so many bytes is replaced by a new one."""
+"""A process that has grown to so many bytes is replaced by a new one,"""
+_ROOM = 40 << 20
+"""but not before it has grown by so many: copied from a large process, it is large from the start."""
 _AHEAD = 4
 """So many items wait in front of each process: enough that none idles, few enough that little is lost with one."""
 
@@ -48,17 +50,20 @@ def size() -> int:
 
 
 class _Measured(Generic[A, B]):
-    """The function, with the size of the process after it."""
+    """The function, and whether the process has grown large with it."""
+
+    limit = LARGE
 
     def __init__(self, function: Callable[[A], B]) -> None:
         self._function = function
 
-    def __call__(self, item: A) -> tuple[B, int]:
-        return self._function(item), size()
+    def __call__(self, item: A) -> tuple[B, bool]:
+        return self._function(item), size() > self.limit
 
 
-def _start() -> None:
+def _start(large: int) -> None:
     """Leave interrupts to the process that started this one, and end with it, even if it was killed."""
+    _Measured.limit = max(large, size() + _ROOM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -131,12 +136,12 @@ def _generation(
     lost: list[int],
 ) -> Iterator[tuple[int, B]]:
     """Work off what waits, until nothing does, a process has grown large, or one has died; then `lost` is in doubt."""
-    running: dict[Future[tuple[B, int]], int] = {}
+    running: dict[Future[tuple[B, bool]], int] = {}
     measured = _Measured(function)
     go_on = True
     others = set(multiprocessing.active_children())
     try:
-        pool = ProcessPoolExecutor(min(jobs, len(waiting)), context, _start)
+        pool = ProcessPoolExecutor(min(jobs, len(waiting)), context, _start, (LARGE,))
     except (OSError, ImportError, NotImplementedError) as error:  # no semaphores
         raise _NoProcess from error
     with pool:
@@ -165,7 +170,7 @@ def _generation(
                     except Exception:  # the result could not be sent
                         lost.append(number)
                     else:
-                        go_on = go_on and grown < LARGE
+                        go_on = go_on and not grown
                         yield number, result
         except BaseException:  # whoever asked has lost interest, or there is no going on
             pool.shutdown(wait=False, cancel_futures=True)

@@ -267,7 +267,9 @@ class SourceFile:
     def stored(self) -> frozenset[str]:
         """The attributes that are assigned anywhere."""
         nodes = ast.walk(self.tree)
-        return frozenset(node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+        return frozenset(
+            node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        )
 
     @cached_property
     def aliases(self) -> dict[str, frozenset[str]]:

@@ -19,7 +19,8 @@ nothing.
 False positives: a condition that decides about `unscale_` in a way that cannot be seen to agree with the clip's.
 
 False negatives: gradients whose owner is unknown while there are several optimizers; a scaler, model or optimizer
-handed to code that cannot be seen before the clip; a loss scale multiplied by hand.
+handed to code that cannot be seen before the clip; a loss scale multiplied by hand; a clip without `unscale_` on one
+side of a condition, if the gradients of the same backward are unscaled on the other and every loss is scaled.
 
 There is a fix where scaler and optimizer have names at the clip. Where some other path already unscales that
 optimizer, a second `unscale_` would raise, and there is none.
@@ -76,6 +77,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -111,6 +113,7 @@ from flake8_gradtrap.gradients import (
     tagged,
 )
 from flake8_gradtrap.rule import Change, Remedy, Watch, on
+from flake8_gradtrap.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,18 @@ class Suspect:
     optimizers: tuple[Thing, ...] = ()
     steps: tuple[Stepped, ...] = field(default=(), compare=False)
     fixable: bool = True
+    mixed: bool = False
+    """On the same path, those of this backward were unscaled in an earlier step: no setting decides."""
 
 
-class ClipBeforeUnscale(MeetsOptimizers):
+class ClipBeforeUnscale(MeetsOptimizers, Waiting):
+    """In memory, by owners: "scaled" gradients, "ready" ones, which were unscaled; by clip: "clipped" ones; "fine": a
+    backward whose gradients were unscaled, and clipped then.
+
+    Acquitted: backwards whose gradients another path unscales before it clips them, in a program that scales always:
+    a condition decides (`if use_amp: scaler.unscale_(optimizer)`), and the path without may not exist.
+    """
+
     code = "GTR301"
     name = "clip-before-unscale"
     summary = "Gradients are clipped while they are still multiplied by the loss scale"
@@ -136,6 +148,11 @@ class ClipBeforeUnscale(MeetsOptimizers):
     words = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_", "GradScaler", "scaler")
 
     def __init__(self) -> None:
+        super().__init__()
+        self.scaling: set[Hashable] = set()
+        """Backwards of a scaled loss, on whatever path."""
+        self.plain: set[Hashable] = set()
+        """Those of one that is not."""
         self.unscaled: set[Hashable] = set()
         """Optimizers (with their scaler) that are unscaled on some path: a second `unscale_` there would raise."""
 
@@ -144,8 +161,15 @@ class ClipBeforeUnscale(MeetsOptimizers):
         if event.opaque:
             forget(watch, "scaled")
         elif event.scaler is not None or event.scaled:
+            self.scaling.add(event.site.node)
             key = event.scaler.key if event.scaler is not None else None
             watch.put(("scaled", event.owners, key), Mark(event.site, graph_of(event), event.scaler))
+        else:
+            self.plain.add(event.site.node)
+
+    def acquitted(self, place: Hashable) -> bool:
+        """Where the program itself asks whether to scale, it has to ask the same before it unscales."""
+        return self.plain <= self.scaling and super().acquitted(place)
 
     @on(Unscaled)
     def unscale(self, event: Unscaled, watch: Watch) -> None:
@@ -157,6 +181,7 @@ class ClipBeforeUnscale(MeetsOptimizers):
                 related = overlap(key[1], owners)
                 if related is not False:
                     watch.drop(key)
+                    watch.put(("ready", common(key[1], owners)), mark)
                 if related and (rest := of_others(watch, key[1] - owners, event.optimizer)):
                     watch.put(("scaled", rest, key[2]), mark)
         for key, suspect in tagged(watch, "clipped"):
@@ -171,6 +196,11 @@ class ClipBeforeUnscale(MeetsOptimizers):
             settle(watch, event.owners, "scaled")
         if event.measures_only or event.rescales:
             return
+        early = {suspect.backward.node for _, suspect in tagged(watch, "clipped")}
+        for key, mark in tagged(watch, "ready"):
+            if overlap(event.owners, key[1]) is not False and mark.site.node not in early:
+                self.acquit(mark.site.node)
+                watch.put(("fine", mark.site.node), True)
         for key, mark in tagged(watch, "scaled"):
             related = overlap(event.owners, key[1])
             if related is not False:
@@ -183,6 +213,7 @@ class ClipBeforeUnscale(MeetsOptimizers):
                         scaler=mark.scaler,
                         owners=common(event.owners, key[1]),
                         certain=related is True,
+                        mixed=watch.get(("fine", mark.site.node), False),
                     ),
                 )
 
@@ -201,7 +232,7 @@ class ClipBeforeUnscale(MeetsOptimizers):
             related = overlap(suspect.owners, owners)
             if related:
                 watch.drop(key)
-                self.tell(suspect, event, watch)
+                self.keep(suspect, event)
             elif related is None and event.optimizer not in suspect.optimizers:
                 watch.put(
                     key,
@@ -211,7 +242,7 @@ class ClipBeforeUnscale(MeetsOptimizers):
                         steps=(*suspect.steps, event),
                     ),
                 )
-        settle(watch, owners, "scaled")
+        settle(watch, owners, "scaled", "ready")
 
     @on(ScalerUpdated)
     def update(self, event: ScalerUpdated, watch: Watch) -> None:
@@ -225,7 +256,7 @@ class ClipBeforeUnscale(MeetsOptimizers):
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
-        settle(watch, meet(watch, event.optimizer, event.owners), "scaled")
+        settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "ready")
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
@@ -236,12 +267,17 @@ class ClipBeforeUnscale(MeetsOptimizers):
         for key, suspect in tagged(watch, "clipped"):
             watch.drop(key)
             self.decide(suspect, watch)
+        super().ended(event, watch)
 
     def decide(self, suspect: Suspect, watch: Watch) -> None:
         """Report a clip for which no step named the optimizer for certain."""
         only = alone(watch, suspect.owners)
         if suspect.certain or only:
-            self.tell(suspect, suspect.steps[0] if only and suspect.steps else None, watch)
+            self.keep(suspect, suspect.steps[0] if only and suspect.steps else None)
+
+    def keep(self, suspect: Suspect, step: Stepped | None) -> None:
+        place = (suspect.backward.node, suspect.site.node)
+        self.suspect((place,) if suspect.mixed else place, partial(self.tell, suspect, step))
 
     def tell(self, suspect: Suspect, step: Stepped | None, watch: Watch) -> None:
         scaler = quoted(suspect.scaler, "the scaler")

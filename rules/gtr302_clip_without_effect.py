@@ -69,6 +69,7 @@ import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -123,6 +124,15 @@ class Suspect:
     """Optimizers that have cleared their gradients since, and so do not use what was clipped."""
     beside: bool = False
     """Gradients of others, which nobody has clipped, waited for their step."""
+
+    def meet(self, other: Suspect | None) -> Any:
+        """By force: a path that stands for one that clipped too late and one that did not has done so, too."""
+        if other is None or self == other:
+            return self
+        if other.owners != self.owners:
+            return NotImplemented
+        doubtful, beside = self.doubtful or other.doubtful, self.beside or other.beside
+        return replace(self, doubtful=doubtful, beside=beside, cleared=self.cleared & other.cleared)
 
 
 @dataclass(frozen=True, slots=True)

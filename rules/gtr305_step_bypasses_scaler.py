@@ -19,7 +19,8 @@ still.
 False positives: gradients divided by hand, in a way that cannot be seen.
 
 False negatives: gradients whose owner is unknown while there are several optimizers; a step with a closure; a scaler,
-model or optimizer handed to code that cannot be seen in between.
+model or optimizer handed to code that cannot be seen in between; a plain step on one side of a condition, if the
+optimizer steps through the scaler on the other.
 
 ## Trap
 
@@ -75,6 +76,7 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     FileEnded,
+    RunEnded,
     Site,
     Stepped,
     Thing,
@@ -84,6 +86,7 @@ from flake8_gradtrap.gradients import (
     RESTORING,
     Mark,
     MeetsOptimizers,
+    common,
     concerns,
     forget,
     forget_touched,
@@ -96,21 +99,25 @@ from flake8_gradtrap.gradients import (
     tagged,
 )
 from flake8_gradtrap.rule import Watch, on
-from flake8_gradtrap.waiting import WaitingForFile
+from flake8_gradtrap.waiting import Tell, WaitingForFile
 
 
 class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
-    """In memory, by owners: "scaled" and "plain" gradients (a flag: other gradients may have joined since); "scales": a
-    scaler that has scaled a loss; "mirror": an unscaled step through a scaler that has not scaled anything yet;
-    "unscaled": a backward of a loss that is not known to be scaled.
+    """In memory, by owners: "scaled" and "plain" gradients (a flag: other gradients may have joined since), and
+    "ready" ones, which were unscaled; "scales": a scaler that has scaled a loss; "mirror": an unscaled step through a
+    scaler that has not scaled anything yet; "unscaled": a backward of a loss that is not known to be scaled; "through":
+    a backward whose gradients an optimizer applied through the scaler.
 
-    What waits is a plain step after a scaled backward, where it is not known that the gradients are the same.
-    Acquitted: scalers that step or unscale, or are handed to code that cannot be seen, on whatever path."""
+    What waits is a plain step after a scaled backward. Where it is known that the gradients are the same, another path
+    on which the optimizer steps through the scaler after the same backward acquits it: a condition decides. Where it
+    is not, scalers that step or unscale do, or are handed to code that cannot be seen, on whatever path.
+    """
 
     code = "GTR305"
     name = "step-bypasses-scaler"
     summary = "An optimizer steps past the gradient scaler, or through it with gradients that were never scaled"
     words = ("GradScaler", "scaler")
+    waits = ("suspects", "passed")
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,6 +125,10 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
         """Scalers that scale a loss, on whatever path."""
         self.undoing: set[Hashable] = set()
         """Scalers that step or unscale, on whatever path."""
+        self.passed: dict[Hashable, Tell] = {}
+        """Plain steps behind a scaled backward, by the backward and the optimizer."""
+        self.through: set[Hashable] = set()
+        """The same of steps through the scaler."""
         self.unrun: tuple[frozenset[str], ...] = ()
         """What stands in functions that were not run."""
 
@@ -148,7 +159,11 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
     @on(Unscaled)
     def unscale(self, event: Unscaled, watch: Watch) -> None:
         self.undoing.add(event.scaler.key)
-        settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "plain")
+        owners = meet(watch, event.optimizer, event.owners)
+        for key, mark in tagged(watch, "scaled"):
+            if overlap(key[1], owners) is not False:
+                watch.put(("ready", common(key[1], owners)), mark)
+        settle(watch, owners, "scaled", "plain")
 
     @on(Clipped)
     def clip(self, event: Clipped, watch: Watch) -> None:
@@ -157,7 +172,7 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
-        settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "plain")
+        settle(watch, meet(watch, event.optimizer, event.owners), "scaled", "plain", "ready")
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
@@ -170,17 +185,30 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
         owners = meet(watch, event.optimizer, event.owners)
         if event.scaler is not None:
             self.undoing.add(event.scaler.key)
+            for key, mark in tagged(watch, "scaled", "ready"):
+                if overlap(key[1], owners) is not False:
+                    self.through.add((mark.site.node, event.optimizer.key))
+                    watch.put(("through", mark.site.node, event.optimizer.key), True)
             self.step_through(event, event.scaler, watch)
         elif not event.closure:
             for key, mark in tagged(watch, "scaled"):
                 related = overlap(key[1], owners)
                 only = concerns(watch, key[1], owners) or not (watch.lossy or watch.get(("unscaled",)))
                 if related or (related is None and not mark.flag and only):
-                    self.bypassed(event, mark, watch)
+                    place = (mark.site.node, event.optimizer.key)
+                    mixed = watch.get(("through", *place))  # no setting decides, but the step
+                    self.passed.setdefault((*place, "mixed") if mixed else place, partial(self.bypassed, event, mark))
                     break
                 if related is None and not mark.flag and mark.scaler is not None:
                     self.suspect(mark.scaler.key, partial(self.applied, event, mark))
-        settle(watch, owners, "scaled", "plain")
+        settle(watch, owners, "scaled", "plain", "ready")
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        for place, tell in self.passed.items():
+            if place not in self.through:
+                tell(watch)
+        self.passed.clear()
 
     @on(FileEnded)
     def known(self, event: FileEnded, watch: Watch) -> None:

@@ -19,7 +19,7 @@ more.
 False positives: `update()` and `step` under conditions that exclude each other in a way that cannot be seen.
 
 False negatives: gradients whose owner is unknown; `update(new_scale)`, which is taken to be meant; a scaler handed to
-code that cannot be seen.
+code that cannot be seen, or updated in a closure of which nobody sees who calls it.
 
 ## Trap
 
@@ -72,6 +72,7 @@ def train(encoder, decoder, loader, criterion):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -81,7 +82,9 @@ from flake8_gradtrap.events import (
     Cleared,
     Escaped,
     FileEnded,
+    IterationStarted,
     RunEnded,
+    ScalerMade,
     ScalerUpdated,
     Site,
     Stepped,
@@ -90,6 +93,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.gradients import (
     RESTORING,
+    InLoops,
     Mark,
     MeetsOptimizers,
     forget,
@@ -103,7 +107,10 @@ from flake8_gradtrap.gradients import (
     tagged,
 )
 from flake8_gradtrap.rule import Watch, on
-from flake8_gradtrap.waiting import WaitingForFile
+from flake8_gradtrap.waiting import Tell, WaitingForFile
+
+ASKS = re.compile(r"(^|[._])scaler\._(?!maybe|update)\w+$")
+"""What reads the inner state of a scaler, which is no update of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class Pending:
     whole: bool
 
 
-class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
+class ScalerNotUpdated(MeetsOptimizers, InLoops, WaitingForFile):
     """In memory: "stepped" (scaler, optimizer; its flag: a backward came since), and by owners "scaled" (its flag:
     unscaled already) and "stale" gradients; "fed" (a scaler whose scaled loss was back-propagated), "cleared".
 
@@ -141,7 +148,7 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
     name = "scaler-not-updated"
     summary = "A gradient scaler steps twice without an update, or is updated before the last optimizer has stepped"
     words = ("GradScaler", "scaler")
-    waits = (*WaitingForFile.waits, "pending")
+    waits = (*WaitingForFile.waits, "pending", "repeated", "seen")
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,6 +156,26 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
         """Scalers whose scaled loss is back-propagated, on whatever path."""
         self.pending: dict[tuple[Hashable, Hashable], Pending] = {}
         """Methods that step without an update, by object and scaler."""
+        self.seen: dict[Hashable, tuple[Thing, Tell]] = {}
+        """Second steps that a path has shown, by their place."""
+        self.repeated: dict[Hashable, tuple[Pending, frozenset[Hashable]]] = {}
+        """Steps in loops that began after their scaler was made, with these loops."""
+        self.going_on: set[Hashable] = set()
+        """Loops that go on after such a step."""
+        self.loops: dict[Hashable, frozenset[Hashable]] = {}
+        """For each scaler that the file makes, the loops that were running."""
+        self.anywhere: frozenset[Hashable] = frozenset()
+        """And for all of them: a step may be that of one of several."""
+
+    @on(IterationStarted)
+    def iteration(self, event: IterationStarted, watch: Watch) -> None:
+        if event.index and self.repeated and (watch.lossy or tagged(watch, "stepped")):
+            self.going_on.add(event.loop)
+
+    @on(ScalerMade)
+    def scaler(self, event: ScalerMade, watch: Watch) -> None:
+        self.loops[event.scaler.key] = self.running(watch)
+        self.anywhere |= self.running(watch)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
@@ -188,7 +215,7 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
     def escape(self, event: Escaped, watch: Watch) -> None:
         forget_touched(watch, event, "scaled", "stale")
         keys = {thing.key for thing in event.things}
-        if not RESTORING.search(event.to):
+        if not RESTORING.search(event.to) and not ASKS.search(event.to):
             self.acquit(*keys)
         for key, _ in tagged(watch, "stepped"):
             if key[1] in keys:
@@ -204,9 +231,14 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
             key = ("stepped", event.scaler.key, event.optimizer.key)
             before = watch.get(key)
             if before is not None and (before.flag or before.site != event.site):
-                self.again(before.site, event, watch)
+                self.seen.setdefault(event.site.node, (event.scaler, partial(self.again, before.site, event)))
             watch.put(key, Mark(event.site, scaler=event.scaler))
             watch.put(("optimizer of", event.optimizer.key), event.optimizer)
+            loops = self.running(watch) - self.loops.get(event.scaler.key, self.anywhere)
+            if self.loops and loops:
+                fed: Mark | None = watch.get(("fed", event.scaler.key))
+                step = Pending(event.site, event.scaler, event.optimizer, fed.site if fed is not None else None, True)
+                self.repeated.setdefault(event.scaler.key, (step, loops))
         settle(watch, owners, "scaled", "stale")
 
     @on(ScalerUpdated)
@@ -241,17 +273,28 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
 
     @on(FileEnded)
     def known(self, event: FileEnded, watch: Watch) -> None:
-        """Judge the steps of objects whose class is known as a whole: does anything ever update the scaler?"""
+        """Judge the steps of objects whose class is known as a whole, and those in loops: does anything ever update the
+        scaler? Where paths are many, the second step may not be known to follow the first one.
+        """
         classes = {whole.instance.key: whole for whole in event.classes}
+        for stepping, tell in self.seen.values():
+            if not elsewhere(stepping, event):
+                tell(watch)
         for (instance, scaler), pending in self.pending.items():
-            name = pending.scaler.label.rpartition(".")[2]
             whole = classes.get(instance)
             if whole is None:
                 continue
             own = whole.bases_seen and scaler in self.fed and any(thing.key == scaler for thing in whole.made)
-            if (own or pending.whole) and not any({"update", name} <= words for words in event.unrun):
-                self.suspect((scaler, name), partial(self.never, pending))
+            if own or pending.whole:
+                self.doubt(scaler, pending, event)
+        for scaler, (pending, loops) in self.repeated.items():
+            if scaler in self.fed and not loops.isdisjoint(self.going_on):
+                self.doubt(scaler, pending, event)
         super().known(event, watch)
+
+    def doubt(self, scaler: Hashable, pending: Pending, event: FileEnded) -> None:
+        if not elsewhere(pending.scaler, event):
+            self.suspect((scaler, pending.scaler.label.rpartition(".")[2]), partial(self.never, pending))
 
     def never(self, pending: Pending, watch: Watch) -> None:
         scaler, optimizer = quoted(pending.scaler, "this scaler"), quoted(pending.optimizer, "the optimizer")
@@ -295,6 +338,11 @@ class ScalerNotUpdated(MeetsOptimizers, WaitingForFile):
                 ("these gradients are divided by it only here", event.site),
             ],
         )
+
+
+def elsewhere(scaler: Thing, event: FileEnded) -> bool:
+    """Whether something that was not run may update a scaler: a closure that is handed out of sight."""
+    return any({"update", scaler.label.rpartition(".")[2]} <= words for words in event.unrun)
 
 
 def trapped(device: str = "cpu") -> dict[str, float]:

@@ -106,7 +106,7 @@ class GraphRetainedInLoop(InLoops):
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
-        graph = graph_of(event) - event.begins
+        graph = graph_of(event) - (event.begins - {event.loss.key})
         place = event.site.node
         self.use(graph, place)
         if place in self.retained and not graph.isdisjoint(watch.get(("walked", place), frozenset())):

@@ -61,6 +61,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -111,6 +112,23 @@ class Applied:
     settled: bool = False
     """Whether `again` belongs to the iteration of the next step."""
     walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
+
+    def meet(self, other: Applied | None) -> Any:
+        """By force: some path has applied them. Whatever clears in these loops counts from then on."""
+        if other is None:
+            return self
+        if other.owners != self.owners:
+            return NotImplemented
+        return replace(
+            self,
+            steps=self.steps | other.steps,
+            again=self.again or other.again,
+            loops=self.loops | other.loops,
+            within=self.within & other.within,
+            certain=self.certain and other.certain,
+            settled=self.settled and other.settled,
+            walked=self.walked | other.walked,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ def train(model, loader, criterion, epochs):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,6 +83,9 @@ from flake8_gradtrap.gradients import InLoops, Mark, forget, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.waiting import Waiting
 
+LEAVES_ALONE = re.compile(r"(^|[._])(unscale|clip)[^.]*$")
+"""What functions are called that change the gradients of an optimizer, and do not step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Early:
@@ -93,11 +97,23 @@ class Early:
     loop: Hashable
 
 
-class SchedulerBeforeOptimizer(Waiting, InLoops):
-    """In memory: "fresh" optimizers (made, not yet used), "used" ones with the loops of their last step, "begun"
-    schedulers, "early" steps, what schedulers "span", what loops are "counted", and whether gradients are "pending".
+@dataclass(frozen=True, slots=True)
+class Used:
+    """An optimizer has stepped, in these loops. A path that stands for one that has and one that has not has, too."""
 
-    Acquitted: places where a scheduler steps first, and on some path its optimizer has stepped before.
+    loops: frozenset[Hashable]
+
+    def meet(self, other: Used | None) -> Used:
+        return self if other is None else Used(self.loops & other.loops)
+
+
+class SchedulerBeforeOptimizer(Waiting, InLoops):
+    """In memory: "fresh" optimizers (made, not yet used), "used" ones with the loops of their last step, those that
+    were "handed" to code that may have stepped them, "begun" schedulers, places "passed", "early" steps, what
+    schedulers "span", what loops are "counted", and whether gradients are "pending".
+
+    Acquitted: places where a scheduler steps first, and on some path its optimizer has stepped before, or may have.
+    That a path which was merged by force knows nothing of the optimizer is no such path.
     """
 
     code = "GTR504"
@@ -131,14 +147,20 @@ class SchedulerBeforeOptimizer(Waiting, InLoops):
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
         if event.opaque:
+            for key, _ in tagged(watch, "fresh"):
+                watch.put(("handed", key[1]), Used(frozenset()))
             forget(watch, "fresh", "early", "pending")
         else:
             watch.put(("pending",), Mark(event.site))
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
+        if LEAVES_ALONE.search(event.to):
+            return
         for thing in event.things:
-            watch.drop(("fresh", thing.key))
+            if watch.get(("fresh", thing.key)) is not None:
+                watch.drop(("fresh", thing.key))
+                watch.put(("handed", thing.key), Used(frozenset()))
             watch.drop(("early", thing.key))
             for key, early in tagged(watch, "early"):
                 if early.optimizer == thing.key:
@@ -153,6 +175,8 @@ class SchedulerBeforeOptimizer(Waiting, InLoops):
         optimizer = event.optimizer.key if event.optimizer is not None else None
         first = watch.get(("begun", event.scheduler.key)) is None
         watch.put(("begun", event.scheduler.key), True)
+        again = watch.get(("passed", event.site.node)) is not None  # also where a merged path forgot what began
+        watch.put(("passed", event.site.node), Used(frozenset()))
         early = Early(event, event.site.node, optimizer, loops[-1])
         if optimizer is None:
             if watch.get(("pending",)) is not None:
@@ -161,16 +185,16 @@ class SchedulerBeforeOptimizer(Waiting, InLoops):
                 self.acquit(event.site.node)
         elif first and watch.get(("fresh", optimizer)) is not None:
             watch.put(("early", event.scheduler.key), early)
-        elif first:
+        elif first and not again and any(watch.get((tag, optimizer)) is not None for tag in ("used", "handed")):
             self.acquit(event.site.node)
         self.each_batch(event, watch)
 
     def each_batch(self, event: SchedulerStepped, watch: Watch) -> None:
         """A schedule as long as a loop is that goes on with each iteration of a loop within."""
         span: Mark | None = watch.get(("span", event.scheduler.key))
-        used = watch.get(("used", event.optimizer.key)) if event.optimizer is not None else None
+        used: Used | None = watch.get(("used", event.optimizer.key)) if event.optimizer is not None else None
         loops = [key[1] for key, _ in tagged(watch, "active")]
-        if span is None or span.scaler is None or used != frozenset(loops):
+        if span is None or span.scaler is None or used != Used(frozenset(loops)):
             return
         for loop in loops[:-1]:
             count = watch.get(("counted", loop))
@@ -191,7 +215,7 @@ class SchedulerBeforeOptimizer(Waiting, InLoops):
         watch.drop(("fresh", event.optimizer.key))
         watch.drop(("pending",))
         running = self.running(watch)
-        watch.put(("used", event.optimizer.key), running)
+        watch.put(("used", event.optimizer.key), Used(running))
         for key, early in tagged(watch, "early"):
             if early.optimizer in (None, event.optimizer.key):
                 watch.drop(key)

@@ -57,13 +57,16 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flake8_gradtrap.events import (
+    Escaped,
     IterationStarted,
     OptimizerMade,
+    Owners,
     ScalerMade,
     ScalerUpdated,
     SchedulerMade,
@@ -72,7 +75,7 @@ from flake8_gradtrap.events import (
     Stepped,
     Thing,
 )
-from flake8_gradtrap.gradients import InLoops, tagged
+from flake8_gradtrap.gradients import InLoops, forget, tagged
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.waiting import Waiting
 
@@ -81,6 +84,9 @@ LOST = {
     "scheduler": "its place in the schedule is",
     "scaler": "the scale that it has found is",
 }
+
+SETS_BACK = re.compile(r"reset|restore|load|init|copy|clone|configure|setup|build|make", re.IGNORECASE)
+"""What functions are called after which a model may start anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,8 @@ class Made:
 
 
 class OptimizerRebuiltInLoop(Waiting, InLoops):
-    """In memory: what was "made", by its identity, and "here", by the place where it is made.
+    """In memory: what was "made", by its identity, "here", by the place where it is made (the loop, and whose
+    parameters an optimizer has), and what code out of sight has "reset" in this iteration.
 
     Acquitted: places that do not always make another one: on another path, one that an earlier iteration has made is
     still in use.
@@ -110,18 +117,27 @@ class OptimizerRebuiltInLoop(Waiting, InLoops):
     summary = "An optimizer, scheduler or scaler is made anew for each batch, and its state is lost"
     words = ("backward",)
 
-    def keep(self, thing: Thing, what: str, by: str, site: Site, watch: Watch) -> None:
+    def keep(self, thing: Thing, what: str, by: str, site: Site, watch: Watch, owners: Owners = None) -> None:
         loops = tagged(watch, "active")
         if loops:
             (_, loop), mark = loops[-1]
-            again = watch.get(("here", site.node)) == loop
+            again = watch.get(("here", site.node)) == (loop, owners)
             watch.put(("made", thing.key), Made(site, what, by, loop, mark.site, again))
-            watch.put(("here", site.node), loop)
+            watch.put(("here", site.node), (loop, owners))
 
     @on(OptimizerMade)
     def optimizer(self, event: OptimizerMade, watch: Watch) -> None:
-        if event.outlived and event.stateful:
-            self.keep(event.optimizer, "optimizer", event.by, event.site, watch)
+        if not event.outlived or not event.stateful:
+            return
+        if any(watch.get(("reset", owner)) is not None for owner in event.owners or ()):
+            return  # what it is made for was set back before: a start of its own
+        self.keep(event.optimizer, "optimizer", event.by, event.site, watch, event.owners)
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        if SETS_BACK.search(event.to):
+            for thing in event.things:
+                watch.put(("reset", thing.key), True)
 
     @on(ScalerMade)
     def scaler(self, event: ScalerMade, watch: Watch) -> None:
@@ -135,6 +151,7 @@ class OptimizerRebuiltInLoop(Waiting, InLoops):
 
     @on(IterationStarted)
     def iteration(self, event: IterationStarted, watch: Watch) -> None:
+        forget(watch, "reset")
         for key, made in tagged(watch, "made"):
             if made.loop == event.loop and not made.over:
                 watch.put(key, replace(made, over=True))

@@ -78,8 +78,9 @@ def train(model, loader, held_out, criterion, epochs):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -96,14 +97,21 @@ from flake8_gradtrap.gradients import MeetsOptimizers, alone, forget, lift, meet
 from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
 from flake8_gradtrap.rule import Watch, on
 
+INFERS = re.compile(r"(^|[_.])(infer|inference|predict)(_\w*)?$")
+"""A function out of sight that runs a model in the mode in which it is, as its name says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A backward through a forward in evaluation mode."""
+    """A backward through a forward in evaluation mode.
+
+    `reached`: the output can be seen in the loss; else nothing is known of the loss, and the optimizer has to tell.
+    """
 
     mark: Evaluating
     forward: Site = field(compare=False)
     backward: Site = field(compare=False)
+    reached: bool = True
 
 
 class TrainModeNotRestored(MeetsOptimizers, InModes):
@@ -139,7 +147,10 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
     def escape(self, event: Escaped, watch: Watch) -> None:
         for key, value in tagged(watch, "eval"):
             if any(thing.key in value.parts for thing in event.things):
-                watch.drop(key)
+                if INFERS.search(event.to):
+                    self.use(value, watch)
+                else:
+                    watch.drop(key)
 
     @on(Forwarded)
     def forward(self, event: Forwarded, watch: Watch) -> None:
@@ -159,8 +170,11 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
             watch.drop(("looked", loop))
         for (_, output), (module, site) in tagged(watch, "output"):
             mark: Evaluating | None = watch.get(("eval", module))
-            if mark is not None and mark.used and output in event.reaches | {event.loss.key}:
-                watch.put(("trained", module), Trained(mark, site, event.site))
+            if mark is None or not mark.used:
+                continue
+            reached = output in event.reaches | {event.loss.key}
+            if reached or (event.partial and event.owners is None and not event.sure):
+                watch.put(("trained", module), Trained(mark, site, event.site, reached))
 
     @on(LoopLeft)
     def left(self, event: LoopLeft, watch: Watch) -> None:
@@ -169,6 +183,9 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
         if mark is not None:
             self.use(mark, watch)  # a loop over data that does not train
         watch.drop(("looked", event.loop))
+        for key, mark in tagged(watch, "eval"):
+            if mark.used and not mark.over and event.loop not in mark.loops:
+                watch.put(key, replace(mark, over=True))
 
     @on(IterationStarted)
     def iteration(self, event: IterationStarted, watch: Watch) -> None:
@@ -179,7 +196,7 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
         owners = meet(watch, event.optimizer, event.owners)
         for key, trained in tagged(watch, "trained"):
             shared = overlap(owners, trained.mark.parts)
-            if shared or (shared is None and alone(watch)):
+            if shared or (shared is None and trained.reached and alone(watch)):
                 watch.drop(key)
                 self.judge(trained, event, watch)
 

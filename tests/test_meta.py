@@ -103,6 +103,7 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
         "flake8_gradtrap.rule",
         "flake8_gradtrap.finding",
         "flake8_gradtrap.gradients",
+        "flake8_gradtrap.logarithms",
         "flake8_gradtrap.modes",
         "flake8_gradtrap.waiting",
         "flake8_gradtrap.saved",
@@ -116,7 +117,8 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
 def test_dependencies_point_one_way() -> None:
     package = ROOT / "flake8_gradtrap"
     above = {"batch", "cli", "plugin", "report", "files", "config", "engine", "noqa", "pages", "fixes", "runtime"}
-    for path in [*package.glob("interp/*.py"), package / "events.py", package / "rule.py", package / "finding.py"]:
+    parts = [*package.glob("interp/*.py"), *package.glob("events/*.py")]
+    for path in [*parts, package / "rule.py", package / "finding.py"]:
         used = {name.split(".")[1] for name in imports(path) if name.startswith("flake8_gradtrap.")}
         assert used.isdisjoint(above), path
 

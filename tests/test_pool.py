@@ -55,6 +55,8 @@ def test_a_process_that_has_grown_is_replaced(log: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(pool, "LARGE", 1 << 40)  # a worker is as large as the process of the tests, from the start
     assert len({result[1] for _, result in pool.each(work, items, 1) if result}) == 1
     monkeypatch.setattr(pool, "LARGE", 0)
+    assert len({result[1] for _, result in pool.each(work, items, 1) if result}) == 1
+    monkeypatch.setattr(pool, "_ROOM", -1)
     results = dict(pool.each(work, items, 1))
     assert sorted(result[0] for result in results.values() if result) == items
     assert len({result[1] for result in results.values() if result}) > 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from planting.kinds import kind
 from planting.source import LOOPS, Edit, FunctionNode, Site, Source, dotted
+from planting.training import bindings
 
 
 def bound_names(stmt: ast.stmt) -> list[str]:
@@ -133,14 +134,18 @@ def train_dropped(source: Source) -> Iterator[Site]:
     callers = [other for other in source.calls if dotted(other.func).rpartition(".")[2] == function.name]
     if not loops and not any(source.loops(other) for other in callers):
         return
-    inside = [other for other in same if source.function(other) is function and set(loops) & set(source.loops(other))]
+    # a loop that binds the name anew, for each fold, begins with a model that is in training mode
+    anew = {loop for bound, _ in bindings(source, source.scope(stmt), name) for loop in source.loops(bound)}
+    repeated = set(loops) - anew
+    inside = [other for other in same if source.function(other) is function and repeated & set(source.loops(other))]
     helpers = {up.name for other in same if (up := source.function(other)) is not None and up is not function}
     # the validation runs in the same loop: in this function, or beside a call of it
+    around = [repeated] if loops else [set(source.loops(other)) for other in callers]
     beside = [
         other
         for other in source.calls
         if dotted(other.func).rpartition(".")[2] in helpers
-        and any(set(source.loops(other)) & set(source.loops(train)) for train in ([call] if loops else callers))
+        and any(set(source.loops(other)) & loops_of_one for loops_of_one in around)
     ]
     if inside or beside:
         scopes = tuple(source.scope(other) for other in (*callers, *beside, *same))

@@ -19,7 +19,7 @@ from flake8_gradtrap.interp.core import End, Results
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.provenance import is_loss
 from flake8_gradtrap.interp.registration import MODULES
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import (
     NONE,
     TRUE,
@@ -326,7 +326,7 @@ class Assignment(Expressions):
 
     def _watch_total(self, old: Value | None, value: Value, total: Thing, st: State, node: ir.Node) -> None:
         """Emit Accumulated where a value extends one from an earlier iteration."""
-        if old is None or old == value or not st.stamp or st.mode is False:
+        if old is None or old == value or not st.stamp or st.mode is False or IN_DOUBT in st.conds:
             return  # a sum under no_grad holds no graph, whatever is added
         before, after = st.tensor(old), st.tensor(value)
         if before is None or after is None:
@@ -409,6 +409,8 @@ class Assignment(Expressions):
         tensor = st.tensor(value)
         if tensor is not None and tensor.op in ("param", "leaf", "data"):
             return  # it has no graph that could be kept
+        if tensor is not None and tensor.op == "call" and not is_loss(tensor.how):
+            return  # unseen code may have detached it
         if isinstance(value, Sym) and value.op == "item" and value not in self.likely:
             return  # a batch
         record = st.record(container)
@@ -424,14 +426,13 @@ class Assignment(Expressions):
         if loop is None and st.stamp:
             return
         bounded = isinstance(record, Listing) and record.bounded
-        provenance = self.provenance(st)
         self.emit(
             Stored(
                 self.site(node, st),
                 self.thing(value, node),
                 Thing(container, label),
                 by,
-                provenance.history(value),
+                None if IN_DOUBT in st.conds else self.provenance(st).history(value),
                 loop,
                 bounded,
                 self.made_by(value, st),

@@ -11,8 +11,7 @@ from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.liveness import Liveness
-from flake8_gradtrap.interp.modes import IN_DOUBT
-from flake8_gradtrap.interp.state import Frame, State
+from flake8_gradtrap.interp.state import IN_DOUBT, Frame, State
 from flake8_gradtrap.interp.values import (
     NONE,
     Api,
@@ -28,6 +27,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    setting,
 )
 
 DEPTH = 6
@@ -120,8 +120,10 @@ class Calls(Classes):
         return any(self.label(call).rpartition(".")[2] == "inference_mode" for call in calls)
 
     def _decorated(self, func: Func) -> bool:
-        """Whether a decorator that is not known may have turned gradients off."""
-        return isinstance(func.node, ir.FunctionDef) and not all(self._plain(one, func) for one in func.node.decorators)
+        """Whether a decorator that is not known may have turned gradients off. A backward would not run then."""
+        if not isinstance(func.node, ir.FunctionDef) or not func.node.mentions.isdisjoint(TRAINS):
+            return False
+        return not all(self._plain(one, func) for one in func.node.decorators)
 
     def _plain(self, decorator: ir.Expression, func: Func) -> bool:
         """Whether a decorator is one of Python, or of a library that knows nothing of gradients."""
@@ -389,12 +391,20 @@ class Calls(Classes):
         live = tuple(arg for arg in args.all() if self.provenant(arg, st) and provenance.history(arg, guess=True))
         value = self.unknown(name)
         models = any(self.kind(arg, st) == "module" for arg in args.all())
+        if any(self._holds_modules(arg, st) for arg in args.all()):
+            self.handed_out.add(value)
         result: Value = value
         if live and self.kind_of_unknown(value) in ("", "tensor", "lossfn"):  # called like the function that made it
             result = self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
         if models or (live and result is value):
             self.likely.add(result)
         return result
+
+    def _holds_modules(self, value: Value, st: State) -> bool:
+        """Whether a value is a module, or a visible instance or a collection with one among its parts."""
+        if isinstance(value, Const | Sym):
+            return isinstance(value, Sym) and self.kind(value, st) == "module" and not setting(value)
+        return any(self.kind(part, st) == "module" for part in self.reachable(value, st, attributes=True))
 
     def bind(self, func: Func, args: Args, st: State) -> dict[str, Value]:
         """The environment in which a function starts."""

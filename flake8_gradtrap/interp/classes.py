@@ -22,6 +22,7 @@ from flake8_gradtrap.interp.values import (
     Tensor,
     Thingy,
     Value,
+    of_elsewhere,
 )
 
 _BASE_KINDS = {
@@ -110,6 +111,8 @@ class Classes(Statements):
             if waiting:
                 waiting = base != after
                 continue
+            if not isinstance(base, Class) and (not isinstance(base, Api) or of_elsewhere(base)) and base != cls:
+                return None  # a base out of sight comes first, and may have the method
             if isinstance(base, Class) and name in base.defines and name in self.methods(base):
                 return self.methods(base)[name], base
         return None

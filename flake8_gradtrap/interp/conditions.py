@@ -28,6 +28,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
     infinite,
+    of_elsewhere,
 )
 from flake8_gradtrap.interp.windows import Windows
 
@@ -72,7 +73,7 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
             positive = op in ("is", "==")
             if isinstance(left, Const):
                 return Const.of((left == NONE) is positive)
-            if not isinstance(left, Sym):
+            if not isinstance(left, Sym) and not of_elsewhere(left):
                 return FALSE if positive else TRUE
             test = Sym("isnone", (left,))
             return test if positive else Sym("not", (test,))
@@ -264,7 +265,7 @@ class Conditions(Windows, Modes, Overwriting, Inference, Unused):
                 return st.conds.get(("truth", value))
             return True
         if not isinstance(value, Sym):
-            return True
+            return st.conds.get(("truth", value)) if of_elsewhere(value) else True
         if value.op == "not":
             inner = self.truth(value.args[0], st)  # type: ignore[arg-type]
             return None if inner is None else not inner

@@ -43,6 +43,7 @@ from flake8_gradtrap.interp.values import (
     Method,
     Record,
     Ref,
+    Stamp,
     Sym,
     Tensor,
     Thingy,
@@ -170,10 +171,16 @@ class Core:
         """Whether the run has been within `inference_mode`."""
         self.inference: dict[Value, Site] = {}
         """The tensors that were made there, and where."""
+        self.begun: dict[Stamp, int] = {}
+        """How many things were made when an iteration began."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()
         """Functions that were run by a visible call (or as a root)."""
+        self.inner: dict[int, ir.FunctionDef | ir.Lambda] = {}
+        """The functions and lambdas that were made within others."""
+        self.closures: dict[int, tuple[Func, State]] = {}
+        """Those of them that matter, and the path on which each was made first."""
         self.merger = Merger(self)
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
@@ -248,7 +255,7 @@ class Core:
         return made
 
     def provenance(self, st: State) -> Provenance:
-        return Provenance(st, self.likely, self.data)
+        return Provenance(st, self.likely, self.data, self.handed_out)
 
     # -- places and names ---------------------------------------------------------------------------------------------
 
@@ -345,7 +352,7 @@ class Core:
         kind = self.kind(value, st)
         if kind == "tensor" or not isinstance(value, Sym):
             return kind == "tensor"
-        return not kind and (value in self.likely or named_loss(value))
+        return not kind and (value in self.likely or value in self.handed_out or named_loss(value))
 
     def owners(self, value: Value | None, st: State) -> Owners:
         """Whose parameters (gradients) a value stands for."""
@@ -355,6 +362,8 @@ class Core:
         if isinstance(record, Iterator | Listing):
             if record.owners is not None:
                 return record.owners
+            if isinstance(record, Listing) and record.of_parameters and record.items is None:
+                return None  # those of an unknown optimizer: the typical element is nobody's
             parts = (
                 record.sources
                 if isinstance(record, Iterator)
@@ -525,6 +534,8 @@ class Core:
                 if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
                     kept = measured and (isinstance(st.record(part), Mapping) or self.kind(part, st) == "tensor")
                     things.append(Thing(part, getattr(part, "name", ""), harmless or kept or self._harmless(part, st)))
+                if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
+                    things += [Thing(owner) for owner in self.owners(tensor.parents[0], st) or ()]
         if things:
             self.emit(Escaped(self.site(node, st), tuple(things), to), st)
 

@@ -157,8 +157,11 @@ class Expressions(Comprehensions):
         self.captured(node, st)
         return [(Func(node, id(node), module, (frame.env, *frame.closure)), st)]
 
-    def captured(self, node: ir.Node, st: State) -> None:
+    def captured(self, node: ir.FunctionDef | ir.Lambda | ir.ClassDef, st: State) -> None:
         """Keep the environment of the running function, and the names that a closure reads there."""
+        for made in node.body if isinstance(node, ir.ClassDef) else (node,):
+            if isinstance(made, ir.FunctionDef | ir.Lambda):
+                self.inner[id(made)] = made
         key = ("captured", st.frame.env)
         st.conds[key] = st.conds.get(key, frozenset()) | reads(node)
 

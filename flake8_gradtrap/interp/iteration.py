@@ -202,7 +202,11 @@ class Iteration(Calls):
         """`module.parameters()` and its kin: a generator over what the module owns."""
         record = st.record(holder)
         kind = self.kind(holder, st)
-        owners: Owners = self.leaves(holder, st) if kind in ("module", "instance", "") or record is not None else None
+        owners: Owners = None
+        if kind == "optimizer":
+            owners = self.owners(holder, st)
+        elif kind in ("module", "instance", "") or record is not None:
+            owners = self.leaves(holder, st)
         item: Value = (
             self.parameter_item(owners, self.site(node, st), st)
             if "param" in method

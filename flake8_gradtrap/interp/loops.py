@@ -42,6 +42,7 @@ class Loops(Assignment):
     def run_For(self, node: ir.For, live: list[State]) -> list[End]:
         leaves = _leaves_early(node.body)
         groups: list[_Entry] = []
+        before_items = self.counter
         for path in live:
             with suppress(Dead):
                 for source, before in self.eval(node.iter, path):
@@ -60,7 +61,7 @@ class Loops(Assignment):
                                 break
                         else:
                             groups.append(_Entry(source, known, item, [after]))
-        return [end for entry in groups for end in self._loop(node, entry, leaves)]
+        return [end for entry in groups for end in self._loop(node, entry, leaves, before_items)]
 
     @staticmethod
     def _same_items(one: Value | None, other: Value | None) -> bool:
@@ -74,10 +75,13 @@ class Loops(Assignment):
         return one == other
 
     def run_While(self, node: ir.While, live: list[State]) -> list[End]:
-        return self._loop(node, _Entry(None, None, None, live), False)
+        return self._loop(node, _Entry(None, None, None, live), False, self.counter)
 
-    def _loop(self, node: ir.For | ir.While, entry: _Entry, leaves: bool) -> list[End]:
-        """Run the body twice, so that the second iteration sees what the first one left behind."""
+    def _loop(self, node: ir.For | ir.While, entry: _Entry, leaves: bool, begun: int) -> list[End]:
+        """Run the body twice, so that the second iteration sees what the first one left behind.
+
+        `begun`: how many things were made before the loop began, the first of its items included.
+        """
         loop = id(node)
         source, known, item = entry.source, entry.known, entry.item
         ends: list[End] = []
@@ -96,6 +100,7 @@ class Loops(Assignment):
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
         for index in range(2 if again else 1):
             entering: list[State] = []
+            self.begun[*outer, (loop, index)] = self.counter if index else begun
             for path in live:
                 path.stamp = (*outer, (loop, index))
                 self.emit(IterationStarted(self.site(node, path), loop, index), path)

@@ -26,8 +26,8 @@ from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
-from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.modes import ROOTS
+from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
@@ -90,6 +90,8 @@ class Machine(Methods):
         self.rules = rules
         self.tally = Tally()
         self.base = State()
+        self.handed_on: set[int] = set()
+        """Functions made within others that nothing visible calls."""
         self.ran: list[tuple[Class, Value, State]] = []
         """The classes whose methods were run, the object on which they were, and its constructor's path."""
 
@@ -108,6 +110,7 @@ class Machine(Methods):
                     self._guarded(part.name, lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
+        self._closures()
         for part in sides:
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
@@ -389,6 +392,23 @@ class Machine(Methods):
         for path in self.root(func, self.base.fork()):
             self.emit(RunEnded(Site(func.node)), path)
 
+    def _closures(self) -> None:
+        """Run what was made within a function and handed to code out of sight, as a trainer's step is."""
+        for func, st in list(self.closures.values()):
+            node = func.node
+            if func.ident in self.entered or func.module is not self.module or not isinstance(node, ir.FunctionDef):
+                continue
+            if not self._starts(node.mentions - OF_CLASSES):
+                continue
+            st.mem = {}
+            st.stamp = ()
+            self.handed_on.add(func.ident)
+            self._guarded(node.name, lambda func=func, st=st: self._closure(func, st))
+
+    def _closure(self, func: Func, st: State) -> None:
+        for path in self.root(func, st):
+            self.emit(RunEnded(Site(func.node)), path)
+
     def _class(self, cls: Class) -> None:
         kind = self.class_kind(cls)
         if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
@@ -451,6 +471,10 @@ class Machine(Methods):
         for part in parts:
             if part.kind == "class" and part not in relevant:
                 unrun.extend(part.methods.values())
+        given_up = {name.partition(".")[0] for name in self.tally.over_budget}
+        unrun += [part.mentions for part in parts if part.name in given_up or "<module>" in given_up]
+        called = self.entered - self.handed_on  # nobody knows when those are called
+        unrun += [ir.mentions(node) for ident, node in self.inner.items() if ident not in called]
         classes = []
         for cls, instance, st in self.ran:
             for method, _ in self._runnable(cls):

@@ -556,7 +556,8 @@ class _Pair:
         if (both and one.is_number is two.is_number) or total or self._tensor_or_unknown(x, y):  # type: ignore[union-attr]
             return self._new(result, self._phi(one, two, x, y))
         if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x.oid, y.oid))) is not None:
-            assert isinstance(one, Thingy) and isinstance(two, Thingy)
+            assert isinstance(one, Thingy)
+            assert isinstance(two, Thingy)
             result.heap[new.oid] = one if one.what == two.what else replace(one, what="")
             return new
         if isinstance(one, Thingy) and isinstance(two, Thingy) and one.kind == two.kind in _ALIKE:

@@ -31,7 +31,7 @@ from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -78,6 +78,8 @@ _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
+_NO_TENSOR = re.compile(r"graph|data|batch|sample|encod|token|feed|inputs?_dict|^(g|bg|ex|example)s?$", re.IGNORECASE)
+"""Names of elements of a batch that may be objects of another library, which `to` moves in place."""
 _PARTS = re.compile(r"modules|param|trainable|unwrap")
 """Names of methods that hand out what somebody has already: other names may stand for the same parameters."""
 _PREPARES = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "zero_grad"})
@@ -111,6 +113,8 @@ class Methods(Containers):
             and self._holds_parameters(receiver, st)
         ):
             return [(self.make_parameters(receiver, name, node, st), st)]
+        if name == "backward" and not args.pos and "loss" in args.kw:  # `booster.backward(loss=…)`
+            args = Args([args.kw["loss"]], {key: value for key, value in args.kw.items() if key != "loss"}, args.more)
         handed = (
             bool(args.pos)
             and args.pos[0] != receiver
@@ -229,6 +233,8 @@ class Methods(Containers):
         if not isinstance(value, Sym) or value not in self.data:
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
+            return False
+        if _NO_TENSOR.search(value.name):
             return False
         if any(source.partition(".")[0] in _GRAPHS for source, _, _ in self.module.imports.values()):
             return False
@@ -407,6 +413,7 @@ class Methods(Containers):
         if weight is None and self.hears(UnreducedBackpropagated) and (made := unreduced(st, loss)) is not None:
             assert made.site is not None
             self.emit(UnreducedBackpropagated(self.site(node, st), self.thing(loss, shown), made.how, made.site), st)
+        st.conds.pop(IN_DOUBT, None)  # gradients are on
         for frame in st.frames:
             st.set_attr(Sym("frame", (frame.env,)), "backward", TRUE)
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
@@ -425,6 +432,8 @@ class Methods(Containers):
             weighs = not isinstance(record, Thingy) or record.flag is not False
             through = self.thing(receiver)
             self.backward(args.pos[0], Args([], args.kw), node, st, wrapped=True, weighs=weighs, through=through)
+            if "optimizer" in args.kw:  # for more than to go backward
+                self.escape([args.kw["optimizer"]], node, st, "backward")
             return
         loss = args.pos[0]
         graph = self.provenance(st).graph(loss)
@@ -657,6 +666,8 @@ class Methods(Containers):
             output = self.output(receiver, NONE, args, node, st)
             self.forwarded(receiver, output, node, st)
             return [(output, st)]
+        if name in self.know.methods["number"]:
+            return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         value = self.unknown(name)
         self.likely.add(value)
         if _PARTS.search(name):

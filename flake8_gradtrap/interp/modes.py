@@ -8,7 +8,7 @@ from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
-from flake8_gradtrap.interp.state import Frame, State
+from flake8_gradtrap.interp.state import IN_DOUBT, Frame, State
 from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Listing, Sym, Tensor, Thingy, Value
 
 ACTS = frozenset(
@@ -45,6 +45,18 @@ _WITHOUT_MODES = frozenset(
 )
 """Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
 
+_PLAIN_CONTEXTS = frozenset(
+    "open suppress nullcontext contextlib torch tqdm os io time tempfile pathlib warnings threading multiprocessing "
+    "concurrent logging numpy h5py tarfile zipfile gzip pickle sqlite3 mlflow wandb".split()
+)
+"""Packages and functions whose contexts leave gradients as they are, but for those of torch that the table names."""
+
+_RECORDS = re.compile(
+    r"cast|amp\b|amp_|precision|accumul|sync|profil|record|timer|process|progress|lock|device|stream|enable",
+    re.IGNORECASE,
+)
+"""Names of contexts that have another purpose than to turn gradients off."""
+
 _NESTED = 3
 """Modules within modules are looked into so deep."""
 
@@ -53,9 +65,6 @@ _PARTS = 40
 
 ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
 """Base classes that do nothing of their own to what a subclass keeps."""
-
-IN_DOUBT = ("gradient mode in doubt",)
-"""Assumed on a path on which a setting that cannot be seen decides whether gradients are recorded."""
 
 
 class Modes(Core):
@@ -256,6 +265,19 @@ class Modes(Core):
             st.conds.pop(IN_DOUBT, None)
             return [(NONE, st)]
         return None
+
+    def in_unseen_context(self, node: ir.Expression, entered: Value, st: State) -> None:
+        """A block is run under a context that cannot be seen: it may turn gradients off, unless its name says what
+        else it does.
+        """
+        shown: ir.Node = node
+        while isinstance(shown, ir.Call | ir.Attr):
+            shown = shown.func if isinstance(shown, ir.Call) else shown.value
+        root = shown.id if isinstance(shown, ir.Name) else ""
+        module = st.frame.func.module if st.frame.func is not None else self.module
+        origin = module.imports.get(root, (root, None, 0))[0].partition(".")[0]
+        if isinstance(entered, Sym) and origin not in _PLAIN_CONTEXTS and not _RECORDS.search(self.label(node)):
+            st.conds[IN_DOUBT] = True
 
     def enter_context(self, context: Value, st: State) -> bool:
         """Whether a value is a context that sets the gradient mode; then it does."""

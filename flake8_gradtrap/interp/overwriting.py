@@ -8,7 +8,7 @@ from flake8_gradtrap.events import Overwritten, Owners, Rebound, Thing
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Core
 from flake8_gradtrap.interp.provenance import Provenance
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import Class, Const, Ref, Sym, Tensor, Thingy, Value
 
 _LEAVES_VALUES = frozenset(
@@ -59,7 +59,8 @@ class Overwriting(Core):
         thing = Thing(written, self.label(shown)) if shown is not None else self.thing(written)
         self.emit(
             Overwritten(
-                self.site(node, st), thing, how, leaf, data, st.mode, by_gradient, frozenset(needed), names
+                self.site(node, st), thing, how, leaf, data, None if IN_DOUBT in st.conds else st.mode, by_gradient,
+                frozenset(needed), names,
             ),
             st,
         )  # fmt: skip
@@ -169,6 +170,8 @@ class Overwriting(Core):
         if before is None or after is None or after.op not in ("add", "sub") or after.parents[0] != old:
             return
         if after.mode is not True or after.is_number or st.attr(old, "keeps its gradient") is not None:
+            return
+        if IN_DOUBT in st.conds:
             return
         for part in self.provenance(st).ancestors(after.parents[-1]):
             tensor = st.tensor(part)

@@ -25,6 +25,11 @@ _FILES = 60
 _LARGE = 2_000_000
 """Larger files are not read."""
 
+_LIBRARIES = {
+    "torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional", "optim": "torch.optim", "np": "numpy",
+}  # fmt: skip
+"""What names stand for that a `from elsewhere import *` brings along."""
+
 _TEST = re.compile(r"^.*\b(?:if|elif|while|assert|not|and|or|match|case)\b.*$", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d]\w*")
 _USE = re.compile(r"\b([^\W\d]\w*)\.(?=([^\W\d]\w*))")
@@ -147,7 +152,7 @@ class Module:
             target = self.project.find(module, level, self.path)
             if target is not None and (value := target.lookup(name)) is not None:
                 return value
-        return None
+        return Api(_LIBRARIES[name]) if self.stars and name in _LIBRARIES else None
 
     def resolve(self, module: str, attribute: str | None, level: int) -> Value:
         """The value of `from module import attribute` (or `import module`): of the project if it is there."""

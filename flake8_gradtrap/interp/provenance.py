@@ -23,12 +23,15 @@ DECISIONS = ("hard", "rounded")
 
 
 class Provenance:
-    """Provenance as one path sees it. `likely`: unknowns that were computed from something with history."""
+    """Provenance as one path sees it. `likely`: unknowns that were computed from something with history. `handed_out`:
+    those that unseen code made, which had modules in its hands: they may be parts of those, or come from them.
+    """
 
-    def __init__(self, state: State, likely: set[Value], data: set[Value]) -> None:
+    def __init__(self, state: State, likely: set[Value], data: set[Value], handed_out: set[Value]) -> None:
         self.state = state
         self.likely = likely
         self.data = data
+        self.handed_out = handed_out
         self._history: dict[Value, bool | None] = {}
 
     def history(self, value: Value, guess: bool = False) -> bool | None:
@@ -104,7 +107,7 @@ class Provenance:
             if tensor is None:
                 if isinstance(current, Sym) and self.history(current) is not False:
                     graph.reaches.add(current)
-                    if current in self.likely:
+                    if current in self.likely or current in self.handed_out:
                         graph.incomplete = True
                     if self.state.conds.get(("live", current)):
                         graph.frees.add(current)
@@ -255,11 +258,7 @@ class Provenance:
         found: set[Hashable] = set()
         for value in self.ancestors(loss):
             product = self.state.tensor(value)
-            if (
-                product is None
-                or product.op != "mul"
-                or not any(self.history(part, guess=True) for part in product.parents)
-            ):
+            if product is None or product.op != "mul" or not any(map(self._factor, product.parents)):
                 continue
             for part in product.parents:
                 if self.history(part) is False:

@@ -22,6 +22,9 @@ from flake8_gradtrap.interp.values import (
     Value,
 )
 
+IN_DOUBT = ("gradient mode in doubt",)
+"""Assumed on a path on which something that cannot be seen decides whether gradients are recorded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

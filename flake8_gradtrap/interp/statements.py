@@ -18,8 +18,7 @@ from flake8_gradtrap.interp.core import Args, Dead, End, Results
 from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.loops import Loops
 from flake8_gradtrap.interp.merging import SOME
-from flake8_gradtrap.interp.modes import IN_DOUBT
-from flake8_gradtrap.interp.state import State, collect
+from flake8_gradtrap.interp.state import IN_DOUBT, State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
     Api,
@@ -277,6 +276,8 @@ class Statements(Loops):
         func = self.define(node, st)
         if len(st.frames) > 1 or st.frame.func is not None:
             self.captured(node, st)
+            if node.mentions & self.entry_words and isinstance(func, Func):
+                self.closures.setdefault(id(node), (func, st.fork()))
         st.bind(st.frame.env, node.name, func)
         return [(st, "", None)]
 
@@ -397,6 +398,8 @@ class Statements(Loops):
                         self.emit(AutocastEntered(site, id(node), told[0], record.what, told[1]), after)
                     elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
                         entered = Sym("entered", (value,), getattr(value, "name", ""))
+                        if item.target is None:
+                            self.in_unseen_context(item.value, value, after)
                     if item.target is not None:
                         following.extend(self.assign(item.target, entered, after, node))
                     else:

@@ -37,6 +37,7 @@ from flake8_gradtrap.interp.values import (
     Tup,
     Value,
     infinite,
+    of_elsewhere,
 )
 from flake8_gradtrap.interp.wrappers import Wrappers
 
@@ -46,6 +47,9 @@ _PURE = frozenset(
     "torch.distributed.is_initialized torch.distributed.get_rank torch.distributed.get_world_size builtins.getattr "
     "inspect.isgenerator torch.is_grad_enabled inspect.isgeneratorfunction torch.jit.is_scripting torch.device".split()
 )
+
+_ACTS = frozenset({"backward", "zero_grad"})
+"""Methods by which an object of another module is known for a loss, or for what holds gradients."""
 
 _SPANS = ("T_max", "num_training_steps")
 """Arguments that say over how many of its steps a scheduler runs."""
@@ -71,6 +75,9 @@ class TorchModel(Wrappers):
             return self._next(args, node, st)
         if short in ASKS_FINITE and self.hears(FiniteAsked):
             self.emit(FiniteAsked(self.site(node, st)), st)
+        if short in _ACTS and not roles and name.count(".") > 1 and of_elsewhere(Api(name)):  # `state.loss.backward()`
+            holder = name.rpartition(".")[0]
+            return self.call_method(Sym("global", (holder,), holder.rpartition(".")[2]), short, args, node, st)
         if "parameters.remade_by" in roles and args.pos:
             self.parameters_remade(args.pos[0], short, node, st)
         if "iterators.endless" in roles:
@@ -183,6 +190,11 @@ class TorchModel(Wrappers):
             return self.make_lazy("builtins.iter", Args([source]), node, st)
         return source
 
+    def _of_optimizer(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
+        """`amp.master_params(optimizer)`: an iterator over what the optimizer has."""
+        optimizer = args.get(0, "optimizer")
+        return None if optimizer is None else self.make_parameters(optimizer, name.rpartition(".")[2], node, st)
+
     def _tee(self, source: Value, node: ir.Node, st: State) -> Value:
         record = st.record(source)
         item = record.item if isinstance(record, Iterator) else None
@@ -291,6 +303,8 @@ class TorchModel(Wrappers):
         root: Value = part
         while isinstance(root, Sym) and root.op in ("attr", "member") and isinstance(root.args[0], Value):
             root = root.args[0]
+        if isinstance(root, Sym) and root.op in ("call", "derived", "item") and isinstance(root.args[-1], int):
+            return root.args[-1] <= self.begun.get(st.stamp, -1)
         return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
     def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
@@ -310,7 +324,7 @@ class TorchModel(Wrappers):
         scaler = self._make("scaler", name, args, node, st, flag=enabled != FALSE)
         record = st.record(scaler)
         if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
-            st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym) else ()))
+            st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym | Api) else ()))
         self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled)), st)
         return scaler
 
@@ -358,8 +372,9 @@ class TorchModel(Wrappers):
         return self.new(made, st)
 
     def _make_parameter(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        trainable = args.kw.get("requires_grad", args.get(1) or TRUE) != FALSE
-        return self.make_tensor("param" if trainable else "leaf", (), node, st, how="Parameter")
+        trainable = args.kw.get("requires_grad", args.get(1) or TRUE)
+        op = "leaf" if trainable == FALSE else "param" if isinstance(trainable, Const) else "data"
+        return self.make_tensor(op, (), node, st, how="Parameter")
 
     def _make_ema(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         for value in args.pos[:1]:
@@ -370,6 +385,8 @@ class TorchModel(Wrappers):
     def _same(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         if name == "torch.distributed.fsdp.ShardedGradScaler":
             return None
+        if name == "typing.cast":
+            return args.get(1, "val")
         self.sharded(name, args, node, st)
         return args.pos[0] if args.pos else args.kw.get("module") or args.kw.get("model")
 
@@ -534,6 +551,8 @@ class TorchModel(Wrappers):
             if parts is None and isinstance(record, Listing) and record.item is not None:
                 parts = (record.item,)
             for part in parts if parts is not None else (arg,):
+                if isinstance(part, Api) and of_elsewhere(part):
+                    part = Sym("global", (part.name,), part.name.rpartition(".")[2])  # a tensor of another module?
                 if isinstance(part, Const | Func | Api):
                     continue
                 if isinstance(part, Ref) and st.tensor(part) is None:
@@ -543,8 +562,10 @@ class TorchModel(Wrappers):
 
     def _readout(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         source = args.get(0)
-        if source is None or not (st.tensor(source) is not None or self.is_tensor(source, st)):
+        if source is None or isinstance(source, Const):
             return None
+        if st.tensor(source) is None and not self.is_tensor(source, st):  # at least it is a number now
+            return None if name.startswith("numpy.") else self.unknown(name.rpartition(".")[2])
         tensor = st.tensor(source)
         if tensor is not None and tensor.is_number:
             return self.make_tensor("pass", (source,), node, st, is_number=True, how=name.rpartition(".")[2])
@@ -618,6 +639,7 @@ def _reduction(args: Args) -> str:
 
 
 _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
+    ("iterators.of_optimizer", TorchModel._of_optimizer),
     ("makes.scaler", TorchModel._make_scaler),
     ("makes.scheduler", TorchModel._make_scheduler),
     ("makes.optimizer", TorchModel._make_optimizer),

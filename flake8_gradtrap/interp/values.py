@@ -257,6 +257,14 @@ def setting(value: Sym) -> bool:
     return False
 
 
+def of_elsewhere(value: Value) -> bool:
+    """Whether a value is a name of a module out of sight (`config.amp`): it may be None, or false."""
+    if not isinstance(value, Api):
+        return False
+    root, _, rest = value.name.partition(".")
+    return bool(rest) and root not in ("torch", "builtins", "numpy", "math")
+
+
 _WEIGHT = re.compile(r"_(factor|coeff?s?|coefficient|lambda|ratio|weight)$", re.I)
 
 

@@ -78,7 +78,8 @@ class Weighing:
                 self._weigh(value)
                 return None
             return self._most(parts, share, depth)
-        return share if "loss" in value.name.lower() and value.op != "joined" else None  # joined: of several values
+        # Not one of several values, nor what unseen code computed, which may have divided it.
+        return share if "loss" in value.name.lower() and value.op not in ("joined", "call") else None
 
     def _most(self, values: tuple[Value, ...], share: float | None, depth: int) -> float | None:
         found = [self._share(value, share, depth + 1) for value in values]
