@@ -19,7 +19,7 @@ elsewhere whose parameters are frozen.
 
 False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
 purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); test suites;
-methods on a module that a base class made out of sight; functions that adapt a model to what they evaluate. Beside `volatile=True`, of which torch warns, it is a preview.
+hooks on a module that a base class made out of sight; functions that adapt a model to what they evaluate. Beside `volatile=True`, of which torch warns, it is a preview.
 
 A function that evaluates through several helpers is reported once.
 
@@ -158,10 +158,11 @@ class EvaluationRecordsGraph(InModes):
             where = call.event.definition.node if call.event.definition is not None else None
             trains = call.loop in self.training and not call.own
             decided = (place, *frame(call.event.site)) in self.off
-            evaluation = self.evaluation(call)
-            if place in self.spared or trains or decided or where in told or evaluation in told:
+            if place in self.spared or trains or decided or where in told or self.evaluation(call) in told:
                 continue
-            told |= {where, evaluation}
+            told.add(where)
+            if where is not None and self.beside(call):
+                told.add(self.evaluation(call))
             self.tell(call, watch)
         self.calls.clear()
         self.places.clear()

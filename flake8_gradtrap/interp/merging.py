@@ -558,7 +558,8 @@ class _Pair:
         if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x.oid, y.oid))) is not None:
             assert isinstance(one, Thingy)
             assert isinstance(two, Thingy)
-            result.heap[new.oid] = one if one.what == two.what else replace(one, what="")
+            same = one.what == two.what or one.kind != "lossfn"
+            result.heap[new.oid] = one if same else replace(one, what="")
             return new
         if isinstance(one, Thingy) and isinstance(two, Thingy) and one.kind == two.kind in _ALIKE:
             return self._new(  # made in one way or another, it is still an optimizer of these parameters

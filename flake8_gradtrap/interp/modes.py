@@ -57,6 +57,9 @@ _RECORDS = re.compile(
 )
 """Names of contexts that have another purpose than to turn gradients off."""
 
+_HOOK = re.compile(r"^on_|_(step|batch|hook|loop)$")
+"""What a method is called that a base class calls."""
+
 _NESTED = 3
 """Modules within modules are looked into so deep."""
 
@@ -207,10 +210,12 @@ class Modes(Core):
 
     def _of_framework(self, module: Value, st: State) -> bool:
         """Whether a class from which the running one inherits made a module, in a way that cannot be seen: it calls the
-        methods, too, and may have turned gradients off.
+        hooks, too, and may have turned gradients off.
         """
         func = st.frame.func
         if not isinstance(module, Sym) or func is None or len(module.args) != 2 or module.args[0] != func.receiver:
+            return False
+        if not _HOOK.search(getattr(func.node, "name", "")):
             return False
         record = st.record(func.receiver)
         if not isinstance(record, Thingy) or record.cls is None or record.kind == "module":
