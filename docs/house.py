@@ -39,7 +39,7 @@ ROOMS = {
     "interp": Room("interp/", "the abstract run", 20, 365, 430, 165, "#eaf6ec"),
     "rules": Room("rules/", "one file a rule: page, monitor, fix, demo", 470, 365, 150, 165, "#fff6dd"),
     "helpers": Room("what a rule is, and what rules share", "", 20, 580, 600, 75, "#fff6dd"),
-    "events": Room("events", "what can happen in a training run", 640, 580, 300, 75, "#f3ecfa"),
+    "events": Room("events/", "what can happen in a training run", 640, 580, 300, 75, "#f3ecfa"),
 }
 ARROWS = (
     ("around", "engine"), ("server", "engine"), ("report", "engine"), ("engine", "interp"), ("engine", "rules"),
@@ -99,7 +99,7 @@ def rooms() -> dict[str, str]:
         folder = name.partition(".")[0]
         if folder in FOLDERS:
             found[name] = folder
-        elif name == "events":
+        elif folder == "events":
             found[name] = "events"
         else:
             found[name] = "helpers" if name in shared else "engine" if name in engine else "around"
@@ -113,7 +113,9 @@ def uses() -> Counter[tuple[str, str]]:
 
 
 def members(room: str) -> str:
-    names = [name.partition(".")[2] or name for name in graph() if rooms()[name] == room and name not in FOLDERS]
+    names = [
+        name.partition(".")[2] or name for name in graph() if rooms()[name] == room and name not in (*FOLDERS, "events")
+    ]
     if room == "rules":
         return f"{sum(name.startswith('gtr') for name in names)} modules"
     if room == "runtime":
@@ -130,8 +132,7 @@ def box(key: str) -> str:
     ]
     y = room.y + 38
     texts = [(room.said, "#44505c", 12)] if room.said else []
-    if key != "events":
-        texts.append((members(key), "#1d252c", 11))
+    texts.append((members(key), "#1d252c", 11))
     for text, colour, size in texts:
         for line in textwrap.wrap(text, int((room.width - 20) / (size * 0.54))):
             lines.append(f'<text x="{room.x + 12}" y="{y}" font-size="{size}" fill="{colour}">{escape(line)}</text>')

@@ -65,23 +65,18 @@ def train(policy: nn.Module, optimizer, rollouts):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from flake8_gradtrap.events import LogarithmTaken
+from flake8_gradtrap.logarithms import TellsOfLogarithms, steps
+from flake8_gradtrap.rule import Watch, on
 
-from flake8_gradtrap.events import Backpropagated, LogarithmTaken, Produced
-from flake8_gradtrap.rule import Rule, Watch, on
 
-
-class LogOfActivation(Rule):
+class LogOfActivation(TellsOfLogarithms):
     code = "GTR801"
     name = "log-of-activation"
     summary = "The logarithm of a softmax or sigmoid is infinite where the probability underflows"
     words = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "log", "log2", "log10", "backward")
     roots = ("log", "log2", "log10")
     needs = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit")
-    waits = ("taken_at",)
-
-    def __init__(self) -> None:
-        self.taken_at: dict[Hashable, LogarithmTaken] = {}
 
     @on(LogarithmTaken)
     def taken(self, event: LogarithmTaken, watch: Watch) -> None:
@@ -89,22 +84,15 @@ class LogOfActivation(Rule):
         if not (event.complement or event.guarded) and event.trains and made.kind in ("softmax", "sigmoid"):
             self.taken_at[event.result.key] = event
 
-    @on(Backpropagated, Produced)
-    def arrived(self, event: Backpropagated | Produced, watch: Watch) -> None:
-        """A logarithm that nothing goes backward through, in a search or a metric, trains nothing."""
-        for key in self.taken_at.keys() & event.reaches:
-            self.tell(self.taken_at[key], watch)
-
     def tell(self, event: LogarithmTaken, watch: Watch) -> None:
         made = event.activation
         what = f"the output of `{made.model}`, which ends with `{made.how}`," if made.model else f"`{made.how}`"
         use = "log_softmax" if made.kind == "softmax" else "logsigmoid"
-        trace = [(f"{made.kind} is applied here", made.site)] if made.site is not None else []
         watch.report(
             event.site,
             f"the logarithm of {what} is -inf where the probability underflows, and the gradient NaN; "
             f"use `{use}` of the logits",
-            trace=[*trace, ("and the logarithm is taken here", event.site)],
+            trace=steps(event),
         )
 
 

@@ -68,10 +68,9 @@ def train(generator, loader, optimizer_d):
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
-from flake8_gradtrap.events import Backpropagated, LogarithmTaken, Produced
-from flake8_gradtrap.rule import Rule, Watch, on
+from flake8_gradtrap.events import LogarithmTaken
+from flake8_gradtrap.logarithms import TellsOfLogarithms, steps
+from flake8_gradtrap.rule import Watch, on
 
 STABLE = {
     "sigmoid": "use `logsigmoid(-x)` of the logits, or `binary_cross_entropy_with_logits`",
@@ -80,7 +79,7 @@ STABLE = {
 }
 
 
-class LogOfOneMinus(Rule):
+class LogOfOneMinus(TellsOfLogarithms):
     code = "GTR802"
     name = "log-of-one-minus"
     summary = "The logarithm of one minus a probability is infinite where the probability rounds to one"
@@ -100,10 +99,6 @@ class LogOfOneMinus(Rule):
     )
     roots = ("log", "log1p", "log2", "log10")
     needs = ("softmax", "Softmax", "sigmoid", "Sigmoid", "expit", "atan", "arctan")
-    waits = ("taken_at",)
-
-    def __init__(self) -> None:
-        self.taken_at: dict[Hashable, LogarithmTaken] = {}
 
     @on(LogarithmTaken)
     def taken(self, event: LogarithmTaken, watch: Watch) -> None:
@@ -111,17 +106,9 @@ class LogOfOneMinus(Rule):
         if event.trains and (event.complement or event.guarded or made.kind == "arctan"):
             self.taken_at[event.result.key] = event
 
-    @on(Backpropagated, Produced)
-    def arrived(self, event: Backpropagated | Produced, watch: Watch) -> None:
-        """A logarithm that nothing goes backward through, in a search or a metric, trains nothing."""
-        for key in self.taken_at.keys() & event.reaches:
-            self.tell(self.taken_at[key], watch)
-
     def tell(self, event: LogarithmTaken, watch: Watch) -> None:
         made = event.activation
         name = f"the output of `{made.model}`" if made.model else f"`{made.how}`"
-        trace = [(f"{made.kind} is applied here", made.site)] if made.site is not None else []
-        trace.append(("and the logarithm is taken here", event.site))
         operand = f"one minus {name}" if event.complement else name
         stable = STABLE[made.kind]
         if not event.complement:
@@ -131,7 +118,7 @@ class LogOfOneMinus(Rule):
                 event.site,
                 f"the small number that is added to {operand} keeps the logarithm finite, and the gradient is lost "
                 f"where the probability saturates; {stable}",
-                trace=trace,
+                trace=steps(event),
                 preview=True,
             )
         else:
@@ -139,7 +126,7 @@ class LogOfOneMinus(Rule):
             watch.report(
                 event.site,
                 f"the logarithm of {operand} is -inf where the probability {at}, and the gradient NaN; {stable}",
-                trace=trace,
+                trace=steps(event),
             )
 
 
