@@ -1,7 +1,7 @@
 """Programs of which less can be seen: knowledge is taken away, or the same is said in another way.
 
-Unknown is innocent, so none of these changes may bring a finding that was not there before. Each is an edit of the text,
-at one place, chosen by chance.
+Unknown is innocent, so none of these changes may bring a finding that was not there before. Each is an edit of the
+text, at one place, chosen by chance.
 """
 
 from __future__ import annotations
@@ -63,6 +63,17 @@ class Program:
         }
         """What stands in f-strings, where no quotes may be added."""
 
+        imports = [node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        self.modules = {(name.asname or name.name).partition(".")[0] for node in imports for name in node.names}
+        """What is imported."""
+
+    @staticmethod
+    def root(node: ast.expr) -> str:
+        """The name with which a dotted expression begins."""
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return node.id if isinstance(node, ast.Name) else ""
+
     def offset(self, row: int, column: int) -> int:
         return self._starts[row - 1] + len(self.lines[row - 1].encode()[:column].decode())
 
@@ -91,9 +102,9 @@ class Program:
         for node in self.statements(ast.Assign):
             assert isinstance(node, ast.Assign)
             target = node.targets[0]
-            if len(node.targets) == 1 and isinstance(target, ast.Name | ast.Attribute):
-                if _OBJECTS.search(self.shown(target)):
-                    yield node, target
+            named = len(node.targets) == 1 and isinstance(target, ast.Name | ast.Attribute)
+            if named and _OBJECTS.search(self.shown(target)):
+                yield node, target
 
     def mutant(self, kind: str, hidden: Hidden) -> Mutant | None:
         """The program after these edits; None if it is none any more."""
@@ -124,7 +135,9 @@ def done_elsewhere(program: Program) -> Iterator[Hidden]:
     """A call that is a statement: unseen code gets the object and the arguments, and may have done just that."""
     for node in program.statements(ast.Expr):
         call = node.value if isinstance(node, ast.Expr) else None
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr != "backward":
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr == "backward":
+            continue
+        if program.root(call.func) not in program.modules:
             start, end = program.span(call.func)
             given = ", " if call.args or call.keywords else ""
             holder = program.shown(call.func.value)
@@ -180,9 +193,10 @@ def set_elsewhere(program: Program) -> Iterator[Hidden]:
         if isinstance(node, ast.Call):
             for keyword in node.keywords:
                 if isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, bool):
-                    yield f"{keyword.arg} of {program.shown(node)}", [
-                        (*program.span(keyword.value), "elsewhere.setting")
-                    ]
+                    yield (
+                        f"{keyword.arg} of {program.shown(node)}",
+                        [(*program.span(keyword.value), "elsewhere.setting")],
+                    )
 
 
 # -- the same in other words ------------------------------------------------------------------------------------------
@@ -251,7 +265,7 @@ WAYS: dict[str, Callable[[Program], Iterator[Hidden]]] = {
 
 
 def mutants(text: str, chance: random.Random, count: int) -> Iterator[Mutant]:
-    """So many mutants of a program, each of a way that is drawn first: there are more places for some than for others."""
+    """So many mutants of a program. First the way is drawn, then the place: some have more places than others."""
     program = Program(text)
     places: dict[str, list[Hidden]] = {}
     for _ in range(count):

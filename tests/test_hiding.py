@@ -19,7 +19,7 @@ from hiding import WAYS, Findings, Mutant, Program, findings, mutants
 from flake8_gradtrap.config import Settings
 
 FIXTURES = ROOT / "fixtures"
-FILES = sorted(path for path in FIXTURES.rglob("*.py") if path.parts[len(FIXTURES.parts)] not in ("GTR000", "encodings"))
+FILES = sorted(path for path in FIXTURES.rglob("*.py") if "GTR000" not in path.parts)
 SECONDS = float(os.environ.get("GRADTRAP_FUZZ_SECONDS", "120"))
 SETTINGS = Settings()
 
@@ -34,12 +34,13 @@ MEANT = {
 
 
 def new_findings(mutant: Mutant, before: Findings, path: Path) -> list[str]:
-    """What a mutant has that the original has not."""
+    """What a mutant has that the original has not. A trap may be told at another place, or there by another rule."""
     found = {(code, mutant.row(row)) for code, row in findings(mutant.text, str(path), SETTINGS)}
+    moved, rows = {code for code, _ in before - found}, {row for _, row in before}
     return [
         f"{code} in line {row} of {path.name}, {mutant.kind}: {mutant.what}"
         for code, row in sorted(found - before)
-        if (code, mutant.kind) not in MEANT
+        if (code, mutant.kind) not in MEANT and code not in moved and row not in rows
     ]
 
 
@@ -60,8 +61,10 @@ def test_for_minutes() -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)
     end = time.monotonic() + SECONDS
+    found: list[str] = []
     while time.monotonic() < end:
-        assert hide(chance.choice(FILES), chance, 4) == [], f"seed {seed}"
+        found += hide(chance.choice(FILES), chance, 4)
+    assert found == [], f"seed {seed}"
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("projects/ok_*/**/*.py")), ids=lambda path: path.name)
