@@ -288,7 +288,7 @@ class Methods(Containers):
         if role == "detach":
             value = self.make_tensor("detach", (receiver,), node, st, is_number=number, how=f".{name}()")
             if name == "detach_" and isinstance(receiver, Ref) and tensor is not None:
-                made = st.heap[value.oid]
+                made = st.heap[value]
                 assert isinstance(made, Tensor)
                 st.replace(receiver, replace(made, parents=(self.new(tensor, st),)))
                 return [(receiver, st)]
@@ -302,7 +302,7 @@ class Methods(Containers):
                 {"add": "+", "sub": "-", "mul": "*", "div": "/"}[role], receiver, args.pos[0], node, st
             )
             if name.endswith("_") and isinstance(receiver, Ref) and isinstance(result, Ref) and tensor is not None:
-                new = st.heap[result.oid]
+                new = st.heap[result]
                 if isinstance(new, Tensor):
                     old = self.new(tensor, st)
                     parents = tuple(old if part == receiver else part for part in new.parents)
