@@ -72,8 +72,6 @@ _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
-_NO_TENSOR = re.compile(r"graph|data|batch|sample|encod|token|feed|inputs?_dict|^(g|bg|ex|example)s?$", re.IGNORECASE)
-"""Names of elements of a batch that may be objects of another library, which `to` moves in place."""
 _PREPARES = TORCH_CLIPS | {"zero_grad"}
 """Words of a step that limits or clears the gradients itself."""
 
@@ -227,7 +225,7 @@ class Methods(Containers):
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
-        if _NO_TENSOR.search(value.name):
+        if self.know.conventions["no_tensor"].search(value.name):
             return False
         used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
