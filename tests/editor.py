@@ -165,3 +165,77 @@ async def session(
         if client._server is not None and client._server.returncode is None:
             client._server.kill()
         await client.stop()
+
+
+# -- programs ---------------------------------------------------------------------------------------------------------
+
+TRAP = """\
+import torch
+
+
+def train(model, loader):
+    params = filter(lambda p: p.requires_grad, model.parameters())
+    optimizer = torch.optim.AdamW(params, lr=1e-4)
+    for batch in loader:
+        optimizer.zero_grad()
+        model(batch).mean().backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+"""
+FIXED = TRAP.replace("filter(lambda p: p.requires_grad, model.parameters())", "list(model.parameters())")
+TWO = (
+    TRAP
+    + """
+
+def again(model, loader):
+    total = 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for batch in loader:
+        optimizer.zero_grad()
+        loss = model(batch).mean()
+        loss.backward()
+        optimizer.step()
+        total += loss
+    return total
+"""
+)
+CLIP = at(9, 8, 51)
+HELPER = """\
+import torch
+
+
+def trainable(model):
+    return (p for p in model.parameters() if p.requires_grad)
+"""
+USER = """\
+import torch
+from helper import trainable
+
+
+def train(model, loader, optimizer):
+    params = trainable(model)
+    for batch in loader:
+        optimizer.zero_grad()
+        model(batch).sum().backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+"""
+
+
+def texts(action: types.CodeAction, path: Path | str) -> list[tuple[types.Range, str]]:
+    assert action.edit is not None
+    (change,) = action.edit.document_changes or []
+    assert isinstance(change, types.TextDocumentEdit)
+    assert change.text_document.uri == uri(path)
+    return [(edit.range, edit.new_text) for edit in change.edits if isinstance(edit, types.TextEdit)]
+
+
+def pulling(**workspace: object) -> types.ClientCapabilities:
+    capabilities = plain(
+        diagnostic=types.DiagnosticClientCapabilities(related_information=True, dynamic_registration=True)
+    )
+    assert capabilities.workspace is not None
+    capabilities.workspace.diagnostics = types.DiagnosticWorkspaceClientCapabilities(refresh_support=True)
+    for name, value in workspace.items():
+        setattr(capabilities.workspace, name, value)
+    return capabilities

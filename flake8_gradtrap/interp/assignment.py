@@ -388,12 +388,17 @@ class Assignment(Expressions):
         return tensor.parents if tensor is not None and tensor.op in ("mul", "div", "pass") else ()
 
     def _behind(self, value: Value, st: State) -> frozenset[Any]:
-        """The tensors that a value was computed from; where its history is not known, those that it is a multiple or a
-        view of.
+        """The tensors that a value was visibly computed from, leaves aside, which many graphs share; where its history
+        is not known, those that it is a multiple or a view of.
         """
         provenance = self.provenance(st)
         if provenance.history(value):
-            return frozenset(provenance.graph(value).reaches)
+            reached = [(part, st.tensor(part)) for part in provenance.graph(value).reaches]
+            return frozenset(
+                part
+                for part, tensor in reached
+                if part in self.likely or (tensor is not None and tensor.op not in ("param", "leaf"))
+            )
         found: list[Value] = [value]
         for part in found:
             tensor = st.tensor(part)
@@ -428,8 +433,8 @@ class Assignment(Expressions):
             record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
         loop = self.outlived_loop(stamp, st)
-        if loop is None and st.stamp:
-            return
+        if loop is None and (st.stamp or (isinstance(container, Ref) and container > self.began)):
+            return  # it was made in this iteration, or in this call
         bounded = isinstance(record, Listing) and record.bounded
         self.emit(
             Stored(

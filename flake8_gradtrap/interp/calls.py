@@ -269,12 +269,7 @@ class Calls(Classes):
         """What a visible call gives that is not entered: a generator, one that says nothing; None: it is entered."""
         depth = len(st.frames)
         if node is not None:
-            for name, value in zip(
-                [p.name for p in func.node.params][func.receiver is not None :], args.pos, strict=False
-            ):
-                self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
-            for name, value in args.kw.items():
-                self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
+            self.note_kinds(func, args, st)
         if func.receiver is not None and getattr(func.node, "name", "") == "train":
             self.own_train(func.receiver, node, st)
         if _abstract(func.node) or not self.matters(func, args, st):

@@ -91,6 +91,8 @@ class Machine(Methods):
         self.rules = rules
         self.tally = Tally()
         self.base = State()
+        self.handed_on: set[int] = set()
+        """Functions made within others that nothing visible calls."""
         self.ran: list[tuple[Class, Value, State]] = []
         """The classes whose methods were run, the object on which they were, and its constructor's path."""
 
@@ -109,6 +111,7 @@ class Machine(Methods):
                     self._guarded(part.name, lambda value=value: self._function(value))
             elif isinstance(value, Class):
                 self._class(value)
+        self._closures()
         for part in sides:
             value = self.module.lookup(part.name)
             if isinstance(value, Func):
@@ -264,6 +267,7 @@ class Machine(Methods):
         self.steps = 0
         self.outermost = (0, 0)
         self.runs += 1
+        self.began = self.counter
         self.merger.narrow = self.merger.single = False
         self.merger.apart.clear()
         self.idle.clear()
@@ -390,6 +394,23 @@ class Machine(Methods):
         for path in self.root(func, self.base.fork()):
             self.emit(RunEnded(Site(func.node)), path)
 
+    def _closures(self) -> None:
+        """Run what was made within a function and handed to code out of sight, as a trainer's step is."""
+        for func, st in list(self.closures.values()):
+            node = func.node
+            if func.ident in self.entered or func.module is not self.module or not isinstance(node, ir.FunctionDef):
+                continue
+            if not self._starts(node.mentions - OF_CLASSES):
+                continue
+            st.mem = {}
+            st.stamp = ()
+            self.handed_on.add(func.ident)
+            self._guarded(node.name, lambda func=func, st=st: self._closure(func, st))
+
+    def _closure(self, func: Func, st: State) -> None:
+        for path in self.root(func, st):
+            self.emit(RunEnded(Site(func.node)), path)
+
     def _class(self, cls: Class) -> None:
         kind = self.class_kind(cls)
         if kind in ("optimizer", "scheduler", "function", "dataset", "scaler"):
@@ -454,7 +475,8 @@ class Machine(Methods):
                 unrun.extend(part.methods.values())
         given_up = {name.partition(".")[0] for name in self.tally.over_budget}
         unrun += [part.mentions for part in parts if part.name in given_up or "<module>" in given_up]
-        unrun += [ir.mentions(node) for ident, node in self.inner.items() if ident not in self.entered]
+        called = self.entered - self.handed_on  # nobody knows when those are called
+        unrun += [ir.mentions(node) for ident, node in self.inner.items() if ident not in called]
         classes = []
         for cls, instance, st in self.ran:
             for method, _ in self._runnable(cls):
@@ -506,8 +528,6 @@ class Machine(Methods):
 
     def _method(self, instance: Value, method: ir.FunctionDef, owner: Class, start: State) -> None:
         bound = self.bind_method(method, owner, instance, start)
-        if not isinstance(bound, Func):
-            return
         paths = self.root(bound, start.fork())
         for path in paths[:3]:
             if self._keeps_iterator(instance, path):

@@ -276,6 +276,8 @@ class Statements(Loops):
         func = self.define(node, st)
         if len(st.frames) > 1 or st.frame.func is not None:
             self.captured(node, st)
+            if node.mentions & self.entry_words and isinstance(func, Func):
+                self.closures.setdefault(id(node), (func, st.fork()))
         st.bind(st.frame.env, node.name, func)
         return [(st, "", None)]
 

@@ -325,7 +325,9 @@ class TorchModel(Wrappers):
         record = st.record(scaler)
         if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
             st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym | Api) else ()))
-        self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled)), st)
+        numbers = [arg for arg in args.pos[:2] if isinstance(arg, Const) and arg.type in (int, float)]
+        chosen = bool(numbers) or "init_scale" in args.kw
+        self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled), chosen), st)
         return scaler
 
     def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
