@@ -103,6 +103,20 @@ class MeetsOptimizers(Rule):
         meet(watch, event.optimizer, event.owners)
 
 
+_ADAPTIVE = re.compile(
+    r"(Paged|Fused|DeepSpeedCPU)?(Adam(W|ax)?|NAdam|RMSprop|Adagrad|Adafactor|Lion|LAMB|Lamb|Rprop)(8bit|32bit|Fp8)?"
+)
+_DECOUPLED = re.compile(r"AdamW|Lion|Adafactor")
+"""Those whose weight decay has no part in the gradient."""
+
+
+def adaptive(event: OptimizerMade) -> bool:
+    """Whether the step of an optimizer is as long for gradients that are all multiplied by a number (RAdam's first
+    steps are not).
+    """
+    return _ADAPTIVE.fullmatch(event.by) is not None and (not event.decays or _DECOUPLED.search(event.by) is not None)
+
+
 def of_others(watch: Watch, owners: frozenset[Hashable], optimizer: Thing | None) -> frozenset[Hashable]:
     """Those of these owners whose parameters another optimizer of the path has: what is left of a model otherwise is
     a wrapper of it, or a part that nothing trains.
@@ -399,7 +413,7 @@ class KeepsGraph(InLoops):
                 made_by=event.made_by[-1] if event.made_by else None,
                 loop_site=loop.site if loop is not None else None,
                 backward=walks[-1].site if walks else new.backward,
-                walked=new.walked or bool(walks) or bool(event.made_by),
+                walked=new.walked or bool(walks) or (bool(event.made_by) and event.had_history is not True),
                 retained=new.retained or any(walk.retains for walk in walks),
                 count=new.count + 1 if old is not None else 1,
             ),
@@ -512,6 +526,8 @@ class KeepsGraph(InLoops):
                 self.waiting[place] = kept, True
             return
         if not kept.history or kept.escaped or kept.loop is None or watch.get(("small", kept.loop)):
+            return
+        if kept.made_by is not None:  # what a function that went backward returns besides: a prediction after training
             return
         trains: Mark | None = watch.get(("trains", kept.loop))
         if trains is not None:

@@ -15,7 +15,7 @@ import threading
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from flake8_gradtrap.places import Places
 
 T = TypeVar("T")
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 _GROUP = 200
 """Neighbouring statements are read as one slice of up to this many lines."""
@@ -217,7 +219,7 @@ class SourceFile:
         result: list[TopLevel] = []
         kind, nodes, first, last = "", list[ast.stmt](), 0, 0
         for node in self.tree.body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if isinstance(node, (*_DEFINITIONS, ast.ClassDef)):
                 new = "class" if isinstance(node, ast.ClassDef) else "function"
                 start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             else:
@@ -243,7 +245,7 @@ class SourceFile:
         waiting: list[ast.AST] = list(self.tree.body)
         while waiting:
             node = waiting.pop()
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, _DEFINITIONS):
                 found[node.name] = found.get(node.name, frozenset()) | (self.mentions(node) - {node.name})
             for block in _BLOCKS:
                 waiting.extend(getattr(node, block, ()))
@@ -256,11 +258,16 @@ class SourceFile:
         waiting: list[ast.AST] = list(self.tree.body)
         while waiting:
             node = waiting.pop()
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "__init__":
+            if isinstance(node, _DEFINITIONS) and node.name == "__init__":
                 continue
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                found.add(node.attr)
-            waiting.extend(ast.iter_child_nodes(node))
+            for target in _targets(node):
+                found.update(
+                    part.attr
+                    for part in ast.walk(target)
+                    if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
+                )
+            for block in _BLOCKS:
+                waiting.extend(getattr(node, block, ()))
         return frozenset(found)
 
     @cached_property
@@ -289,11 +296,10 @@ class SourceFile:
                         found.setdefault(other, set()).add(one)
         return {name: frozenset(others) for name, others in found.items()}
 
-    def mentions(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
+    def mentions(self, node: _Definition) -> frozenset[str]:
         """Every identifier in a function of this file, its decorators aside, and its traits."""
         if node not in self._mentions:
-            text = self.text_of(node.lineno, node.end_lineno or node.lineno)
-            self._mentions[node] = identifiers(text) | traits((node,), text)
+            self._mentions[node] = _mentions((node,), self.text_of(node.lineno, node.end_lineno or node.lineno))
         return self._mentions[node]
 
     def _end(self, node: ast.stmt) -> int:
@@ -309,9 +315,26 @@ class SourceFile:
         return self.text[self.starts[first - 1] : self.starts[last] if last < len(self.starts) else len(self.text)]
 
 
-def _functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def _mentions(nodes: Iterable[ast.stmt], text: str) -> frozenset[str]:
+    """Every identifier in some statements, and their traits."""
+    words = identifiers(text)
+    return words | traits(nodes, text, words)
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """What a statement binds or deletes."""
+    if isinstance(node, ast.Assign | ast.Delete):
+        return node.targets
+    if isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.AsyncFor):
+        return [node.target]
+    if isinstance(node, ast.With | ast.AsyncWith):
+        return [item.optional_vars for item in node.items if item.optional_vars is not None]
+    return []
+
+
+def _functions(body: list[ast.stmt]) -> Iterator[_Definition]:
     for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, _DEFINITIONS):
             yield node
         elif isinstance(node, ast.If):
             yield from _functions(node.body)
@@ -337,12 +360,16 @@ class TopLevel:
     @cached_property
     def mentions(self) -> frozenset[str]:
         """Every identifier in these statements, and their traits."""
-        text = self._file.text_of(self.first_line, self.last_line)
-        if self.kind == "class":
-            shown = frozenset(word for mentioned in self.methods.values() for word in mentioned if word[0] == "<")
-        else:
-            shown = traits(self.nodes, text)
-        return identifiers(text) | shown
+        text_of = self._file.text_of
+        if self.kind != "class":
+            return _mentions(self.nodes, text_of(self.first_line, self.last_line))
+        between, row = list[str](), self.first_line
+        for method in self.functions:
+            between.append(text_of(row, method.lineno - 1))
+            row = (method.end_lineno or method.lineno) + 1
+        if row <= self.last_line:
+            between.append(text_of(row, self.last_line))
+        return identifiers("".join(between)).union(*map(self._file.mentions, self.functions))
 
     @cached_property
     def touches(self) -> frozenset[str]:
@@ -351,27 +378,19 @@ class TopLevel:
         waiting: list[ast.AST] = list(self.nodes)
         while waiting:
             node = waiting.pop()
-            parts: list[ast.AST] = []
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if isinstance(node, (*_DEFINITIONS, ast.ClassDef)):
                 found.add(node.name)
                 continue
             if isinstance(node, ast.Import | ast.ImportFrom):
                 found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
-            elif isinstance(node, ast.Assign | ast.Delete):
-                parts = list(node.targets)
-            elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.AsyncFor):
-                parts = [node.target]
-            elif isinstance(node, ast.With | ast.AsyncWith):
-                parts = [item.optional_vars for item in node.items if item.optional_vars is not None]
-            elif isinstance(node, ast.Expr):
-                parts = [node.value]
+            parts = [node.value] if isinstance(node, ast.Expr) else _targets(node)
             found.update(name.id for part in parts for name in ast.walk(part) if isinstance(name, ast.Name))
             for block in _BLOCKS:
                 waiting.extend(getattr(node, block, ()))
         return frozenset(found)
 
     @cached_property
-    def functions(self) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
+    def functions(self) -> tuple[_Definition, ...]:
         """The function that this defines, or the methods of the class, also those under a condition."""
         node = self.nodes[0]
         return tuple(_functions(node.body if isinstance(node, ast.ClassDef) else [node]))
@@ -384,7 +403,7 @@ class TopLevel:
     @cached_property
     def slice(self) -> Slice:
         text = self._file.text_of(self.first_line, self.last_line)
-        return Slice(text, self.first_line, self.nodes, self._file.newline, self._file.path)
+        return Slice(text, self.first_line, self.nodes, self._file.newline, self._file.path, self._file.mentions)
 
 
 class Slice:
@@ -397,6 +416,7 @@ class Slice:
         nodes: list[ast.stmt] | None = None,
         newline: str = "\n",
         path: str = "",
+        mentions: Callable[[_Definition], frozenset[str]] | None = None,
     ) -> None:
         self.source = source
         self.path = path
@@ -404,6 +424,7 @@ class Slice:
         self.newline = newline
         self.starts = line_starts(source)
         self._nodes = nodes
+        self._mentions = mentions
         self.before = 1 if nodes is None else first_line
         """The number that `ast` gives to the first line."""
 
@@ -419,7 +440,17 @@ class Slice:
             return ""
         return self.source[self.starts[at] : (*self.starts[at + 1 : at + 2], len(self.source))[0]]
 
-    def text_of(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    def mentions(self, node: _Definition) -> frozenset[str]:
+        """What a function mentions, its decorators included, and its traits."""
+        if self._mentions is None:
+            return _mentions((node,), self.text_of(node))
+        found = self._mentions(node)
+        if node.decorator_list:
+            start = min(part.lineno for part in node.decorator_list)
+            found |= identifiers("".join(map(self.line, range(start, node.lineno))))
+        return found
+
+    def text_of(self, node: _Definition) -> str:
         """The lines of a function that is one of `nodes`, or stands in one."""
         end = (node.end_lineno or node.lineno) - self.before + 1
         start = min([node.lineno, *(part.lineno for part in node.decorator_list)]) - self.before

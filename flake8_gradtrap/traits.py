@@ -26,6 +26,7 @@ DROPS_RESULT = "<drops a result>"
 WRITES_DATA = "<writes through data>"
 """Something is written in place through `.data`."""
 
+_LEAVES = frozenset({"requires_grad", "requires_grad_", "Parameter"})
 _LEAF = re.compile(r"requires_grad\s*=\s*True|requires_grad_\(|\bParameter\(")
 _MODULES = frozenset({"nn"})
 OF_CLASSES = frozenset({KEEPS_SEVERAL, REGISTERS})
@@ -41,10 +42,11 @@ _GROWS = frozenset({"append", "insert", "extend", "update", "setdefault"})
 _MAKER = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|.*(?:conv|block|layer|mlp|clone|copy|net|head)")
 _METHOD = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|deepcopy$")
 """Calls that may make a module: of a name, and of an attribute (`self.conv(x)` is one in a forward)."""
-_REGISTERS = re.compile(
-    r"\b(?:ModuleList|ModuleDict|Sequential|ParameterList|ParameterDict|add_module|register_module|register_parameter"
-    r"|setattr|__setattr__)\("
+_REGISTERING = frozenset(
+    "ModuleList ModuleDict Sequential ParameterList ParameterDict add_module register_module register_parameter"
+    " setattr __setattr__".split()
 )
+_REGISTERS = re.compile(rf"\b(?:{'|'.join(sorted(_REGISTERING))})\(")
 
 
 def words_of(word: str) -> frozenset[str]:
@@ -56,24 +58,32 @@ def words_of(word: str) -> frozenset[str]:
     if word == WRITES_DATA:
         return frozenset({"data"})
     if word == COMPUTES_LEAF:
-        return frozenset({"requires_grad", "requires_grad_", "Parameter"})
+        return _LEAVES
     return _droppable() if word == DROPS_RESULT else frozenset({word})
 
 
-def traits(nodes: Iterable[ast.AST], text: str) -> frozenset[str]:
-    """The traits of some syntax, of which `text` holds the source."""
+def traits(nodes: Iterable[ast.AST], text: str, words: frozenset[str]) -> frozenset[str]:
+    """The traits of some syntax, of which `text` holds the source, and `words` the identifiers in it."""
     found = set()
-    if "self" in text and _MAKES.search(text) and _FILLS.search(text) and _keeps_several(nodes):
+    if "self" in words and _FILLS.search(text) and _MAKES.search(text) and _keeps_several(nodes):
         found.add(KEEPS_SEVERAL)
-    if "self" in text and _REGISTERS.search(text):
+    if "self" in words and not words.isdisjoint(_REGISTERING) and _REGISTERS.search(text):
         found.add(REGISTERS)
-    if "Parameter(" in text and any(_computes(node, _is_parameter) for top in nodes for node in ast.walk(top)):
+    if (
+        "Parameter" in words
+        and "Parameter(" in text
+        and any(_computes(node, _is_parameter) for top in nodes for node in ast.walk(top))
+    ):
         found.add(COMPUTES_PARAMETER)
-    if _LEAF.search(text) and any(_computes(node, _is_leaf) for top in nodes for node in ast.walk(top)):
+    if (
+        not words.isdisjoint(_LEAVES)
+        and _LEAF.search(text)
+        and any(_computes(node, _is_leaf) for top in nodes for node in ast.walk(top))
+    ):
         found.add(COMPUTES_LEAF)
-    if _dropping().search(text) and any(map(_drops, _statements(nodes))):
+    if not words.isdisjoint(_droppable()) and _dropping().search(text) and any(map(_drops, _statements(nodes))):
         found.add(DROPS_RESULT)
-    if ".data" in text and _WRITES_DATA.search(text):
+    if "data" in words and _WRITES_DATA.search(text):
         found.add(WRITES_DATA)
     return frozenset(found)
 

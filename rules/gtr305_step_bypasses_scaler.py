@@ -76,7 +76,10 @@ from flake8_gradtrap.events import (
     Clipped,
     Escaped,
     FileEnded,
+    OptimizerMade,
     RunEnded,
+    ScalerMade,
+    ScalerUpdated,
     Site,
     Stepped,
     Thing,
@@ -86,6 +89,7 @@ from flake8_gradtrap.gradients import (
     RESTORING,
     Mark,
     MeetsOptimizers,
+    adaptive,
     common,
     concerns,
     forget,
@@ -129,8 +133,28 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
         """Plain steps behind a scaled backward, by the backward and the optimizer."""
         self.through: set[Hashable] = set()
         """The same of steps through the scaler."""
+        self.updating: set[Hashable] = set()
+        """Scalers that are updated, on whatever path."""
+        self.fixed: dict[Hashable, bool] = {}
+        """Whether a scaler was made with a scale that the program has chosen."""
+        self.adaptive: set[Hashable] = set()
+        """Optimizers that divide by the size of the gradients themselves."""
         self.unrun: tuple[frozenset[str], ...] = ()
         """What stands in functions that were not run."""
+
+    @on(OptimizerMade)
+    def made(self, event: OptimizerMade, watch: Watch) -> None:
+        super().made(event, watch)
+        if adaptive(event):
+            self.adaptive.add(event.optimizer.key)
+
+    @on(ScalerMade)
+    def scaler(self, event: ScalerMade, watch: Watch) -> None:
+        self.fixed[event.scaler.key] = event.chosen
+
+    @on(ScalerUpdated)
+    def update(self, event: ScalerUpdated, watch: Watch) -> None:
+        self.updating.add(event.scaler.key)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:
@@ -197,10 +221,12 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
                 if related or (related is None and not mark.flag and only):
                     place = (mark.site.node, event.optimizer.key)
                     mixed = watch.get(("through", *place))  # no setting decides, but the step
-                    self.passed.setdefault((*place, "mixed") if mixed else place, partial(self.bypassed, event, mark))
+                    self.passed.setdefault((*place, "mixed") if mixed else place, partial(self.unscaled, event, mark))
                     break
                 if related is None and not mark.flag and mark.scaler is not None:
-                    self.suspect(mark.scaler.key, partial(self.applied, event, mark))
+                    key = mark.scaler.key
+                    hidden = event.optimizer.key in self.adaptive
+                    self.suspect((key, frozenset({key})) if hidden else key, partial(self.applied, event, mark))
         settle(watch, owners, "scaled", "plain", "ready")
 
     @on(RunEnded)
@@ -213,12 +239,23 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
     @on(FileEnded)
     def known(self, event: FileEnded, watch: Watch) -> None:
         """A scaler that scales a loss, and that nothing in the file steps or unscales with: its gradients are applied
-        by the plain step behind it.
+        by the plain step behind it. One that does nothing but scale, by a number that the program has chosen, in front
+        of an optimizer like Adam, does so by intention.
         """
-        if self.undoing <= self.scaling:  # else it is not known which scalers the others are
-            self.acquit(*self.undoing)
-            self.unrun = event.unrun
-            super().known(event, watch)
+        used = self.undoing | self.updating
+        if not used and all(self.fixed.values()):
+            self.fixed |= dict.fromkeys(self.scaling - self.fixed.keys(), True)  # one of these, it is not known which
+        self.acquit(*(frozenset({key}) for key in self.scaling - used if self.fixed.get(key)))
+        self.acquit(*(self.undoing if self.undoing <= self.scaling else self.scaling))  # else: which are the others?
+        self.unrun = event.unrun
+        super().known(event, watch)
+
+    def unscaled(self, step: Stepped, mark: Mark, watch: Watch) -> None:
+        if step.optimizer.key in self.adaptive:
+            key = mark.scaler.key if mark.scaler is not None else None
+            self.suspect(frozenset({key}), partial(self.bypassed, step, mark))
+        else:
+            self.bypassed(step, mark, watch)
 
     def applied(self, step: Stepped, mark: Mark, watch: Watch) -> None:
         name = mark.scaler.label.rpartition(".")[2] if mark.scaler is not None else ""
@@ -246,10 +283,13 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
             else "`scaler.step(optimizer)`"
         )
         place = lift(event.site, mark.site) or event.site
+        effect = "the step is too long by the loss scale, and overflows are not skipped"
+        if event.optimizer.key in self.adaptive:
+            effect = "overflows are not skipped, and one of them makes the weights NaN"
         watch.report(
             place,
             f"{optimizer} applies gradients that {scaler} scaled at line {watch.line(mark.site)} and nobody unscaled: "
-            f"the step is too long by the loss scale, and overflows are not skipped; use {how}, then `update()`",
+            f"{effect}; use {how}, then `update()`",
             trace=[
                 ("the scaled loss is back-propagated here", mark.site),
                 ("its gradients are applied here, still scaled", place),

@@ -70,21 +70,13 @@ def train(model, loader, criterion, accumulation_steps):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from functools import partial
 
 from flake8_gradtrap.events import Cleared, OptimizerMade, Stepped
+from flake8_gradtrap.gradients import adaptive
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Window
-
-ADAPTIVE = re.compile(
-    r"(Paged|Fused|DeepSpeedCPU)?(Adam(W|ax)?|NAdam|RMSprop|Adagrad|Adafactor|Lion|LAMB|Lamb|Rprop)(8bit|32bit|Fp8)?"
-)
-"""Optimizers whose step is as long for gradients that are all multiplied by a number (RAdam's first steps are not)."""
-
-DECOUPLED = re.compile(r"AdamW|Lion|Adafactor")
-"""Those of them whose weight decay has no part in the gradient."""
 
 
 class AccumulationNotNormalised(InWindows):
@@ -109,7 +101,7 @@ class AccumulationNotNormalised(InWindows):
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
         super().made(event, watch)
-        if ADAPTIVE.fullmatch(event.by) and (not event.decays or DECOUPLED.search(event.by)):
+        if adaptive(event):
             self.adaptive.add(event.optimizer.key)
         else:
             self.plain.add(event.optimizer.key)

@@ -19,7 +19,8 @@ elsewhere whose parameters are frozen.
 
 False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
 purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); test suites;
-hooks on a module that a base class made out of sight; functions that adapt a model to what they evaluate. Beside `volatile=True`, of which torch warns, it is a preview.
+hooks on a module that a base class made out of sight; functions that adapt a model to what they evaluate. Beside
+`volatile=True`, of which torch warns, it is a preview.
 
 A function that evaluates through several helpers is reported once.
 
@@ -175,7 +176,8 @@ class EvaluationRecordsGraph(InModes):
     def evaluation(call: Call) -> Hashable:
         """What is told once: a function that evaluates, with the helpers through which it does."""
         around, calls = frame(call.mark.site), frame(call.event.site)
-        if EVALUATES.search(call.event.function) or (around and calls[-len(around) :] != around):
+        elsewhere = bool(around) and calls[-len(around) :] != around
+        if elsewhere or (calls != around and EVALUATES.search(call.event.function)):
             return call.event.site.node
         return ("evaluation", call.mark.site.node, *around)
 

@@ -123,11 +123,12 @@ class Stepped(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScalerMade(Event):
-    """A gradient scaler was made. `enabled`, `switch`: as in AutocastEntered."""
+    """A gradient scaler was made. `enabled`, `switch`: as in AutocastEntered. `chosen`: with a scale to begin with."""
 
     scaler: Thing
     enabled: bool | None = True
     switch: Thing | None = None
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,9 +128,15 @@ class Assignment(Expressions):
             return paths
         return [st]
 
-    def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
-        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
+    def _call(self, value: Value, name: str) -> None:
+        """Call an unknown by the name to which it is bound; what was called a loss once, stays one."""
+        if not isinstance(value, Sym) or value.name == "loss":
+            return
+        if (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
+
+    def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
+        self._call(value, name)
         env = self._home(name, st)
         before = st.envs.get(env, {}).get(name)
         self._watch_total(before, value, Thing(value, name), st, node)
@@ -207,8 +213,7 @@ class Assignment(Expressions):
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if st.stamp:
             note_carrier(old, value, self.label(target), self.site(node, st), st, outlives=True)
-        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
-            value.name = name
+        self._call(value, name)
         self.attribute_set(base, name, value, st, node, target)
         self.progress_bound(name, value, target, st)
         self.state_assigned(base, name, target, st)
@@ -383,12 +388,17 @@ class Assignment(Expressions):
         return tensor.parents if tensor is not None and tensor.op in ("mul", "div", "pass") else ()
 
     def _behind(self, value: Value, st: State) -> frozenset[Any]:
-        """The tensors that a value was computed from; where its history is not known, those that it is a multiple or a
-        view of.
+        """The tensors that a value was visibly computed from, leaves aside, which many graphs share; where its history
+        is not known, those that it is a multiple or a view of.
         """
         provenance = self.provenance(st)
         if provenance.history(value):
-            return frozenset(provenance.graph(value).reaches)
+            reached = [(part, st.tensor(part)) for part in provenance.graph(value).reaches]
+            return frozenset(
+                part
+                for part, tensor in reached
+                if part in self.likely or (tensor is not None and tensor.op not in ("param", "leaf"))
+            )
         found: list[Value] = [value]
         for part in found:
             tensor = st.tensor(part)
@@ -423,8 +433,8 @@ class Assignment(Expressions):
             record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
         loop = self.outlived_loop(stamp, st)
-        if loop is None and st.stamp:
-            return
+        if loop is None and (st.stamp or (isinstance(container, Ref) and container > self.began)):
+            return  # it was made in this iteration, or in this call
         bounded = isinstance(record, Listing) and record.bounded
         self.emit(
             Stored(

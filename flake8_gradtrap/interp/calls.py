@@ -212,7 +212,8 @@ class Calls(Classes):
     def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
-        mode = None if st.mode and self.frozen(module, st) else st.mode
+        doubtful = st.conds.get(IN_DOUBT) == "unseen" or self.frozen(module, st)
+        mode = None if st.mode and doubtful else st.mode
         output = self.make_tensor(
             "forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode
         )
@@ -268,12 +269,7 @@ class Calls(Classes):
         """What a visible call gives that is not entered: a generator, one that says nothing; None: it is entered."""
         depth = len(st.frames)
         if node is not None:
-            for name, value in zip(
-                [p.name for p in func.node.params][func.receiver is not None :], args.pos, strict=False
-            ):
-                self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
-            for name, value in args.kw.items():
-                self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
+            self.note_kinds(func, args, st)
         if func.receiver is not None and getattr(func.node, "name", "") == "train":
             self.own_train(func.receiver, node, st)
         if _abstract(func.node) or not self.matters(func, args, st):

@@ -117,9 +117,15 @@ class Classes(Statements):
                 return self.methods(base)[name], base
         return None
 
-    def bind_method(self, node: ir.FunctionDef, owner: Class, receiver: Value | None, st: State) -> Value:
-        static = any(isinstance(d, ir.Name) and d.id == "staticmethod" for d in node.decorators)
-        return Func(node, id(node), owner.module, owner.closure, None if static else receiver, owner)
+    def bind_method(self, node: ir.FunctionDef, owner: Class, receiver: Value, st: State) -> Func:
+        """A method as it is called. `receiver`: the object through which, or the class."""
+        decorators = {part.id for part in node.decorators if isinstance(part, ir.Name)}
+        first: Value | None = receiver
+        if "classmethod" in decorators:
+            first = receiver if isinstance(receiver, Class) else self._class_of(receiver, st) or owner
+        elif "staticmethod" in decorators or isinstance(receiver, Class):
+            first = None
+        return Func(node, id(node), owner.module, owner.closure, first, owner)
 
     def get_attr(self, base: Value, name: str, node: ir.Node, st: State, called: bool = False) -> Results:
         written = st.attr(base, name)
@@ -133,7 +139,7 @@ class Classes(Statements):
             return [(base.module.lookup(name) or Sym("global", (base.path, name), name), st)]
         if isinstance(base, Class):
             method = self.find_method(base, name)
-            return [(self.bind_method(*method, None, st) if method else Sym("attr", (base, name), name), st)]
+            return [(self.bind_method(*method, base, st) if method else Sym("attr", (base, name), name), st)]
         if isinstance(base, Super):
             cls = self._class_of(base.receiver, st) or base.owner
             method = self.find_method(cls, name, after=base.owner) or self.find_method(
@@ -242,8 +248,6 @@ class Classes(Statements):
         bound = self.bind_method(definition, owner, base, st)
         if self._is_property(definition):
             return self.call_value(bound, Args(), node, st)
-        if any(isinstance(d, ir.Name) and d.id == "classmethod" for d in definition.decorators):
-            return [(self.bind_method(definition, owner, cls, st), st)]
         return [(bound, st)]
 
     def _is_property(self, definition: ir.FunctionDef) -> bool:
@@ -286,10 +290,14 @@ class Classes(Statements):
         if kind == "module" and within:
             return [(instance, st)]  # the parts of a part are not told apart
         found = self.find_method(cls, "__init__")
-        if found is None or kind == "optimizer":
+        if found is None:
             self._dataclass_fields(cls, instance, args, st)
             return [(instance, st)]
         bound = self.bind_method(*found, instance, st)
+        if kind == "optimizer":
+            self.note_kinds(bound, args, st)
+            self._dataclass_fields(cls, instance, args, st)
+            return [(instance, st)]
         results: Results = [(instance, path) for _, path in self.call_value(bound, args, node, st)]
         if cls.closure and self.hears(Constructed):  # a class inside of a function is no root
             for _, path in results:

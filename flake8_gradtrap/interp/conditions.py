@@ -32,6 +32,14 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.interp.windows import Windows
 
+
+def _power(base: float, exponent: float) -> Any:
+    """A power of numbers. Raises ArithmeticError where it would be a huge integer, or no number."""
+    if abs(base) > 1024 or abs(exponent) > 64 or isinstance(result := base**exponent, complex):
+        raise ArithmeticError
+    return result
+
+
 FOLD: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -39,6 +47,7 @@ FOLD: dict[str, Callable[[Any, Any], Any]] = {
     "/": operator.truediv,
     "//": operator.floordiv,
     "%": operator.mod,
+    "**": _power,
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,

@@ -161,6 +161,8 @@ class Core:
         """Unknowns that unknown code computed from something with history."""
         self.kinds: dict[Value, str] = {}
         """The kinds of unknowns that are known by where they come from: a module's submodule."""
+        self._kinds_of_names: dict[str, tuple[str, str]] = {}
+        """For a name, the kind of thing that is called so in this file, and anywhere."""
         self.handed_kinds: dict[tuple[int, str], set[str]] = {}
         """For each parameter of a function that was called visibly, the kinds of its arguments."""
         self.data: set[Value] = set()
@@ -185,6 +187,8 @@ class Core:
         self.liveness: dict[int, Liveness] = {}
         self.runs = 0
         """How many roots were run so far."""
+        self.began = 0
+        """The last identity that was given before the root that is running."""
         self.at = 0
         """The statement or expression that is evaluated, by its identity."""
         self.statement = 0
@@ -301,7 +305,8 @@ class Core:
     def kind(self, value: Value, st: State) -> str:
         """What kind of thing a value is: a record's kind, or what protocol and name say of an unknown."""
         if isinstance(value, Ref):
-            return st.heap[value.oid].kind if value.oid in st.heap else ""
+            record = st.heap.get(value)
+            return "" if record is None else record.kind
         if isinstance(value, Const):
             return "const"
         if isinstance(value, Tup):
@@ -321,28 +326,40 @@ class Core:
         return part
 
     def kind_of_unknown(self, value: Sym) -> str:
-        if value in self.kinds:
-            return self.kinds[value]
+        known = self.kinds.get(value)
+        if known is not None:
+            return known
         name = value.name
         if not name:
             return ""
+        found = self._kinds_of_names.get(name)
+        if found is None:
+            found = self._kinds_of_names[name] = self._kind_of_name(name)
+        kind, by_name = found
+        return "" if by_name == "tensor" and setting(value) else kind
+
+    def _kind_of_name(self, name: str) -> tuple[str, str]:
+        """What kind of thing is called so here, by what is done with it; and by the name alone."""
         by_name = self.know.kind_by_name(name)
-        if by_name == "tensor" and setting(value):
-            return ""
         done = self.module.protocol.get(name)
-        if done:
-            kind = self.know.kind_by_protocol(done)
-            if kind == "tensor" and done & {"parameters", "named_parameters"} and not done & {"backward", "item"}:
-                return by_name or "module"  # `model.requires_grad_(True)`
-            if kind == "tensor" and done & {"step", "module", "save_checkpoint", "parameters", "prepare"}:
-                return by_name or "engine"
-            if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
-                return by_name
-            if kind:
-                return kind
-            if by_name == "optimizer" and not done & {"step", "zero_grad", "param_groups"}:
-                return ""
-        return by_name
+        if not done:
+            return by_name, by_name
+        kind = self.know.kind_by_protocol(done)
+        if kind == "tensor" and done & {"parameters", "named_parameters"} and not done & {"backward", "item"}:
+            return by_name or "module", by_name  # `model.requires_grad_(True)`
+        if kind == "tensor" and done & {"step", "module", "save_checkpoint", "parameters", "prepare"}:
+            return by_name or "engine", by_name
+        if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
+            return by_name, by_name
+        if not kind and by_name == "optimizer" and not done & {"step", "zero_grad", "param_groups"}:
+            return "", by_name
+        return kind or by_name, by_name
+
+    def note_kinds(self, func: Func, args: Args, st: State) -> None:
+        """Note what kinds of things a visible call hands over."""
+        names = [param.name for param in func.node.params][func.receiver is not None :]
+        for name, value in (*zip(names, args.pos, strict=False), *args.kw.items()):
+            self.handed_kinds.setdefault((func.ident, name), set()).add(self.kind(value, st))
 
     def is_tensor(self, value: Value, st: State) -> bool:
         return isinstance(value, Ref | Sym) and self.kind(value, st) == "tensor"
@@ -531,7 +548,7 @@ class Core:
                 tensor = st.tensor(part)
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
-                if isinstance(part, Ref) or (isinstance(part, Sym) and self.kind(part, st)):
+                if isinstance(part, Ref) or (isinstance(part, Sym) and (self.kind(part, st) or named_loss(part))):
                     kept = measured and (isinstance(st.record(part), Mapping) or self.kind(part, st) == "tensor")
                     things.append(Thing(part, getattr(part, "name", ""), harmless or kept or self._harmless(part, st)))
                 if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
@@ -551,6 +568,8 @@ class Core:
         self.steps += amount
         if self.limit < math.inf:
             self.helped += amount
+        elif self.steps < self.budget // 8:
+            return
         own = self.steps - self.helped
         if own > self.budget // 8 or self.steps > 2 * self.budget // 5:
             self.merger.narrow = True

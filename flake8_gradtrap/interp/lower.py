@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.places import Bare
-from flake8_gradtrap.source import SourceError, deep, identifiers
-from flake8_gradtrap.traits import traits
+from flake8_gradtrap.source import SourceError, deep
 
 if TYPE_CHECKING:
     from flake8_gradtrap.source import Slice
@@ -168,7 +167,7 @@ class _Lower:
             None if node.returns is None else self.unit.places.text(node.returns),
             isinstance(node, ast.AsyncFunctionDef),
             "yield" in text and _yields(node.body),
-            identifiers(text) | traits((node,), text),
+            unit.mentions(node),
             lambda: deep(lambda: _Lower(unit).block(node.body)),
             origin=node,
             unit=unit,

@@ -266,6 +266,7 @@ class Machine(Methods):
         self.steps = 0
         self.outermost = (0, 0)
         self.runs += 1
+        self.began = self.counter
         self.merger.narrow = self.merger.single = False
         self.merger.apart.clear()
         self.idle.clear()
@@ -526,8 +527,6 @@ class Machine(Methods):
 
     def _method(self, instance: Value, method: ir.FunctionDef, owner: Class, start: State) -> None:
         bound = self.bind_method(method, owner, instance, start)
-        if not isinstance(bound, Func):
-            return
         paths = self.root(bound, start.fork())
         for path in paths[:3]:
             if self._keeps_iterator(instance, path):

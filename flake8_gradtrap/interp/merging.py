@@ -177,12 +177,12 @@ class Merger:
         if tensor is None or not isinstance(value, Ref):
             live = "likely" if value in self.core.likely else "data" if value in self.core.data else "unknown"
             return frozenset({live} if not isinstance(value, Sym) or self.core.kind(value, st) else ())
-        known = self._outlines.get(value.oid)
+        known = self._outlines.get(value)
         if known is not None and known[0] is tensor:
             return known[1]
-        if value.oid in within or len(within) > 200:
+        if value in within or len(within) > 200:
             return frozenset()
-        within.add(value.oid)
+        within.add(value)
         found: set[Hashable] = set()
         for parent in tensor.parents:
             found |= self._outline(parent, st, within)
@@ -203,8 +203,8 @@ class Merger:
         if tensor.saves:
             found.add("saves")
         outline = frozenset(found) if len(found) < _WIDE else frozenset({value})
-        self._outlines[value.oid] = tensor, outline
-        within.discard(value.oid)
+        self._outlines[value] = tensor, outline
+        within.discard(value)
         return outline
 
 
@@ -303,22 +303,23 @@ class _Pair:
 
     def _known_apart(self) -> bool:
         """Whether something that kept other pairs apart does so with this one: a look at few things, before at all."""
+        a, b = self.a, self.b
+        held: dict[str, tuple[dict[Any, dict[Any, Any]], dict[Any, dict[Any, Any]]]]
+        held = {"name": (a.envs, b.envs), "attribute": (a.overlay, b.overlay), "memory": (a.mem, b.mem)}
         for what, where, key in self.merger.apart:
-            if self._kept_apart(what, where, key):
+            ours, others = held[what]
+            mine, theirs = ours.get(where, _NOTHING), others.get(where, _NOTHING)
+            if mine is theirs:
+                continue
+            x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
+            if x is not y and x != y and self._kept_apart(what, where, key, x, y):
                 self._differ(what, where, key)
                 return True
         return False
 
-    def _kept_apart(self, what: str, where: Any, key: Any) -> bool:
+    def _kept_apart(self, what: str, where: Any, key: Any, x: Any, y: Any) -> bool:
+        """Whether the paths may not disagree on what they hold in a place."""
         a, b = self.a, self.b
-        held: tuple[dict[Any, dict[Any, Any]], dict[Any, dict[Any, Any]]]
-        held = (a.envs, b.envs) if what == "name" else (a.overlay, b.overlay) if what == "attribute" else (a.mem, b.mem)
-        mine, theirs = held[0].get(where, _NOTHING), held[1].get(where, _NOTHING)
-        if mine is theirs:
-            return False
-        x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
-        if x is y or x == y:
-            return False
         if what == "name":
             return not self._may_bind(key, x, y)
         if what == "attribute":
@@ -331,7 +332,7 @@ class _Pair:
 
     def _unshared(self, holder: Value) -> bool:
         """Whether something exists on one of the paths only: nothing is lost if it is kept as it is."""
-        return isinstance(holder, Ref) and ((holder.oid in self.a.heap) != (holder.oid in self.b.heap))
+        return isinstance(holder, Ref) and ((holder in self.a.heap) != (holder in self.b.heap))
 
     # -- what may be merged -------------------------------------------------------------------------------------------
 
@@ -369,7 +370,7 @@ class _Pair:
 
     def _lose(self, value: Value, st: State) -> None:
         if isinstance(value, Ref) and isinstance(st.record(value), Thingy) and self.core.kind(value, st) in _TRAINED:
-            self.lost.add(value.oid)
+            self.lost.add(value)
 
     def _alike(self, name: Hashable, x: Value, y: Value) -> bool:
         """Whether one value may stand for two."""
@@ -415,7 +416,7 @@ class _Pair:
         """Note that two things are alike but for their names, if they are: two optimizers of the same parameters."""
         if not isinstance(x, Ref) or not isinstance(y, Ref) or x == y:
             return False
-        if (x.oid, y.oid) in self.renamed:
+        if (x, y) in self.renamed:
             return True
         one, two = self.a.record(x), self.b.record(y)
         if not isinstance(one, Thingy) or not isinstance(two, Thingy) or one.kind not in _ALIKE:
@@ -424,9 +425,9 @@ class _Pair:
             return False
         if one.what != two.what and one.kind == "lossfn" and self.level < Level.SOFT:
             return False  # what is given to one loss may be wrong for the other
-        if x.oid in self.b.heap or y.oid in self.a.heap:
+        if x in self.b.heap or y in self.a.heap:
             return False
-        self.renamed[x.oid, y.oid] = Ref(self.core.fresh())
+        self.renamed[x, y] = Ref(self.core.fresh())
         return True
 
     def _records(
@@ -522,7 +523,7 @@ class _Pair:
         return value.meet(other) if type(other) is type(value) else NotImplemented
 
     def _new_names(self) -> Iterable[int]:
-        return [ref.oid for ref in self.renamed.values()]
+        return self.renamed.values()
 
     # -- merging ------------------------------------------------------------------------------------------------------
 
@@ -555,11 +556,11 @@ class _Pair:
         total = (_number(x) and isinstance(two, Tensor)) or (_number(y) and isinstance(one, Tensor))
         if (both and one.is_number is two.is_number) or total or self._tensor_or_unknown(x, y):  # type: ignore[union-attr]
             return self._new(result, self._phi(one, two, x, y))
-        if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x.oid, y.oid))) is not None:
+        if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x, y))) is not None:
             assert isinstance(one, Thingy)
             assert isinstance(two, Thingy)
             same = one.what == two.what or one.kind != "lossfn"
-            result.heap[new.oid] = one if same else replace(one, what="")
+            result.heap[new] = one if same else replace(one, what="")
             return new
         if isinstance(one, Thingy) and isinstance(two, Thingy) and one.kind == two.kind in _ALIKE:
             return self._new(  # made in one way or another, it is still an optimizer of these parameters
@@ -641,7 +642,7 @@ def _renamed(inner: dict[Hashable, Any], names: dict[int, Ref]) -> dict[Hashable
 
 def _with_names(key: Hashable, names: dict[int, Ref]) -> Hashable:
     if isinstance(key, Ref):
-        return names.get(key.oid, key)
+        return names.get(key, key)
     if isinstance(key, tuple):
         return tuple(_with_names(part, names) for part in key)
     return key

@@ -129,18 +129,18 @@ class State:
 
     def replace(self, ref: Ref, record: Record) -> None:
         """Give an object that exists another record."""
-        self.heap[ref.oid] = record
-        self.changed[ref.oid] = record
+        self.heap[ref] = record
+        self.changed[ref] = record
 
     @property
     def frame(self) -> Frame:
         return self.frames[-1]
 
     def record(self, value: Value | None) -> Record | None:
-        return self.heap.get(value.oid) if isinstance(value, Ref) else None
+        return self.heap.get(value) if isinstance(value, Ref) else None
 
     def tensor(self, value: Value | None) -> Tensor | None:
-        record = self.heap.get(value.oid) if isinstance(value, Ref) else None
+        record = self.heap.get(value) if isinstance(value, Ref) else None
         return record if isinstance(record, Tensor) else None
 
     def behind(self, value: Value | None, ops: Container[str] = ("pass",)) -> Tensor | None:
@@ -190,7 +190,7 @@ def collect(state: State) -> None:
         if any(oid not in reached for key in inner for oid in oids(key)):
             kept = {key: value for key, value in inner.items() if all(oid in reached for oid in oids(key))}
             state.mem[code] = kept
-    for holder in [holder for holder in state.overlay if isinstance(holder, Ref) and holder.oid not in reached]:
+    for holder in [holder for holder in state.overlay if isinstance(holder, Ref) and holder not in reached]:
         del state.overlay[holder]
     for oid in [oid for oid in state.changed if oid not in reached]:
         del state.changed[oid]
@@ -210,7 +210,7 @@ def _parts(record: Record) -> list[Value]:
 
 def oids(key: Hashable) -> list[int]:
     if isinstance(key, Ref):
-        return [key.oid]
+        return [key]
     if isinstance(key, tuple):
         found: list[int] = []
         for part in key:

@@ -325,7 +325,9 @@ class TorchModel(Wrappers):
         record = st.record(scaler)
         if isinstance(scaler, Ref) and isinstance(record, Thingy):  # `enabled=args.amp`
             st.replace(scaler, replace(record, args=(enabled,) if isinstance(enabled, Sym | Api) else ()))
-        self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled)), st)
+        numbers = [arg for arg in args.pos[:2] if isinstance(arg, Const) and arg.type in (int, float)]
+        chosen = bool(numbers) or "init_scale" in args.kw
+        self.emit(ScalerMade(self.site(node, st), self.thing(scaler), *self.switched(enabled), chosen), st)
         return scaler
 
     def _make_scheduler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -534,8 +536,9 @@ class TorchModel(Wrappers):
     # -- tensors ------------------------------------------------------------------------------------------------------
 
     def _factory(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        trainable = args.kw.get("requires_grad") == TRUE
-        return self.make_tensor("param" if trainable else "leaf", (), node, st, how=name.rpartition(".")[2])
+        trainable = args.kw.get("requires_grad", FALSE)
+        op = "param" if trainable == TRUE else "leaf" if isinstance(trainable, Const) else "data"
+        return self.make_tensor(op, (), node, st, how=name.rpartition(".")[2])
 
     def _hard(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         return self.make_tensor("hard", tuple(args.pos[:2]), node, st, how=name.rpartition(".")[2])

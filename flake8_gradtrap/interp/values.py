@@ -69,10 +69,6 @@ class Ref(int, Value):
 
     __slots__ = ()
 
-    @property
-    def oid(self) -> int:
-        return int(self)
-
     def __repr__(self) -> str:
         return f"Ref({int(self)})"
 
