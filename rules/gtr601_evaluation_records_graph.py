@@ -24,8 +24,8 @@ hooks on a module that a base class made out of sight; functions that adapt a mo
 
 A function that evaluates through several helpers is reported once.
 
-The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates, and is no helper
-that the training may call, too; then it changes no value.
+The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates, and is no
+helper that the training may call, too; then it changes no value.
 
 ## Trap
 
