@@ -240,7 +240,9 @@ class Modes(Core):
         module = st.frame.func.module if st.frame.func is not None else self.module
         origin = module.imports.get(root, (root, None, 0))[0].partition(".")[0]
         if isinstance(entered, Sym) and origin not in _PLAIN_CONTEXTS and not _RECORDS.search(self.label(node)):
-            st.conds[IN_DOUBT] = True
+            st.conds[IN_DOUBT] = "unseen"
+            if st.mode is False:
+                st.mode = None  # it may turn them on
 
     def enter_context(self, context: Value, st: State) -> bool:
         """Whether a value is a context that sets the gradient mode; then it does."""
