@@ -263,6 +263,8 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
             watch.put(steps, watch.get(steps, frozenset()) | {event.site.node})
         for key, filled in tagged(watch, "filled"):
             if not concerns(watch, filled.owners, owners):
+                if overlap(filled.owners, owners) is None:
+                    watch.drop(key)  # an optimizer of nobody knows what: they may be used now
                 continue
             watch.drop(key)
             self.stepped(filled, event, running)

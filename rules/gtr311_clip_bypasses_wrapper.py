@@ -80,6 +80,7 @@ from flake8_gradtrap.events import (
     Backpropagated,
     Cleared,
     Clipped,
+    Escaped,
     Site,
     Stepped,
     Thing,
@@ -142,6 +143,14 @@ class ClipBypassesWrapper(MeetsOptimizers):
             for key, _ in tagged(watch, "scaled"):
                 watch.drop(key)
         settle(watch, meet(watch, event.optimizer, event.owners), "scaled")
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        """Unseen code that gets the accelerator may unscale with it."""
+        keys = {thing.key for thing in event.things}
+        for key, _ in tagged(watch, "scaled"):
+            if key[2] in keys:
+                watch.drop(key)
 
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:

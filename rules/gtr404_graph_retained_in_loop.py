@@ -59,6 +59,7 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -68,12 +69,15 @@ from flake8_gradtrap.events import (
     Escaped,
     FileEnded,
     FunctionLeft,
+    IterationStarted,
     RunEnded,
     Site,
     Stepped,
 )
-from flake8_gradtrap.gradients import InLoops, graph_of, quoted, tagged
+from flake8_gradtrap.gradients import InLoops, forget, graph_of, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
+
+LOGS = re.compile(r"log|print|info|write|add_scalar|update|append|set_postfix|step$|save", re.IGNORECASE)
 
 
 @dataclass
@@ -122,6 +126,7 @@ class GraphRetainedInLoop(InLoops):
             known.partial = known.partial or event.partial
             known.used = known.used or known.loop != loop
             watch.put(("walked", place), graph)
+            watch.put(("open", place), True)
 
     @on(Differentiated)
     def differentiated(self, event: Differentiated, watch: Watch) -> None:
@@ -130,6 +135,13 @@ class GraphRetainedInLoop(InLoops):
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
         self.use(frozenset(thing.key for thing in event.things))
+        if not LOGS.search(event.to):
+            for key, _ in tagged(watch, "open"):  # its graph may be shared: a penalty of the same outputs
+                self.retained[key[1]].used = True
+
+    @on(IterationStarted)
+    def iteration(self, event: IterationStarted, watch: Watch) -> None:
+        forget(watch, "open")
 
     @on(FunctionLeft)
     def returned(self, event: FunctionLeft, watch: Watch) -> None:

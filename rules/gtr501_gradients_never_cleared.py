@@ -226,7 +226,8 @@ class GradientsNeverCleared(Waiting, InLoops):
         keys = {thing.key for thing in event.things}
         for key, applied in tagged(watch, "applied"):
             if key[1] in keys or touches(watch, event, applied.owners, applied.walked):
-                watch.drop(key)
+                watch.drop(key)  # they may be cleared there: on this path, and where a condition says so
+                watch.put(("clearing", key[1]), Clearing(applied.steps, applied.loops))
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:

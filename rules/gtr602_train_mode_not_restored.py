@@ -151,6 +151,9 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
                     self.use(value, watch)
                 else:
                     watch.drop(key)
+        for key, trained in tagged(watch, "trained"):
+            if any(thing.key in trained.mark.parts for thing in event.things) and not INFERS.search(event.to):
+                watch.drop(key)  # it may be put into training mode before the step
 
     @on(Forwarded)
     def forward(self, event: Forwarded, watch: Watch) -> None:

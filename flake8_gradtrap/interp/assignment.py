@@ -133,9 +133,15 @@ class Assignment(Expressions):
             return paths
         return [st]
 
-    def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
-        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
+    def _call(self, value: Value, name: str) -> None:
+        """Call an unknown by the name to which it is bound; what was called a loss once, stays one."""
+        if not isinstance(value, Sym) or value.name == "loss":
+            return
+        if (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name
+
+    def _bind(self, name: str, value: Value, st: State, node: ir.Node) -> None:
+        self._call(value, name)
         env = self._home(name, st)
         before = st.envs.get(env, {}).get(name)
         self._watch_total(before, value, Thing(value, name), st, node)
@@ -212,8 +218,7 @@ class Assignment(Expressions):
         self._watch_total(old, value, Thing(value, self.label(target)), st, node)
         if st.stamp:
             note_carrier(old, value, self.label(target), self.site(node, st), st, outlives=True)
-        if isinstance(value, Sym) and (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
-            value.name = name
+        self._call(value, name)
         self.attribute_set(base, name, value, st, node, target)
         self.progress_bound(name, value, target, st)
         self.state_assigned(base, name, target, st)

@@ -85,8 +85,9 @@ class Borders:
         if tensor.op == "hard" and op in _OPPOSITE and len(tensor.parents) == 2:
             left, right = tensor.parents
             op = op if holds else _OPPOSITE[op]
-            yield self.base(left), (op, right)
-            yield self.base(right), (_MIRRORED[op], left)
+            for one, sign, other in ((left, op, right), (right, _MIRRORED[op], left)):
+                if isinstance(other, Const) or self.state.tensor(one) is not None:  # else it is a bound: a number
+                    yield self.base(one), (sign, other)
         elif tensor.op == "hard" and (name == "logical_not" or name.startswith("~") or len(tensor.parents) == 1):
             if name not in ("isnan", "isinf", "isfinite", "any", "all", "nonzero"):
                 negated = name == "logical_not" or name not in ("bool", "to")

@@ -212,7 +212,8 @@ class Calls(Classes):
     def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
         """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
-        mode = None if st.mode and self.frozen(module, st) else st.mode
+        doubtful = st.conds.get(IN_DOUBT) == "unseen" or self.frozen(module, st)
+        mode = None if st.mode and doubtful else st.mode
         output = self.make_tensor(
             "forward", (value, *inputs), node, st, owner=module, how=self._called(node), saves=True, mode=mode
         )

@@ -63,6 +63,9 @@ class Knowledge:
         self.names: list[tuple[str, re.Pattern[str]]] = [
             (kind, re.compile(text)) for kind, text in data["names"].items()
         ]
+        self.conventions: dict[str, re.Pattern[str]] = {
+            key: re.compile(text) for key, text in data["conventions"].items()
+        }
 
     @lru_cache(maxsize=20_000)  # noqa: B019 - one instance lives as long as the process
     def canonical(self, name: str) -> str:

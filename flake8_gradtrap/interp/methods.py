@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
@@ -25,6 +24,7 @@ from flake8_gradtrap.events import (
     Unscaled,
     Weights,
 )
+from flake8_gradtrap.gradients import TORCH_CLIPS
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.conditions import OBJECTS
@@ -52,15 +52,15 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
+_GRAPHS = frozenset({"dgl", "torch_geometric", "torch_cluster", "ogb", "graphbolt"})
+"""Packages whose batches are graphs: their `to` may work in place."""
+
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
     "add_scalar add_scalars log_metrics set_description set_postfix format join split keys items values get copy "
     "get_last_lr set_epoch write add_image add_histogram".split()
 )
 
-
-_TRAINS = re.compile(r"^(step|fit|update)$|backward|optimi[sz]e|minimi[sz]e|(^|_)train_(step|batch|one)")
-"""What a method of a module is called that may step and clear by itself, if it cannot be seen."""
 
 _SCALE_SETTINGS = frozenset(
     f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
@@ -75,11 +75,7 @@ _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 
 _DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
 """Words of an optimizer's `step` that calls another one's."""
-_NO_TENSOR = re.compile(r"graph|data|batch|sample|encod|token|feed|inputs?_dict|^(g|bg|ex|example)s?$", re.IGNORECASE)
-"""Names of elements of a batch that may be objects of another library, which `to` moves in place."""
-_PARTS = re.compile(r"modules|param|trainable|unwrap")
-"""Names of methods that hand out what somebody has already: other names may stand for the same parameters."""
-_PREPARES = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "zero_grad"})
+_PREPARES = TORCH_CLIPS | {"zero_grad"}
 """Words of a step that limits or clears the gradients itself."""
 
 
@@ -118,7 +114,8 @@ class Methods(Containers):
             and isinstance(receiver, Sym)
             and st.tensor(args.pos[0]) is not None
         )
-        if name == "backward" and args.pos and self._called(node).rpartition(".")[0].endswith("tape"):
+        tape = self.know.conventions["tape"]
+        if name == "backward" and args.pos and tape.search(self._called(node).rpartition(".")[0]):
             self.escape(args.all(), node, st, name)  # another library's: it keeps gradients of its own
             return [(NONE, st)]
         if name == "backward" and args.pos and (kind != "tensor" or handed):
@@ -151,6 +148,8 @@ class Methods(Containers):
             return entry
         if name == "load_state_dict":
             self.restored(receiver, "", node, st)
+        if name == "train" and not args.pos:
+            self.set_mode(receiver, name, args, node, st)  # nothing else says that it is a module
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -191,9 +190,14 @@ class Methods(Containers):
         result = self._unknown_result(name if name != "__call__" else getattr(receiver, "name", ""), args, st)
         if name == "__call__":
             self.note_output(receiver, result, node, st)
-        elif _PARTS.search(name):
-            self.handed_out.add(result)
+        else:
+            self._note_handed_out(name, result)
         return result
+
+    def _note_handed_out(self, name: str, value: Value) -> None:
+        """Note what a method returned that hands out what somebody has already."""
+        if self.know.conventions["hands_out"].search(name):
+            self.handed_out.add(value)
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -215,9 +219,12 @@ class Methods(Containers):
             return False
         if tensor.op == "phi":
             return all(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
-        if tensor.op in ("op", "pass") and tensor.how.isidentifier() and tensor.how != "unpacked":
+        element = tensor.how == "element"
+        if tensor.op in ("op", "pass") and tensor.how.isidentifier() and tensor.how != "unpacked" and not element:
             return True
         inner = any(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
+        if element or tensor.how == "autograd.grad":
+            return inner or not element
         return tensor.op in ("leaf", "param", "hard", "grad") or (inner and tensor.op not in ("forward", "call"))
 
     def _from_loader(self, value: Value) -> bool:
@@ -226,7 +233,9 @@ class Methods(Containers):
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
-        if _NO_TENSOR.search(value.name):
+        if self.know.conventions["no_tensor"].search(value.name):
+            return False
+        if any(source.partition(".")[0] in _GRAPHS for source, _, _ in self.module.imports.values()):
             return False
         used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
@@ -646,7 +655,7 @@ class Methods(Containers):
                 Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st
             )
             return [(self.unknown(name), st)]
-        if _TRAINS.search(name):
+        if self.know.conventions["trains"].search(name):
             return None
         if name == "__call__":
             for arg in args.all():
@@ -660,8 +669,7 @@ class Methods(Containers):
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         value = self.unknown(name)
         self.likely.add(value)
-        if _PARTS.search(name):
-            self.handed_out.add(value)
+        self._note_handed_out(name, value)
         return [(value, st)]
 
     def on_lossfn(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:

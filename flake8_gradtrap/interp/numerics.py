@@ -10,7 +10,7 @@ from flake8_gradtrap.interp.activations import Activations
 from flake8_gradtrap.interp.borders import Borders
 from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.rewrapping import Rewrapping
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import Value
 
 
@@ -69,7 +69,7 @@ class Numerics(Rewrapping):
                 expects,
                 self.thing(given, node.args[0].value if isinstance(node, ir.Call) and node.args else None),
                 made,
-                self.provenance(st).history(given) if st.mode is not False else False,
+                self.provenance(st).history(given) if st.mode is not False and IN_DOUBT not in st.conds else False,
                 made is None and activations.unseen(given),
             ),
             st,

@@ -15,6 +15,7 @@ from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     TRUE,
     Api,
+    Const,
     Listing,
     Sym,
     Value,
@@ -115,8 +116,10 @@ class Rewrapping(Iteration):
         source = args.get(0, "data")
         if source is None:
             return self.make_tensor("leaf", (), node, st)
-        trainable = args.get(1, "requires_grad") == TRUE
-        if not trainable:
+        trainable = args.get(1, "requires_grad")
+        if trainable is not None and not isinstance(trainable, Const):
+            return self.make_tensor("data", (), node, st, how="Variable")  # a leaf, or the tensor itself
+        if trainable != TRUE:
             return (
                 source
                 if st.tensor(source) is not None

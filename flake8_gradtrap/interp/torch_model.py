@@ -536,8 +536,9 @@ class TorchModel(Wrappers):
     # -- tensors ------------------------------------------------------------------------------------------------------
 
     def _factory(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
-        trainable = args.kw.get("requires_grad") == TRUE
-        return self.make_tensor("param" if trainable else "leaf", (), node, st, how=name.rpartition(".")[2])
+        trainable = args.kw.get("requires_grad", FALSE)
+        op = "param" if trainable == TRUE else "leaf" if isinstance(trainable, Const) else "data"
+        return self.make_tensor(op, (), node, st, how=name.rpartition(".")[2])
 
     def _hard(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         return self.make_tensor("hard", tuple(args.pos[:2]), node, st, how=name.rpartition(".")[2])

@@ -78,8 +78,11 @@ class Weighing:
                 self._weigh(value)
                 return None
             return self._most(parts, share, depth)
-        # Not one of several values, nor what unseen code computed, which may have divided it.
-        return share if "loss" in value.name.lower() and value.op not in ("joined", "call") else None
+        if value.op == "joined" or "loss" not in value.name.lower():
+            return None  # joined: of several values
+        known = self.provenance
+        # What unseen code computed may have been divided there; what a model returns is not.
+        return share if value.op != "call" or value in known.likely - known.handed_out else None
 
     def _most(self, values: tuple[Value, ...], share: float | None, depth: int) -> float | None:
         found = [self._share(value, share, depth + 1) for value in values]
