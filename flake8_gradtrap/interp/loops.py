@@ -27,7 +27,6 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.interp.windows import counted_and_reset
 
-
 EACH = 8
 """A loop over known models, optimizers or parameters meets so many of them one by one."""
 

@@ -25,7 +25,7 @@ class Weighing:
 
     def weights(self, loss: Value) -> Weights:
         share = self._share(loss, 1.0, 0)
-        uneven = _uneven(self.state, loss, frozenset()) if self.ragged else frozenset()
+        uneven = _uneven(self.state, loss, frozenset(), 0, {}) if self.ragged else frozenset()
         return Weights(share, frozenset(self.by), uneven)
 
     def _share(self, value: Value, share: float | None, depth: int) -> float | None:
@@ -124,8 +124,23 @@ class Weighing:
                 stack.extend(part.items)
 
 
-def _uneven(state: State, value: Value, by: frozenset[Hashable], depth: int = 0) -> frozenset[frozenset[Hashable]]:
+_Weights = frozenset[Hashable]
+_Means = frozenset[_Weights]
+
+
+def _uneven(
+    state: State, value: Value, by: _Weights, depth: int, known: dict[tuple[Value, _Weights], _Means]
+) -> _Means:
     """What weighs each mean below a value that is over another number in each batch; `by`: what weighs the value."""
+    if (value, by) not in known:
+        known[value, by] = frozenset()
+        known[value, by] = _uneven_below(state, value, by, depth, known)
+    return known[value, by]
+
+
+def _uneven_below(
+    state: State, value: Value, by: _Weights, depth: int, known: dict[tuple[Value, _Weights], _Means]
+) -> _Means:
     tensor = state.tensor(value)
     if tensor is None or depth > _DEEP or tensor.op in CUTS or tensor.is_number:
         return frozenset()
@@ -133,12 +148,12 @@ def _uneven(state: State, value: Value, by: frozenset[Hashable], depth: int = 0)
         return frozenset({by})
     if tensor.op in ("mul", "div") and len(tensor.parents) == 2:
         left, right = tensor.parents
-        found = _uneven(state, left, by | _weighers(right), depth + 1)
-        return found if tensor.op == "div" else found | _uneven(state, right, by | _weighers(left), depth + 1)
+        found = _uneven(state, left, by | _weighers(right), depth + 1, known)
+        return found if tensor.op == "div" else found | _uneven(state, right, by | _weighers(left), depth + 1, known)
     if tensor.op == "pass" and tensor.how in ("sum", ".sum()"):
         return frozenset()  # of several means: they may be those of the whole window
     if tensor.op in ("add", "sub", "neg", "scale", "pass", "phi", "forward"):
-        return frozenset().union(*(_uneven(state, part, by, depth + 1) for part in tensor.parents))
+        return frozenset().union(*(_uneven(state, part, by, depth + 1, known) for part in tensor.parents))
     return frozenset()
 
 
@@ -180,41 +195,57 @@ _SAME_SIZE = frozenset(
 """Views and copies with as many elements."""
 
 
-def summed(state: State, loss: Value, depth: int = 0) -> Site | None:
+def summed(state: State, loss: Value) -> Site | None:
     """Where a loss is summed over the batch, if nothing then weighs or averages the sum."""
+    return _summed(state, loss, 0, set())
+
+
+def _summed(state: State, loss: Value, depth: int, seen: set[Value]) -> Site | None:
     tensor = state.tensor(loss)
-    if tensor is None or depth > _DEEP or not tensor.parents:
+    if tensor is None or depth > _DEEP or not tensor.parents or loss in seen:
         return None
+    seen.add(loss)
     if tensor.reduction == "sum":
         return tensor.site
     if tensor.op in ("mul", "div"):
         left, right = tensor.parents[0], tensor.parents[-1]
         for value, other in ((left, right), (right, left)) if tensor.op == "mul" else ():
             if isinstance(other, Const) and isinstance(other.value, int | float) and abs(other.value) >= 1:
-                return summed(state, value, depth + 1)
+                return _summed(state, value, depth + 1, seen)
         return None
     if tensor.op == "forward" and tensor.parents[0] != Const.of(None):
-        return summed(state, tensor.parents[0], depth + 1)
+        return _summed(state, tensor.parents[0], depth + 1, seen)
     if tensor.op == "pass" and tensor.how == ".sum()":
         inner = state.tensor(tensor.parents[0])
         if inner is not None and inner.reduction == "none":
             return tensor.site
     if tensor.op in ("add", "sub", "neg", "scale"):
-        found = (summed(state, part, depth + 1) for part in tensor.parents)
+        found = (_summed(state, part, depth + 1, seen) for part in tensor.parents)
         return next((site for site in found if site is not None), None)
     return None
 
 
-def unreduced(state: State, loss: Value, depth: int = 0) -> Tensor | None:
+def unreduced(state: State, loss: Value) -> Tensor | None:
     """The loss function that made a loss for each sample, if nothing reduces them."""
+    return _unreduced(state, loss, 0, {})
+
+
+def _unreduced(state: State, loss: Value, depth: int, known: dict[Value, Tensor | None]) -> Tensor | None:
+    if loss not in known:  # many ways lead down to what several paths have in common
+        known[loss] = None
+        known[loss] = _not_reduced(state, loss, depth, known)
+    return known[loss]
+
+
+def _not_reduced(state: State, loss: Value, depth: int, known: dict[Value, Tensor | None]) -> Tensor | None:
     tensor = state.tensor(loss)
     if tensor is None or depth > _DEEP or not tensor.parents:
         return None
     if tensor.op == "op":
         return tensor if tensor.reduction == "none" else None
     if tensor.op == "forward":
-        return unreduced(state, tensor.parents[0], depth + 1)
-    found = [unreduced(state, part, depth + 1) for part in tensor.parents]
+        return _unreduced(state, tensor.parents[0], depth + 1, known)
+    found = [_unreduced(state, part, depth + 1, known) for part in tensor.parents]
     if tensor.op in ("add", "sub", "mul", "div", "neg", "scale"):
         return next((one for one in found if one is not None), None)
     if tensor.op == "phi" or (tensor.op == "pass" and len(found) == 1 and tensor.how.strip(".()") in _SAME_SIZE):
