@@ -226,7 +226,8 @@ def _finding(report: Report, source: SourceFile) -> Finding | None:
         own = [step for step in trace if step.filename == source.path]
         if rule.at_definition or not own:
             return None
-        trace.append(Step("it happens here", *place))
+        if not any((step.filename, step.span) == place for step in trace[-1:]):
+            trace.append(Step("it happens here", *place))
         site: Site | None = report.site
         while place is not None and site is not None and place[0] != source.path:
             site = site.caller

@@ -270,6 +270,32 @@ class SourceFile:
                 waiting.extend(getattr(node, block, ()))
         return frozenset(found)
 
+    @cached_property
+    def stored(self) -> frozenset[str]:
+        """The attributes that are assigned anywhere."""
+        nodes = ast.walk(self.tree)
+        return frozenset(
+            node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        )
+
+    @cached_property
+    def aliases(self) -> dict[str, frozenset[str]]:
+        """Attributes that are assigned to each other somewhere, `self.inner = self.model` or `… = self.model.module`:
+        they may be names of the same thing.
+        """
+        found: dict[str, set[str]] = {}
+        for node in ast.walk(self.tree):
+            if not isinstance(node, ast.Assign):
+                continue
+            sources = (node.value.body, node.value.orelse) if isinstance(node.value, ast.IfExp) else (node.value,)
+            for target in node.targets:
+                for source in sources:
+                    one, other = _of_self(target), _of_self(source)
+                    if one and other and one != other:
+                        found.setdefault(one, set()).add(other)
+                        found.setdefault(other, set()).add(one)
+        return {name: frozenset(others) for name, others in found.items()}
+
     def mentions(self, node: _Definition) -> frozenset[str]:
         """Every identifier in a function of this file, its decorators aside, and its traits."""
         if node not in self._mentions:
@@ -452,3 +478,10 @@ class Slice:
         from flake8_gradtrap.concrete import Concrete
 
         return Concrete(self)
+
+
+def _of_self(node: ast.AST) -> str:
+    """The name in `self.name`, or in `self.name.module`."""
+    if isinstance(node, ast.Attribute) and node.attr == "module" and isinstance(node.value, ast.Attribute):
+        node = node.value
+    return node.attr if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) else ""

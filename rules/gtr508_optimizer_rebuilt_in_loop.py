@@ -188,7 +188,7 @@ class OptimizerRebuiltInLoop(Waiting, InLoops):
     @staticmethod
     def tell(made: Made, step: Site, inner: bool, watch: Watch) -> None:
         article = "An" if made.what == "optimizer" else "A"
-        again = "each epoch" if inner else "each batch"
+        again = "each epoch" if inner else "each iteration"
         watch.report(
             made.site,
             f"`{made.by}` is made anew for {again}: {LOST[made.what]} lost every time; make the {made.what} once, "

@@ -18,11 +18,14 @@ False positives: a function whose callers all are in code that cannot be seen, a
 elsewhere whose parameters are frozen.
 
 False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
-purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); unit tests;
-functions that adapt a model to what they evaluate. Beside `volatile=True`, of which torch warns, it is a preview.
+purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); test suites;
+hooks on a module that a base class made out of sight; functions that adapt a model to what they evaluate. Beside
+`volatile=True`, of which torch warns, it is a preview.
 
-The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates; then it changes
-no value.
+A function that evaluates through several helpers is reported once.
+
+The fix decorates the function with `@torch.no_grad()`. It is offered where the function only evaluates, and is no
+helper that the training may call, too; then it changes no value.
 
 ## Trap
 
@@ -151,22 +154,39 @@ class EvaluationRecordsGraph(InModes):
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
         told: set[Hashable] = set()
-        for place, call in self.calls.items():
+        # First those that stand beside their `eval()`: gradients are to be turned off there.
+        for place, call in sorted(self.calls.items(), key=lambda item: not self.beside(item[1])):
             where = call.event.definition.node if call.event.definition is not None else None
             trains = call.loop in self.training and not call.own
             decided = (place, *frame(call.event.site)) in self.off
-            if place in self.spared or trains or decided or where in told:
+            if place in self.spared or trains or decided or where in told or self.evaluation(call) in told:
                 continue
             told.add(where)
+            if where is not None and self.beside(call):
+                told.add(self.evaluation(call))
             self.tell(call, watch)
         self.calls.clear()
         self.places.clear()
+
+    @staticmethod
+    def beside(call: Call) -> bool:
+        return frame(call.event.site) == frame(call.mark.site)
+
+    @staticmethod
+    def evaluation(call: Call) -> Hashable:
+        """What is told once: a function that evaluates, with the helpers through which it does."""
+        around, calls = frame(call.mark.site), frame(call.event.site)
+        elsewhere = bool(around) and calls[-len(around) :] != around
+        if elsewhere or (calls != around and EVALUATES.search(call.event.function)):
+            return call.event.site.node
+        return ("evaluation", call.mark.site.node, *around)
 
     def tell(self, call: Call, watch: Watch) -> None:
         event, mark = call.event, call.mark
         name = f"`{event.module.label}`" if event.module.label else "the model"
         remedy = None
-        if event.only_looks and event.definition is not None:
+        evaluates = self.beside(call) or EVALUATES.search(event.function) or event.function.startswith("test")
+        if event.only_looks and event.definition is not None and evaluates:  # else the training may call it, too
             change = Change("decorate", event.definition, "@torch.no_grad()", imports="torch")
             remedy = Remedy("Turn gradients off in this function", (change,))
         why = "`volatile` does nothing since torch 0.4" if event.volatile else "`eval()` does not turn them off"

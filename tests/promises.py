@@ -25,8 +25,8 @@ INTRODUCTION = """\
 # Promises
 
 What gradtrap promises whatever it is given, the test of each promise (in tests/), and how it was broken in a copy of
-the code to see that the test fails. Made by `python tests/promises.py --write`, which writes only what it has seen: the
-test passes on the code as it is, and fails when the promise is broken.
+the code to see that the test fails. Made by `python tests/promises.py --write`, which writes only what it has seen in
+that one run: the test passes on the code as it is, and fails when the promise is broken.
 """
 
 
@@ -67,7 +67,7 @@ def place(promise: Promise, root: Path = ROOT) -> Path:
 
 
 def page(kept: list[Promise]) -> str:
-    lines = [INTRODUCTION, "| Promise | Test | Broken: seen failing |", "|---|---|---|"]
+    lines = [INTRODUCTION, f"{len(kept)} promises.\n", "| Promise | Test | Broken: seen failing |", "|---|---|---|"]
     lines += [f"| {one.text} | `{one.test}` | {one.broken} (`{one.file.removeprefix('../tests/')}`) |" for one in kept]
     return "\n".join(lines) + "\n"
 

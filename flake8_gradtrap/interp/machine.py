@@ -26,6 +26,7 @@ from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
+from flake8_gradtrap.interp.modes import ROOTS
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
@@ -62,8 +63,6 @@ _WALKS = frozenset({"backward", "manual_backward", "autograd"})
 """Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
 """Functions that say by their name that what they return goes backward one day."""
-_ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
-"""Base classes that do nothing of their own to what a subclass keeps."""
 _FLAGS = frozenset({type(None), bool})
 _ONE_SHOT_TYPES = ("Iterable", "Iterator", "Generator", "_tensor_or_tensors")
 _ONE_SHOT_WORDS = ONE_SHOT_NAMES.union(_ONE_SHOT_TYPES)
@@ -488,7 +487,7 @@ class Machine(Methods):
                 if isinstance(value, Ref) and value != instance
             )
             seen = all(
-                isinstance(base, Class) or (isinstance(base, Api) and base.name in _ROOTS) for base in self.lineage(cls)
+                isinstance(base, Class) or (isinstance(base, Api) and base.name in ROOTS) for base in self.lineage(cls)
             )
             classes.append(WholeClass(self.thing(instance), made, seen))
         return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from flake8_gradtrap.interp.provenance import CUTS
@@ -422,6 +423,8 @@ class _Pair:
             return False
         if one.kind != two.kind or one.owners != two.owners or one.flag is not two.flag or one.cls != two.cls:
             return False
+        if one.what != two.what and one.kind == "lossfn" and self.level < Level.SOFT:
+            return False  # what is given to one loss may be wrong for the other
         if x in self.b.heap or y in self.a.heap:
             return False
         self.renamed[x, y] = Ref(self.core.fresh())
@@ -554,8 +557,10 @@ class _Pair:
         if (both and one.is_number is two.is_number) or total or self._tensor_or_unknown(x, y):  # type: ignore[union-attr]
             return self._new(result, self._phi(one, two, x, y))
         if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x, y))) is not None:
-            assert one is not None
-            result.heap[new] = one
+            assert isinstance(one, Thingy)
+            assert isinstance(two, Thingy)
+            same = one.what == two.what or one.kind != "lossfn"
+            result.heap[new] = one if same else replace(one, what="")
             return new
         if isinstance(one, Thingy) and isinstance(two, Thingy) and one.kind == two.kind in _ALIKE:
             return self._new(  # made in one way or another, it is still an optimizer of these parameters

@@ -52,6 +52,9 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
+_GRAPHS = frozenset({"dgl", "torch_geometric", "torch_cluster", "ogb", "graphbolt"})
+"""Packages whose batches are graphs: their `to` may work in place."""
+
 _QUIET = frozenset(
     "state_dict load_state_dict train eval to cuda named_parameters parameters size log info debug warning print "
     "add_scalar add_scalars log_metrics set_description set_postfix format join split keys items values get copy "
@@ -145,6 +148,8 @@ class Methods(Containers):
             return entry
         if name == "load_state_dict":
             self.restored(receiver, "", node, st)
+        if name == "train" and not args.pos:
+            self.set_mode(receiver, name, args, node, st)  # nothing else says that it is a module
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
             return NONE
@@ -214,9 +219,12 @@ class Methods(Containers):
             return False
         if tensor.op == "phi":
             return all(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
-        if tensor.op in ("op", "pass") and tensor.how.isidentifier() and tensor.how != "unpacked":
+        element = tensor.how == "element"
+        if tensor.op in ("op", "pass") and tensor.how.isidentifier() and tensor.how != "unpacked" and not element:
             return True
         inner = any(self._torch_made(parent, st, depth + 1) for parent in tensor.parents)
+        if element or tensor.how == "autograd.grad":
+            return inner or not element
         return tensor.op in ("leaf", "param", "hard", "grad") or (inner and tensor.op not in ("forward", "call"))
 
     def _from_loader(self, value: Value) -> bool:
@@ -226,6 +234,8 @@ class Methods(Containers):
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
         if self.know.conventions["no_tensor"].search(value.name):
+            return False
+        if any(source.partition(".")[0] in _GRAPHS for source, _, _ in self.module.imports.values()):
             return False
         used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]

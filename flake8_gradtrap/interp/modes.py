@@ -28,6 +28,8 @@ _VOLATILE = frozenset({"volatile"})
 
 _UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
 """Files of a test suite."""
+_RUNNERS = frozenset({"pytest", "unittest"})
+_TEST_FOLDER = re.compile(r"(^|[\\/])(unit_?)?tests?[\\/]")
 _TEST_FILE = re.compile(r"(^|[\\/])(test_[^\\/]*|[^\\/]*_test)\.py$")
 
 _MODAL = re.compile(
@@ -55,11 +57,17 @@ _RECORDS = re.compile(
 )
 """Names of contexts that have another purpose than to turn gradients off."""
 
+_HOOK = re.compile(r"^on_|_(step|batch|hook|loop)$")
+"""What a method is called that a base class calls."""
+
 _NESTED = 3
 """Modules within modules are looked into so deep."""
 
 _PARTS = 40
 """So many classes and functions are looked at, of which a module may be made."""
+
+ROOTS = frozenset({"torch.nn.Module", "builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+"""Base classes that do nothing of their own to what a subclass keeps."""
 
 
 class Modes(Core):
@@ -81,6 +89,8 @@ class Modes(Core):
         shown = node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
         setup = any(getattr(frame.func.node, "name", "") == "__init__" for frame in st.frames if frame.func is not None)
         parts, around, matters = self._parts(module, st), holders(module), self.modal(module, st)
+        if training is not False and parts:
+            parts |= self._other_names(module, st)
         self.emit(ModeSet(self.site(node, st), self.thing(module, shown), training, parts, around, setup, matters), st)
 
     def _parts(self, module: Value, st: State) -> frozenset[Value]:
@@ -88,6 +98,16 @@ class Modes(Core):
             return frozenset()  # an element of what is iterated: any of several
         leaves = self.leaves(module, st) or frozenset()
         return frozenset(part for part in (module, *leaves) if isinstance(part, Value))
+
+    def _other_names(self, module: Value, st: State) -> frozenset[Value]:
+        """What an attribute that nothing has set yet may be another name of."""
+        if not isinstance(module, Sym) or module.op not in ("attr", "member") or len(module.args) != 2:
+            return frozenset()
+        base, name = module.args
+        func = st.frame.func
+        aliases = (func.module if func is not None else self.module).source.aliases.get(str(name), frozenset())
+        others = {st.attr(base, other) or Sym(module.op, (base, other), other) for other in aliases}  # type: ignore[arg-type]
+        return frozenset(others)
 
     def modal(self, module: Value, st: State, depth: int = 0) -> bool:
         """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
@@ -176,6 +196,8 @@ class Modes(Core):
             only_looks = func.node.mentions.isdisjoint(acts)
         if recorded and any(_mentions(frame, _ADAPTS) for frame in st.frames):
             recorded = None
+        if recorded and st.mode is None and self._of_framework(module, st):
+            recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
         probes = id(node) in (self.statement, self.unread) or any(map(self._tests, st.frames))
@@ -186,17 +208,37 @@ class Modes(Core):
         )
         self.emit(forwarded, st)
 
+    def _of_framework(self, module: Value, st: State) -> bool:
+        """Whether a class from which the running one inherits made a module, in a way that cannot be seen: it calls the
+        hooks, too, and may have turned gradients off.
+        """
+        func = st.frame.func
+        if not isinstance(module, Sym) or func is None or len(module.args) != 2 or module.args[0] != func.receiver:
+            return False
+        if not _HOOK.search(getattr(func.node, "name", "")):
+            return False
+        record = st.record(func.receiver)
+        if not isinstance(record, Thingy) or record.cls is None or record.kind == "module":
+            return False
+        bases = self.lineage(record.cls)
+        if all(isinstance(base, Api) and base.name in ROOTS for base in bases[1:]):
+            return False
+        return not any(module.args[1] in base.module.source.stored for base in bases if isinstance(base, Class))
+
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
         if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
-            return bool(_UNIT_TESTS.search(str(self.module.path)))
+            return _of_test_suite(self.module)
         path = str(frame.func.module.path)
-        if _UNIT_TESTS.search(path):
+        if _of_test_suite(frame.func.module):
             return True
         if not node.name.startswith("test_"):
             return False
         given = [param for param in node.params if param.name != "self"]
         return _asserts(node) or (not given and bool(_TEST_FILE.search(path)))
+
+    def lineage(self, cls: Class) -> list[Value]:
+        raise NotImplementedError  # of another part of the machine
 
     def numpy_of(self, value: Value, st: State) -> frozenset[Value]:
         """The graph of a tensor that becomes a NumPy array, which torch refuses if there is one."""
@@ -255,6 +297,15 @@ class Modes(Core):
             st.mode = record.flag
             self.quieted += record.flag is False
         return True
+
+
+def _of_test_suite(module: Module) -> bool:
+    """Whether a file belongs to a test suite: by its name, or it stands beside the tests and imports what runs them."""
+    path = str(module.path)
+    if _UNIT_TESTS.search(path):
+        return True
+    runners = {source.partition(".")[0] for source, _, _ in module.imports.values()} & _RUNNERS
+    return "pytest" in runners or (bool(runners) and _TEST_FOLDER.search(path) is not None)
 
 
 def _mentions(frame: Frame, words: frozenset[str]) -> bool:
