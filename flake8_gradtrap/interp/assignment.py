@@ -134,8 +134,8 @@ class Assignment(Expressions):
         return [st]
 
     def _call(self, value: Value, name: str) -> None:
-        """Call an unknown by the name to which it is bound; what was called a loss once, stays one."""
-        if not isinstance(value, Sym) or value.name == "loss":
+        """Call an unknown by the name that it gets. A loss stays one, unless something is done with the new name."""
+        if not isinstance(value, Sym) or (value.name == "loss" and name not in self.module.protocol):
             return
         if (not value.name or value.op in _NAMELESS) and not self.kind_of_unknown(value):
             value.name = name

@@ -548,7 +548,8 @@ class Core:
                 tensor = st.tensor(part)
                 if tensor is not None and tensor.is_number:
                     continue  # a number leads to nothing: whoever has it can do nothing to a gradient
-                if isinstance(part, Ref) or (isinstance(part, Sym) and (self.kind(part, st) or named_loss(part))):
+                unknown_loss = isinstance(part, Sym) and named_loss(part) and part.name.endswith("loss")  # no meter
+                if isinstance(part, Ref) or unknown_loss or (isinstance(part, Sym) and self.kind(part, st)):
                     kept = measured and (isinstance(st.record(part), Mapping) or self.kind(part, st) == "tensor")
                     things.append(Thing(part, getattr(part, "name", ""), harmless or kept or self._harmless(part, st)))
                 if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
