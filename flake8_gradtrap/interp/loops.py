@@ -102,7 +102,7 @@ class Loops(Assignment):
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
         turns = 2 if again else 1
-        if known is not None and live and any(self._trained(element, live[0]) for element in known):
+        if known is not None and live and any(self._met_alone(element, live[0]) for element in known):
             turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
         for index in range(turns):
             entering: list[State] = []
@@ -161,10 +161,10 @@ class Loops(Assignment):
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
 
-    def _trained(self, value: Value, st: State) -> bool:
+    def _met_alone(self, value: Value, st: State) -> bool:
         """Whether a loop has to meet an element by itself: a model, an optimizer, a parameter, or a tuple with one."""
         if isinstance(value, Tup):
-            return any(self._trained(part, st) for part in value.items)
+            return any(self._met_alone(part, st) for part in value.items)
         tensor = st.tensor(value)
         return tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED
 
