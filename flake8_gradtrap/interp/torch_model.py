@@ -162,6 +162,11 @@ class TorchModel(Wrappers):
             loaded = self.unknown("loaded")
             self.loaded.add(loaded)
             return [(loaded, st)]
+        if name.startswith("torch.nn.init."):
+            filled = args.get(0, "tensor")
+            tensor = st.tensor(filled) if filled is not None else None
+            if filled is not None and tensor is not None and tensor.op in ("param", "leaf"):
+                return [(filled, st)]  # a leaf that is filled in place (under no_grad) is still that leaf
         if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
             name.startswith("torch.") and name.count(".") == 1
         ):
