@@ -19,6 +19,7 @@ from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     Const,
     Iterator,
+    Mapping,
     Ref,
     Sym,
     Tensor,
@@ -29,6 +30,10 @@ from flake8_gradtrap.interp.windows import counted_and_reset
 
 EACH = 8
 """A loop over known models, optimizers or parameters meets so many of them one by one."""
+
+
+WORDS = 4
+"""A loop over known strings meets so many of them one by one."""
 
 
 @dataclass(slots=True)
@@ -50,7 +55,10 @@ class Loops(Assignment):
             with suppress(Dead):
                 for source, before in self.eval(node.iter, path):
                     self.looped(node, source, before)
+                    record = before.record(source)
                     known = self.elements(source, before)
+                    if isinstance(record, Mapping) and record.closed:
+                        known = tuple(key for key, _ in record.items)
                     for item, after in self.iterate(source, "`for`", node, before, whole=None if leaves else True):
                         for entry in groups:
                             same = entry.source == source or (
@@ -102,7 +110,7 @@ class Loops(Assignment):
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
         turns = 2 if again else 1
-        if known is not None and live and any(self._met_alone(element, live[0]) for element in known):
+        if known is not None and live and self._met_alone(source, known, live[0]):
             turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
         for index in range(turns):
             entering: list[State] = []
@@ -161,12 +169,22 @@ class Loops(Assignment):
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
 
-    def _met_alone(self, value: Value, st: State) -> bool:
-        """Whether a loop has to meet an element by itself: a model, an optimizer, a parameter, or a tuple with one."""
-        if isinstance(value, Tup):
-            return any(self._met_alone(part, st) for part in value.items)
-        tensor = st.tensor(value)
-        return tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED
+    def _met_alone(self, source: Value | None, known: tuple[Value, ...], st: State) -> bool:
+        """Whether a loop has to meet each element by itself: models, optimizers, parameters, tuples with one of these,
+        or a few words, which may be keys of such.
+        """
+        if 2 < len(known) <= WORDS and all(isinstance(one, Const) and one.type is str for one in known):
+            return True
+        record = st.record(source)
+        stack = [*known, *(value for _, value in (record.items if isinstance(record, Mapping) else ()))]
+        while stack:
+            value = stack.pop()
+            tensor = st.tensor(value)
+            if isinstance(value, Tup):
+                stack.extend(value.items)
+            elif tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED:
+                return True
+        return False
 
     def _times(self, node: ir.For | ir.While, count: Value) -> str:
         """What the n of `for … in range(n)` is called."""
