@@ -31,7 +31,6 @@ from flake8_gradtrap.interp.values import (
     Sym,
     Tensor,
     Thingy,
-    Tup,
     Value,
 )
 
