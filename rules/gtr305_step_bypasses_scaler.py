@@ -297,6 +297,8 @@ class StepBypassesScaler(MeetsOptimizers, WaitingForFile):
         )
 
     def mirrored(self, scaler: Thing | None, step: Site, plain: Site, scaled: Site, watch: Watch) -> None:
+        if plain.node == scaled.node:
+            return  # the same backward, of a loss that is scaled as far as the scaler is enabled
         name = quoted(scaler, "the scaler")
         watch.report(
             step,
