@@ -176,6 +176,9 @@ def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings)
     failure.extend(_failures(machine, source))
     tally = machine.tally
     statistics = Statistics(tally.functions_run, len(tally.over_budget), over_budget=tuple(tally.over_budget))
+    machine.let_go()
+    project.let_go()
+    source.let_go()
     return Result((*findings.values(), *failure), statistics, tuple(project.looks.values()), not failure)
 
 

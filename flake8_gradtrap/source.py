@@ -302,6 +302,14 @@ class SourceFile:
             self._mentions[node] = _mentions((node,), self.text_of(node.lineno, node.end_lineno or node.lineno))
         return self._mentions[node]
 
+    def let_go(self) -> None:
+        """Take the file apart, when nobody needs it: its parts know it, as it knows them."""
+        for part in self.__dict__.get("toplevel", ()):
+            if (piece := part.__dict__.get("slice")) is not None:
+                piece.__dict__.clear()
+            part.__dict__.clear()
+        self.__dict__.clear()
+
     def _end(self, node: ast.stmt) -> int:
         """The last line of a statement: a backslash may make it longer than `ast` says."""
         row = node.end_lineno or node.lineno

@@ -31,7 +31,6 @@ from flake8_gradtrap.interp.values import (
     Sym,
     Tensor,
     Thingy,
-    Tup,
     Value,
 )
 
@@ -202,9 +201,7 @@ class Assignment(Expressions):
             if value == TRUE:
                 self.force(base, node, st, f"{self.label(target.value)}.requires_grad = True")
             elif tensor is not None and tensor.op == "param" and isinstance(base, Ref):
-                if tensor.owner is not None:
-                    for owner in tensor.owner.items if isinstance(tensor.owner, Tup) else (tensor.owner,):
-                        st.set_attr(owner, "frozen", TRUE)
+                self.mark_frozen(tensor, st)
                 st.replace(base, Tensor("leaf", (), tensor.site, tensor.mode, how=tensor.how, stamp=tensor.stamp))
             return
         if name == "data" and is_tensor:
@@ -272,6 +269,8 @@ class Assignment(Expressions):
     def _set_item(
         self, base: Value, index: Value, value: Value, st: State, node: ir.Node, target: ir.Subscript
     ) -> None:
+        if isinstance(target.value, ir.Attr) and target.value.attr in ("_modules", "_parameters"):
+            self.handed_over((value,), node, st, target.value.attr)  # that is how torch itself registers it
         old = st.attr(base, index)
         record = st.record(base)
         if isinstance(record, Tensor) and isinstance(base, Ref):

@@ -445,6 +445,12 @@ class Core:
         leaves = self.leaves(module, st) or frozenset()
         return any(st.attr(part, "frozen") == TRUE for part in (module, *leaves) if isinstance(part, Value))
 
+    def mark_frozen(self, parameter: Tensor, st: State) -> None:
+        """`requires_grad` is taken from a parameter: the module that it came from is frozen, in part at least."""
+        owner = parameter.owner
+        for one in owner.items if isinstance(owner, Tup) else (owner,) if owner is not None else ():
+            st.set_attr(one, "frozen", TRUE)
+
     def owners_of(self, graph: Graph, st: State) -> Owners:
         """Whose gradients a backward through a graph fills."""
         modules = graph.whose()

@@ -229,6 +229,8 @@ class Iteration(Calls):
         sources = list(args.pos)
         if short in ("filter", "map", "takewhile", "dropwhile", "starmap", "filterfalse"):
             sources = sources[1:]
+        if short in ("map", "starmap"):  # its function is not run: it may do anything with the elements
+            self.escape([part for source in sources for part in self.elements(source, st) or ()], node, st, short)
         if short == "from_iterable" and sources:
             sources = list(self.elements(sources[0], st) or sources)
         inner = st.record(sources[0]) if short == "iter" and len(sources) == 1 else None

@@ -19,6 +19,7 @@ from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     Const,
     Iterator,
+    Mapping,
     Method,
     Ref,
     Sym,
@@ -31,6 +32,10 @@ from flake8_gradtrap.interp.windows import counted_and_reset
 _ONE_BY_ONE = frozenset({"`zip(…)`", "`enumerate(…)`", "`reversed(…)`", "`chain(…)`", "`iter(…)`"})
 EACH = 8
 """A loop over known models, optimizers or parameters meets so many of them one by one."""
+
+
+WORDS = 4
+"""A loop over known strings meets so many of them one by one."""
 
 
 @dataclass(slots=True)
@@ -104,7 +109,7 @@ class Loops(Assignment):
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
         turns = 2 if again else 1
-        if known is not None and live and any(self._met_alone(element, live[0]) for element in known):
+        if known is not None and live and self._met_alone(source, known, live[0]):
             turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
         for index in range(turns):
             entering: list[State] = []
@@ -172,6 +177,8 @@ class Loops(Assignment):
         """The elements that a loop meets, if all are known: of a lazy iterator, if it has to meet each by itself."""
         record = st.record(source)
         if not isinstance(record, Iterator) or record.how not in _ONE_BY_ONE or record.generator is not None:
+            if isinstance(record, Mapping) and record.closed:
+                return tuple(key for key, _ in record.items)
             return self.elements(source, st)
         parts = [self._known(part, st) for part in record.sources]
         known = [part for part in parts if part is not None]
@@ -184,16 +191,26 @@ class Loops(Assignment):
             met = tuple(Tup((Sym("index", (self.fresh(),)), part)) for part in met)
         elif record.how == "`chain(…)`":
             met = tuple(element for part in known for element in part)
-        return met if any(self._met_alone(element, st) for element in met) else None
+        return met if self._met_alone(None, met, st) else None
 
-    def _met_alone(self, value: Value, st: State) -> bool:
-        """Whether a loop has to meet an element by itself: a model, an optimizer, a parameter, or a tuple with one."""
-        if isinstance(value, Tup):
-            return any(self._met_alone(part, st) for part in value.items)
-        if isinstance(value, Method):
-            return self._met_alone(value.receiver, st)
-        tensor = st.tensor(value)
-        return tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED
+    def _met_alone(self, source: Value | None, known: tuple[Value, ...], st: State) -> bool:
+        """Whether a loop has to meet each element by itself: models, optimizers, parameters, tuples with one of these,
+        or a few words, which may be keys of such.
+        """
+        if 2 < len(known) <= WORDS and all(isinstance(one, Const) and one.type is str for one in known):
+            return True
+        record = st.record(source) if source is not None else None
+        stack = [*known, *(value for _, value in (record.items if isinstance(record, Mapping) else ()))]
+        while stack:
+            value = stack.pop()
+            tensor = st.tensor(value)
+            if isinstance(value, Tup):
+                stack.extend(value.items)
+            elif isinstance(value, Method):
+                stack.append(value.receiver)
+            elif tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED:
+                return True
+        return False
 
     def _times(self, node: ir.For | ir.While, count: Value) -> str:
         """What the n of `for … in range(n)` is called."""

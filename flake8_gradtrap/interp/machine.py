@@ -294,6 +294,12 @@ class Machine(Methods):
         self.budget = -1
         self.tally.steps = FILE_BUDGET + 1
 
+    def let_go(self) -> None:
+        """Take the run apart: what it has made goes in circles, and is found only by a search for garbage otherwise."""
+        budget, tally = self.budget, self.tally
+        self.__dict__.clear()
+        self.budget, self.tally = budget, tally  # somebody may still tell it to give up
+
     def _module_level(self, parts: Iterable[TopLevel], relevant: set[TopLevel]) -> None:
         self.base.put_names(0, {})
         self.base.frames = (Frame(0),)

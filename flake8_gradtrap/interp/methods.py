@@ -252,6 +252,8 @@ class Methods(Containers):
             self.froze(receiver, flag, node, st)
             if flag is None or flag == TRUE:
                 self.force(receiver, node, st, f"{self.label(node)}")
+            elif flag == FALSE and tensor is not None and tensor.op == "param":
+                self.mark_frozen(tensor, st)
             return [(receiver, st)]
         self.measured(receiver, name, node, st)
         if tensor is not None and tensor.op == "grad":

@@ -23,6 +23,9 @@ _ADAPTS = frozenset(
 )
 """Words of functions that train a copy of the model on what they evaluate, before they do."""
 
+_OF_INPUTS = frozenset({"requires_grad", "requires_grad_"})
+"""Words of functions that ask for gradients themselves: of the inputs that they evaluate, as an attack does."""
+
 _VOLATILE = frozenset({"volatile"})
 """What turned gradients off until torch 0.4. Since then it does nothing, and torch warns of it."""
 
@@ -56,6 +59,12 @@ _RECORDS = re.compile(
     re.IGNORECASE,
 )
 """Names of contexts that have another purpose than to turn gradients off."""
+
+_WITHOUT_GRADIENTS = re.compile(r"(on_)?(validation|test|predict)_(model_eval|start|end|step|epoch|batch)(_\w+)?$")
+"""Hooks that Lightning calls with gradients off."""
+
+_FORCES = re.compile(r"(^|_)(forces?|stress|virials?)$", re.IGNORECASE)
+"""Names of what is a derivative of the model's output, by its input."""
 
 _HOOK = re.compile(r"^on_|_(step|batch|hook|loop)$")
 """What a method is called that a base class calls."""
@@ -194,9 +203,11 @@ class Modes(Core):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
             only_looks = func.node.mentions.isdisjoint(acts)
-        if recorded and any(_mentions(frame, _ADAPTS) for frame in st.frames):
+        if recorded and (_mentions(st.frame, _OF_INPUTS) or any(_mentions(frame, _ADAPTS) for frame in st.frames)):
             recorded = None
-        if recorded and st.mode is None and self._of_framework(module, st):
+        if recorded and st.mode is None and (self._of_framework(module, st) or self._called_without(started, st)):
+            recorded = None
+        if recorded and self._differentiates(module, st):
             recorded = None
         shown = node.func if isinstance(node, ir.Call) else None
         site, thing, around = self.site(node, st), self.thing(module, shown), holders(module)
@@ -228,6 +239,32 @@ class Modes(Core):
         if all(isinstance(base, Api) and base.name in ROOTS for base in bases[1:]):
             return False
         return not any(module.args[1] in base.module.source.stored for base in bases if isinstance(base, Class))
+
+    def _called_without(self, started: Func | None, st: State) -> bool:
+        """Whether what runs is a hook of a class from out of sight, such as those that Lightning calls without
+        gradients: `validation_step`, `on_test_epoch_end`.
+        """
+        if started is None or not _WITHOUT_GRADIENTS.match(getattr(started.node, "name", "")):
+            return False
+        record = st.record(started.receiver) if started.receiver is not None else None
+        if not isinstance(record, Thingy) or record.cls is None:
+            return False
+        return any(
+            not isinstance(base, Class) and not (isinstance(base, Api) and base.name in ROOTS)
+            for base in self.lineage(record.cls)
+        )
+
+    def _differentiates(self, module: Value, st: State) -> bool:
+        """Whether a model that cannot be seen may need gradients in its forward, as one that gives forces does."""
+        record = st.record(module)
+        if isinstance(record, Thingy) and record.cls is not None:
+            return False
+        if any(_speaks_of(frame, _FORCES) for frame in st.frames):
+            return True
+        return any(
+            part.kind == "class" and {"autograd", "grad"} <= part.methods.get("forward", frozenset())
+            for part in self.module.definitions.values()
+        )
 
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
@@ -315,6 +352,11 @@ def _of_test_suite(module: Module) -> bool:
 def _mentions(frame: Frame, words: frozenset[str]) -> bool:
     node = frame.func.node if frame.func is not None else None
     return isinstance(node, ir.FunctionDef) and not node.mentions.isdisjoint(words)
+
+
+def _speaks_of(frame: Frame, words: re.Pattern[str]) -> bool:
+    node = frame.func.node if frame.func is not None else None
+    return isinstance(node, ir.FunctionDef) and any(map(words.search, node.mentions))
 
 
 def _asserts(node: ir.FunctionDef) -> bool:

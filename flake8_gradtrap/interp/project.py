@@ -211,6 +211,12 @@ class Project:
         self.looks: dict[str, Look] = {}
         """What the run depends on besides the checked file: files that were read, and places where none was."""
 
+    def let_go(self) -> None:
+        """Take the modules apart, when the run is over."""
+        for module in self._modules.values():
+            if module is not None:
+                module.__dict__.clear()
+
     def _is_there(self, path: Path, there: Callable[[Path], bool]) -> bool:
         try:
             found = there(path)

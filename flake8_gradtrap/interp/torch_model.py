@@ -162,9 +162,9 @@ class TorchModel(Wrappers):
             loaded = self.unknown("loaded")
             self.loaded.add(loaded)
             return [(loaded, st)]
-        if name.startswith(("torch.nn.functional.", "torch.nn.init.")) or (
-            name.startswith("torch.") and name.count(".") == 1
-        ):
+        if name.startswith("torch.nn.init.") and name.endswith("_") and (filled := args.get(0, "tensor")) is not None:
+            return [(filled, st)]  # filled without gradients, and returned itself
+        if name.startswith("torch.nn.functional.") or (name.startswith("torch.") and name.count(".") == 1):
             return [(self._operation(name, args, node, st), st)]
         return [(self._unseen(name, args, node, st), st)]
 
