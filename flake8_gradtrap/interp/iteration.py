@@ -55,7 +55,10 @@ class Iteration(Calls):
         if self.kind(value, st) == "module":
             return [(self.submodule(value, self.fresh()), st)]
         if isinstance(value, Sym) and value.op == "range":
-            return [(Sym("index", (self.fresh(),)), st)]
+            index = Sym("index", (self.fresh(),))
+            start = value.args[0] if len(value.args) > 1 else None
+            later = isinstance(start, Const) and isinstance(start.value, int) and start.value > 0
+            return [(Sym("+", (index, start)) if later else index, st)]
         item_value = self.unknown("", "item")
         if self.kind(value, st) == "loader" or value in self.data or (isinstance(value, Sym) and value.op == "param"):
             self.data.add(item_value)
