@@ -173,6 +173,10 @@ class Classes(Statements):
             self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
         if name in ("_scale", "_growth_tracker") and self.kind(base, st) == "scaler":
             self.emit(ScaleRead(self.site(node, st), self.thing(base)), st)
+        if (kind := self.kind(base, st)) == "optimizer" and name in ("step", "zero_grad"):
+            return [(Method(base, name), st)]  # it is called later
+        if name == "zero_grad" and (kind == "module" or isinstance(base, Sym)):
+            return [(Method(base, name), st)]
         if name in ("weight", "bias") and self.kind(base, st) == "module":
             return [(self.parameter(base, name, node, st), st)]
         if name == "training" and self.kind(base, st) == "module":

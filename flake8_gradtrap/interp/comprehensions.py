@@ -50,7 +50,7 @@ class Comprehensions(Conditions):
                 for path in paths
                 for source, inner in self.eval(clause.iter, path)[:1]
                 for element, there in self.iterate(source, "a comprehension", clause, inner)[:1]
-                for after in self.assign(clause.target, element, there, node)
+                for after in self.assign(clause.target, self.one_of(element, source, there), there, node)
             ]
         for clause in node.fors:
             for test in clause.ifs:
@@ -62,7 +62,10 @@ class Comprehensions(Conditions):
         frame = st.frame
         saved = st.take_names(frame.env)
         known = self.elements(source, st)
+        simple = known is not None and len(node.fors) == 1 and not node.fors[0].ifs and len(known) <= 6
         parts = [element for element in (known or ()) if element is not item]
+        if not simple or node.kind == "dict":
+            item = self.one_of(item, source, st)
         for path in self._scope(node, item, st):
             for value, after in self.eval(node.elt, path)[:1]:
                 values = [value]
@@ -74,7 +77,6 @@ class Comprehensions(Conditions):
                         made = self.new(Mapping(((value, entry),), False, after.stamp), after)
                     results.append((made, after))
                     continue
-                simple = known is not None and len(node.fors) == 1 and not node.fors[0].ifs and len(known) <= 6
                 if simple:
                     for part in parts:
                         bound = self.assign(node.fors[0].target, part, after, node)[0]
@@ -115,6 +117,7 @@ class Comprehensions(Conditions):
         tensor = st.tensor(source)
         if tensor is not None:
             item = self.make_tensor("pass", (source,), node, st, is_number=tensor.is_number, how="element")
+        item = self.one_of(item, source, st)
         frame = st.frame
         saved = st.take_names(frame.env)
         record = st.record(source)

@@ -69,7 +69,8 @@ class Containers(OwnModel):
             return [(NONE, st)]
         if name in ("pop", "popleft"):
             last = record.items[-1] if record.items else record.item
-            st.replace(receiver, replace(record, items=None))
+            rest = None if record.item is None else self.one_of(record.item, receiver, st)
+            st.replace(receiver, replace(record, items=None, item=rest))
             self.emit(Emptied(self.site(node, st), Thing(receiver, label)), st)
             return [(last if last is not None else self.unknown("", "item"), st)]
         if name == "copy":

@@ -491,6 +491,8 @@ class Core:
         record = st.record(value)
         if isinstance(value, Tup):
             inner = value.items
+        elif isinstance(value, Method):
+            inner = (value.receiver,)
         elif isinstance(record, Iterator):
             inner = record.sources
         elif isinstance(record, Listing):
@@ -503,6 +505,26 @@ class Core:
             if part not in found:
                 found |= self.reachable(part, st, depth + 1, attributes)
         return found
+
+    def one_of(self, item: Value, source: Value, st: State) -> Value:
+        """A typical element of a container. Where that holds several known models or optimizers, and only this one
+        would be met, it is an unknown one: what is done to it may be done to any of them.
+        """
+        if not isinstance(item, Ref | Tup | Method) or not (crowd := self.trained(source, st)):
+            return item
+        if isinstance(item, Tup):
+            return Tup(tuple(self.one_of(part, source, st) for part in item.items))
+        mine = self.trained(item, st)
+        kinds = {self.kind(part, st) for part in mine}
+        others = {part for part in crowd - mine if self.kind(part, st) in kinds}
+        return self.unknown(min(kinds), "item") if mine and others else item
+
+    def trained(self, value: Value, st: State) -> set[Value]:
+        """The models, optimizers and scalers that a container holds, or that a value is."""
+        record = st.record(value)
+        if not isinstance(value, Tup | Method) and not isinstance(record, Iterator | Listing | Mapping | Thingy):
+            return set()
+        return {part for part in self.reachable(value, st) if isinstance(part, Ref) and self.kind(part, st) in TRAINED}
 
     # -- events -------------------------------------------------------------------------------------------------------
 

@@ -300,7 +300,8 @@ class Expressions(Comprehensions):
             return Sym("entry", (base, index), self.label(node.index).strip("'\""))
         if isinstance(record, Listing):
             if isinstance(index, Sym) and index.op == "slice":
-                return self.new(Listing(None, record.item, record.owners, record.of_parameters, stamp=st.stamp), st)
+                item = None if record.item is None else self.one_of(record.item, base, st)
+                return self.new(Listing(None, item, record.owners, record.of_parameters, stamp=st.stamp), st)
             if record.item is not None and st.tensor(record.item) is not None:
                 entry = Sym("entry", (base, index))  # one of them, which is not known
                 self.kinds[entry] = "tensor"
@@ -309,7 +310,7 @@ class Expressions(Comprehensions):
                 return entry
             if isinstance(st.record(record.item), Iterator):
                 return self._one_shot_at(record, base, index)
-            return record.item if record.item is not None else Sym("entry", (base, index))
+            return self.one_of(record.item, base, st) if record.item is not None else Sym("entry", (base, index))
         if isinstance(record, Tensor):
             keyed = isinstance(index, Const) or (isinstance(index, Sym) and index.op == "joined")
             how = "[key]" if keyed else "[]"  # a key may pick one of several outputs

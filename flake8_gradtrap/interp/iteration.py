@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingType
 from types import MappingProxyType
 
-from flake8_gradtrap.events import Iterated, IteratorMade, Owners, Site
+from flake8_gradtrap.events import Cleared, Iterated, IteratorMade, Owners, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import Calls
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
+from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
 
 _NOTHING: MappingType[Value, Value] = MappingProxyType({})
 
@@ -25,7 +25,8 @@ class Iteration(Calls):
         record = st.record(value)
         if isinstance(record, Iterator):
             self.iterated(value, by, node, st, whole, single)
-            return self._drawn(record, node, st) if not single else [(self._typical(record, st), st)]
+            drawn = self._drawn(record, node, st) if not single else [(self._typical(record, st), st)]
+            return [(self.one_of(item, value, path), path) for item, path in drawn]
         if isinstance(value, Tup):
             return [(value.items[0] if value.items else self.unknown("", "item"), st)]
         if isinstance(record, Listing):
@@ -34,7 +35,9 @@ class Iteration(Calls):
             item = record.items[0] if record.items else record.item
             return [(item if item is not None else Sym("item", (value, self.fresh())), st)]
         if isinstance(record, Mapping):
-            return [(record.items[0][0] if record.items else self.unknown("", "item"), st)]
+            several = len(record.items) > 1 and len(self.trained(value, st)) > 1  # one key would stand for all
+            key = record.items[0][0] if record.items and not several else self.unknown("", "item")
+            return [(key, st)]
         if isinstance(record, Thingy) and record.cls is not None:
             found = self.find_method(record.cls, "__iter__")
             if found is not None and record.kind != "module":
@@ -236,6 +239,8 @@ class Iteration(Calls):
         inner = st.record(sources[0]) if short == "iter" and len(sources) == 1 else None
         if isinstance(inner, Iterator) and (inner.generator is not None or inner.endless):
             return sources[0]  # others: a fix makes a list of what is used, not of what is inside
+        if short in ("map", "starmap"):
+            self.act_on_each(args, node, st, short)
         records = [st.record(source) for source in sources]
         of_parameters = any(isinstance(r, Iterator | Listing) and r.of_parameters for r in records)
         owners = self._union([s for s in sources if not isinstance(s, Const)], st) if of_parameters else None
@@ -265,6 +270,15 @@ class Iteration(Calls):
             self.emit(IteratorMade(self.site(node, st), self.thing(it, node), made.how, of_parameters), st)
         return it
 
+    def act_on_each(self, args: Args, node: ir.Node, st: State, name: str) -> None:
+        """A function that is called with each element is not run: it may do anything to models and optimizers."""
+        crowd = {part for value in args.pos[1:] for part in self.trained(value, st)}
+        body = args.pos[0].node.body if args.pos and isinstance(args.pos[0], Func) else None
+        if isinstance(body, ir.Call) and isinstance(body.func, ir.Attr) and body.func.attr == "zero_grad":
+            self.emit(Cleared(self.site(node, st), None, None), st)
+        if crowd:
+            self.escape(crowd, node, st, name)
+
     def consume(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         """`list`, `sum`, `dict`, … of an iterable."""
         short = name.rpartition(".")[2]
@@ -283,6 +297,8 @@ class Iteration(Calls):
     ) -> Value:
         record = st.record(source)
         items = self.elements(source, st)
+        if items is None or short not in ("list", "tuple", "deque", "sum", "stack"):
+            item = self.one_of(item, source, st)
         owners = record.owners if isinstance(record, Iterator | Listing) else None
         if name in self.know.lists["iterators.materialisers"]:
             bounded = short == "deque" and args.get(1, "maxlen") not in (None, Const.of(None))

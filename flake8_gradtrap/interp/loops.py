@@ -20,6 +20,7 @@ from flake8_gradtrap.interp.values import (
     Const,
     Iterator,
     Mapping,
+    Method,
     Ref,
     Sym,
     Tensor,
@@ -28,6 +29,7 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.interp.windows import counted_and_reset
 
+_ONE_BY_ONE = frozenset({"`zip(…)`", "`enumerate(…)`", "`reversed(…)`", "`chain(…)`", "`iter(…)`"})
 EACH = 8
 """A loop over known models, optimizers or parameters meets so many of them one by one."""
 
@@ -55,10 +57,7 @@ class Loops(Assignment):
             with suppress(Dead):
                 for source, before in self.eval(node.iter, path):
                     self.looped(node, source, before)
-                    record = before.record(source)
-                    known = self.elements(source, before)
-                    if isinstance(record, Mapping) and record.closed:
-                        known = tuple(key for key, _ in record.items)
+                    known = self._known(source, before)
                     for item, after in self.iterate(source, "`for`", node, before, whole=None if leaves else True):
                         for entry in groups:
                             same = entry.source == source or (
@@ -130,7 +129,7 @@ class Loops(Assignment):
                         if index:
                             self._forget_first_bound(before_loop, path)
                         element = item if item is not None else self.unknown()
-                        if known is not None and index == EACH:
+                        if known is not None and (index == EACH or self._last_of_keys(known, index, turns)):
                             element = self.unknown()  # any of the rest
                         elif known is not None and index < len(known):
                             element = known[index]
@@ -169,19 +168,46 @@ class Loops(Assignment):
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
 
+    @staticmethod
+    def _last_of_keys(known: tuple[Value, ...], index: int, turns: int) -> bool:
+        """Whether the last turn of a loop over known keys stands for more than one of them."""
+        return index == turns - 1 < len(known) - 1 and isinstance(known[index], Const)
+
+    def _known(self, source: Value, st: State) -> tuple[Value, ...] | None:
+        """The elements that a loop meets, if all are known: of a lazy iterator, if it has to meet each by itself."""
+        record = st.record(source)
+        if not isinstance(record, Iterator) or record.how not in _ONE_BY_ONE or record.generator is not None:
+            if isinstance(record, Mapping) and record.closed:
+                return tuple(key for key, _ in record.items)
+            return self.elements(source, st)
+        parts = [self._known(part, st) for part in record.sources]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts) or not known:
+            return None
+        met: tuple[Value, ...] = tuple(reversed(known[0])) if record.how == "`reversed(…)`" else known[0]
+        if record.how == "`zip(…)`":
+            met = tuple(Tup(part) for part in zip(*known, strict=False))
+        elif record.how == "`enumerate(…)`":
+            met = tuple(Tup((Sym("index", (self.fresh(),)), part)) for part in met)
+        elif record.how == "`chain(…)`":
+            met = tuple(element for part in known for element in part)
+        return met if self._met_alone(None, met, st) else None
+
     def _met_alone(self, source: Value | None, known: tuple[Value, ...], st: State) -> bool:
         """Whether a loop has to meet each element by itself: models, optimizers, parameters, tuples with one of these,
         or a few words, which may be keys of such.
         """
         if 2 < len(known) <= WORDS and all(isinstance(one, Const) and one.type is str for one in known):
             return True
-        record = st.record(source)
+        record = st.record(source) if source is not None else None
         stack = [*known, *(value for _, value in (record.items if isinstance(record, Mapping) else ()))]
         while stack:
             value = stack.pop()
             tensor = st.tensor(value)
             if isinstance(value, Tup):
                 stack.extend(value.items)
+            elif isinstance(value, Method):
+                stack.append(value.receiver)
             elif tensor.op in ("param", "leaf") if tensor is not None else self.kind(value, st) in TRAINED:
                 return True
         return False
