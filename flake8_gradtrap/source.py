@@ -254,29 +254,12 @@ class SourceFile:
     @cached_property
     def rebound(self) -> frozenset[str]:
         """The attributes that are assigned anywhere but in an `__init__`."""
-        found: set[str] = set()
-        waiting: list[ast.AST] = list(self.tree.body)
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, _DEFINITIONS) and node.name == "__init__":
-                continue
-            for target in _targets(node):
-                found.update(
-                    part.attr
-                    for part in ast.walk(target)
-                    if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
-                )
-            for block in _BLOCKS:
-                waiting.extend(getattr(node, block, ()))
-        return frozenset(found)
+        return _assigned(self.tree.body, leave="__init__")
 
     @cached_property
     def stored(self) -> frozenset[str]:
         """The attributes that are assigned anywhere."""
-        nodes = ast.walk(self.tree)
-        return frozenset(
-            node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        )
+        return _assigned(self.tree.body)
 
     @cached_property
     def aliases(self) -> dict[str, frozenset[str]]:
@@ -338,6 +321,21 @@ def _targets(node: ast.AST) -> list[ast.expr]:
     if isinstance(node, ast.With | ast.AsyncWith):
         return [item.optional_vars for item in node.items if item.optional_vars is not None]
     return []
+
+
+def _assigned(body: list[ast.stmt], leave: str = "") -> frozenset[str]:
+    """The attributes that statements assign, those in their blocks too, but in functions of a name."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, _DEFINITIONS) and node.name == leave:
+            continue
+        parts = [part for target in _targets(node) for part in ast.walk(target)]
+        found.update(part.attr for part in parts if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store))
+        for block in _BLOCKS:
+            waiting.extend(getattr(node, block, ()))
+    return frozenset(found)
 
 
 def _functions(body: list[ast.stmt]) -> Iterator[_Definition]:

@@ -69,11 +69,7 @@ def traits(nodes: Iterable[ast.AST], text: str, words: frozenset[str]) -> frozen
         found.add(KEEPS_SEVERAL)
     if "self" in words and not words.isdisjoint(_REGISTERING) and _REGISTERS.search(text):
         found.add(REGISTERS)
-    if (
-        "Parameter" in words
-        and "Parameter(" in text
-        and any(_computes(node, _is_parameter) for top in nodes for node in ast.walk(top))
-    ):
+    if "Parameter(" in text and any(_computes(node, _is_parameter) for top in nodes for node in ast.walk(top)):
         found.add(COMPUTES_PARAMETER)
     if (
         not words.isdisjoint(_LEAVES)

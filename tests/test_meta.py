@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from flake8_gradtrap.catalogue import rule_defaults
+from flake8_gradtrap.interp.machine import Machine
 from flake8_gradtrap.rule import Rule, all_rules
 
 HEADINGS = ["What it does", "Why it is a trap", "Known limits", "Trap", "Fixed", "References"]
@@ -142,3 +143,18 @@ def test_readme_commands_are_those_that_ci_runs() -> None:
 
 def test_the_catalogue_agrees_with_the_rules() -> None:
     assert rule_defaults() == {code: rule.default for code, rule in all_rules().items()}
+
+
+def test_no_mixin_of_the_machine_hides_a_method_of_another() -> None:
+    """The mixins share one namespace: a method of the same name in two that know nothing of each other hides one."""
+    mixins = [cls for cls in Machine.__mro__ if cls.__module__.startswith("flake8_gradtrap.interp")]
+    clashes = [
+        f"{upper.__qualname__}.{name} hides {lower.__qualname__}.{name}"
+        for place, upper in enumerate(mixins)
+        for lower in mixins[place + 1 :]
+        if not issubclass(upper, lower)
+        for name, member in vars(upper).items()
+        if callable(member) and name != "__init__" and name in vars(lower)
+        if "NotImplementedError" not in vars(lower)[name].__code__.co_names  # declared there, and made elsewhere
+    ]
+    assert clashes == []

@@ -232,8 +232,6 @@ class Iteration(Calls):
         sources = list(args.pos)
         if short in ("filter", "map", "takewhile", "dropwhile", "starmap", "filterfalse"):
             sources = sources[1:]
-        if short in ("map", "starmap"):  # its function is not run: it may do anything with the elements
-            self.escape([part for source in sources for part in self.elements(source, st) or ()], node, st, short)
         if short == "from_iterable" and sources:
             sources = list(self.elements(sources[0], st) or sources)
         inner = st.record(sources[0]) if short == "iter" and len(sources) == 1 else None
@@ -271,13 +269,16 @@ class Iteration(Calls):
         return it
 
     def act_on_each(self, args: Args, node: ir.Node, st: State, name: str) -> None:
-        """A function that is called with each element is not run: it may do anything to models and optimizers."""
-        crowd = {part for value in args.pos[1:] for part in self.trained(value, st)}
+        """A function that is called with each element is not run: it may do anything to known elements, and to models
+        and optimizers.
+        """
+        handed = [
+            part for value in args.pos[1:] for part in (*(self.elements(value, st) or ()), *self.trained(value, st))
+        ]
         body = args.pos[0].node.body if args.pos and isinstance(args.pos[0], Func) else None
         if isinstance(body, ir.Call) and isinstance(body.func, ir.Attr) and body.func.attr == "zero_grad":
             self.emit(Cleared(self.site(node, st), None, None), st)
-        if crowd:
-            self.escape(crowd, node, st, name)
+        self.escape(handed, node, st, name)
 
     def consume(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         """`list`, `sum`, `dict`, … of an iterable."""

@@ -30,9 +30,10 @@ from flake8_gradtrap.interp.values import (
 from flake8_gradtrap.interp.windows import counted_and_reset
 
 _ONE_BY_ONE = frozenset({"`zip(…)`", "`enumerate(…)`", "`reversed(…)`", "`chain(…)`", "`iter(…)`"})
+"""Lazy iterators through which a loop meets known elements one by one."""
+
 EACH = 8
 """A loop over known models, optimizers or parameters meets so many of them one by one."""
-
 
 WORDS = 4
 """A loop over known strings meets so many of them one by one."""

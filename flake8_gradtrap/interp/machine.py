@@ -26,11 +26,10 @@ from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
 from flake8_gradtrap.interp.core import OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
-from flake8_gradtrap.interp.modes import ROOTS
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Api, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
@@ -494,10 +493,7 @@ class Machine(Methods):
                 for name, value in st.overlay.get(instance, {}).items()
                 if isinstance(value, Ref) and value != instance
             )
-            seen = all(
-                isinstance(base, Class) or (isinstance(base, Api) and base.name in ROOTS) for base in self.lineage(cls)
-            )
-            classes.append(WholeClass(self.thing(instance), made, seen))
+            classes.append(WholeClass(self.thing(instance), made, self.seen_whole(cls)))
         return FileEnded(Site(self.module.path), tuple(classes), tuple(unrun))
 
     def _was_run(self, part: TopLevel) -> bool:

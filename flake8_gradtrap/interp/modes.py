@@ -29,10 +29,6 @@ _OF_INPUTS = frozenset({"requires_grad", "requires_grad_"})
 _VOLATILE = frozenset({"volatile"})
 """What turned gradients off until torch 0.4. Since then it does nothing, and torch warns of it."""
 
-_UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
-"""Files of a test suite."""
-_RUNNERS = frozenset({"pytest", "unittest"})
-_TEST_FOLDER = re.compile(r"(^|[\\/])(unit_?)?tests?[\\/]")
 _TEST_FILE = re.compile(r"(^|[\\/])(test_[^\\/]*|[^\\/]*_test)\.py$")
 
 _MODAL = re.compile(
@@ -247,11 +243,12 @@ class Modes(Core):
         if started is None or not _WITHOUT_GRADIENTS.match(getattr(started.node, "name", "")):
             return False
         record = st.record(started.receiver) if started.receiver is not None else None
-        if not isinstance(record, Thingy) or record.cls is None:
-            return False
-        return any(
-            not isinstance(base, Class) and not (isinstance(base, Api) and base.name in ROOTS)
-            for base in self.lineage(record.cls)
+        return isinstance(record, Thingy) and record.cls is not None and not self.seen_whole(record.cls)
+
+    def seen_whole(self, cls: Class) -> bool:
+        """Whether every base of a class is visible, or does nothing of its own."""
+        return all(
+            isinstance(base, Class) or (isinstance(base, Api) and base.name in ROOTS) for base in self.lineage(cls)
         )
 
     def _differentiates(self, module: Value, st: State) -> bool:
@@ -269,9 +266,9 @@ class Modes(Core):
     def _tests(self, frame: Frame) -> bool:
         """Whether a function tests the program: one of a test suite, or a `test_…` that asserts or takes nothing."""
         if frame.func is None or not isinstance(node := frame.func.node, ir.FunctionDef):
-            return _of_test_suite(self.module)
+            return self.module.of_test_suite
         path = str(frame.func.module.path)
-        if _of_test_suite(frame.func.module):
+        if frame.func.module.of_test_suite:
             return True
         if not node.name.startswith("test_"):
             return False
@@ -338,15 +335,6 @@ class Modes(Core):
             st.mode = record.flag
             self.quieted += record.flag is False
         return True
-
-
-def _of_test_suite(module: Module) -> bool:
-    """Whether a file belongs to a test suite: by its name, or it stands beside the tests and imports what runs them."""
-    path = str(module.path)
-    if _UNIT_TESTS.search(path):
-        return True
-    runners = {source.partition(".")[0] for source, _, _ in module.imports.values()} & _RUNNERS
-    return "pytest" in runners or (bool(runners) and _TEST_FOLDER.search(path) is not None)
 
 
 def _mentions(frame: Frame, words: frozenset[str]) -> bool:

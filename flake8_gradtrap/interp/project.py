@@ -30,6 +30,10 @@ _LIBRARIES = {
 }  # fmt: skip
 """What names stand for that a `from elsewhere import *` brings along."""
 
+_UNIT_TESTS = re.compile(r"(^|[\\/])tests?[\\/](.*[\\/])?(test_[^\\/]*|[^\\/]*_test|conftest)\.py$")
+"""Files of a test suite."""
+_RUNNERS = frozenset({"pytest", "unittest"})
+_TEST_FOLDER = re.compile(r"(^|[\\/])(unit_?)?tests?[\\/]")
 _TEST = re.compile(r"^.*\b(?:if|elif|while|assert|not|and|or|match|case)\b.*$", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d]\w*")
 _USE = re.compile(r"\b([^\W\d]\w*)\.(?=([^\W\d]\w*))")
@@ -107,6 +111,17 @@ class Module:
     def tested(self) -> frozenset[str]:
         """The words on the lines of conditions: two values of such a name are told apart."""
         return frozenset(word for line in _TEST.findall(self.source.text) for word in _WORD.findall(line))
+
+    @cached_property
+    def of_test_suite(self) -> bool:
+        """Whether the file belongs to a test suite: by its name, or it stands beside the tests and imports what runs
+        them.
+        """
+        path = str(self.path)
+        if _UNIT_TESTS.search(path):
+            return True
+        runners = {source.partition(".")[0] for source, _, _ in self.imports.values()} & _RUNNERS
+        return "pytest" in runners or (bool(runners) and _TEST_FOLDER.search(path) is not None)
 
     def names_that_matter(self, words: frozenset[str]) -> frozenset[str]:
         """The functions and methods of this file that mention one of the words, or each other; `forward` and dunders

@@ -13,7 +13,6 @@ from flake8_gradtrap.events import (
     ClassEnded,
     Computed,
     Constructed,
-    Event,
     Part,
     Registered,
     Site,
@@ -59,10 +58,6 @@ class Registration(Core):
         super().__init__(*args)  # type: ignore[arg-type]
         self._training: dict[int, bool | None] = {}
         self._namespaces: dict[str, str] = {}
-
-    def hears(self, kind: type[Event]) -> bool:
-        """Whether a rule listens to events of a kind: what nobody hears is not worked out."""
-        return kind in self._listeners
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
