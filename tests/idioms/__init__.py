@@ -1,0 +1,1 @@
+"""Correct training programs in quantity: every way to write a step, times every other."""

@@ -1,0 +1,8 @@
+"""Every family of programs."""
+
+from __future__ import annotations
+
+from idioms import clearing
+from idioms.grammar import Family
+
+FAMILIES: tuple[Family, ...] = (*clearing.FAMILIES,)
