@@ -24,11 +24,10 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from idioms.families import FAMILIES
-from idioms.grammar import Family
-
 from flake8_gradtrap.config import Settings
 from flake8_gradtrap.engine import check_source
+from idioms.families import FAMILIES
+from idioms.grammar import Family
 
 SETTINGS = Settings()
 Differs = dict[str, str]
