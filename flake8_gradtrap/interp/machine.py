@@ -440,7 +440,7 @@ class Machine(Methods):
             if found is not None:
                 bound = self.bind_method(*found, instance, st)
                 if isinstance(bound, Func):
-                    starts = self.root(bound, st.fork())[:2] or [st]
+                    starts = _unlike(self.root(bound, st.fork())) or [st]
             if self.hears(Constructed):
                 for start in starts:
                     self.emit(self.constructed(cls, instance, start), start)
@@ -599,6 +599,17 @@ def _starting(
         word for rule in rules if not rule.needs and Produced in dict(rule.handlers()) for word in rule.words
     )
     return alone, tuple((roots, needs) for needs, roots in starting.items()), promised
+
+
+def _unlike(paths: list[State]) -> list[State]:
+    """The first of several paths, and the one that assumes most otherwise."""
+    if len(paths) < 3:
+        return paths
+    first = paths[0]
+    return [
+        first,
+        max(paths[1:], key=lambda path: sum(first.conds.get(key) != fact for key, fact in path.conds.items())),
+    ]
 
 
 def _turns_gradients_on(statement: ir.Statement) -> bool:
