@@ -256,12 +256,15 @@ class Calls(Classes):
             for args, st in calls:
                 self._forget_assigned(func, st)
                 plain = func.ident in self.plain
-                results.append((self.unknown(name) if plain else self._unknown_result(name, args, st), st))
+                result = self.unknown(name) if plain else self._unknown_result(name, args, st)
+                self.unentered.add(result)
+                results.append((result, st))
             return results
         if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
             for args, st in calls:
                 self._forget_assigned(func, st)
                 results += self._out_of_sight(func, args, node, st)
+            self.unentered.update(result for result, _ in results)
             return results
         return self._within_limits(func, calls, node)
 

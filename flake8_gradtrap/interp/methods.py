@@ -62,6 +62,10 @@ _QUIET = frozenset(
 )
 
 
+_WRITES = frozenset("copy_ add_ sub_ lerp_ addcmul_ addcdiv_ index_copy_ clamp_ normal_ uniform_".split())
+"""Methods that only tensors have: they change the tensor itself, and keep nothing of what they are given."""
+
+
 _SCALE_SETTINGS = frozenset(
     f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
 )
@@ -176,7 +180,7 @@ class Methods(Containers):
             self.measured(value, name, node, st)
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
-        if name not in _QUIET:
+        if name not in _QUIET and name not in _WRITES:
             misjudged = name == "__call__" and st.tensor(receiver) is not None  # what is called is no tensor
             self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
@@ -338,6 +342,9 @@ class Methods(Containers):
         owners = self.owners(tensor.parents[0], st) if tensor.parents else None
         if name == "zero_":
             self.emit(Cleared(self.site(node, st), None, owners, True), st)
+        elif name in ("fill_", "set_") or (name == "copy_" and not self._written_from_gradients(args, st)):
+            values = [owner for owner in owners or () if isinstance(owner, Value)]
+            self.escape(values, node, st, "a gradient set by hand")
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
             in_clip = any(
                 frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames
@@ -354,6 +361,12 @@ class Methods(Containers):
             return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
         of = (receiver,) if self.hears(GradientReadOut) else ()
         return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
+
+    def _written_from_gradients(self, args: Args, st: State) -> bool:
+        """Whether what is written comes from gradients: those of all processes, or clipped ones."""
+        ancestors = self.provenance(st).ancestors
+        tensors = (st.tensor(part) for arg in args.pos[:1] for part in (arg, *ancestors(arg)))
+        return any(tensor is not None and tensor.op == "grad" for tensor in tensors)
 
     def backward(
         self,

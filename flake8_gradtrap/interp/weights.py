@@ -22,12 +22,14 @@ class Weighing:
         self.by: set[Hashable] = set()
         self.ragged = False
         """Whether a mean was met that may be over another number in each batch."""
+        self.seen = True
+        """Whether nothing was met that another call would have shown."""
         self._known: dict[tuple[Value, float | None, bool], float | None] = {}
 
     def weights(self, loss: Value) -> Weights:
         share = self._share(loss, 1.0, 0)
         uneven = _uneven(self.state, loss, frozenset(), 0, {}) if self.ragged else frozenset()
-        return Weights(share, frozenset(self.by), uneven)
+        return Weights(share, frozenset(self.by), uneven, self.seen)
 
     def _share(self, value: Value, share: float | None, depth: int, term: bool = False) -> float | None:
         """The greatest constant that alone weighs a mean below a value; None if there is none. `share`: what weighs
@@ -45,6 +47,8 @@ class Weighing:
         if isinstance(value, Tup):
             return self._most(value.items, share, depth, term)
         tensor = self.state.tensor(value)
+        if value in self.provenance.unentered:
+            self.seen = False
         if tensor is None:
             return self._of_unknown(value, share, depth, term) if isinstance(value, Sym) else None
         if tensor.op in CUTS or tensor.op == "param" or (tensor.is_number and tensor.op != "scale"):
