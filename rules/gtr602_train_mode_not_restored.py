@@ -126,7 +126,7 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
     roots = ("backward",)
 
     def __init__(self) -> None:
-        self.asked: dict[Hashable, set[Hashable]] = {}
+        self.asked: dict[Hashable, set[tuple[Hashable, ...]]] = {}
         """For each module whose mode the program reads, on whatever path, the calls within which it does."""
         self.within: set[tuple[Hashable, Hashable]] = set()
         """The modules that were put into evaluation mode, and the calls within which that happened."""

@@ -342,7 +342,9 @@ class Methods(Containers):
         owners = self.owners(tensor.parents[0], st) if tensor.parents else None
         if name == "zero_":
             self.emit(Cleared(self.site(node, st), None, owners, True), st)
-        elif name in ("fill_", "set_") or (name == "copy_" and not self._written_from_gradients(args, st)):
+        elif name in ("fill_", "set_", "copy_") and not any(
+            self._of_gradients(part, st, self.provenance(st)) for part in args.pos
+        ):
             values = [owner for owner in owners or () if isinstance(owner, Value)]
             self.escape(values, node, st, "a gradient set by hand")
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
@@ -361,12 +363,6 @@ class Methods(Containers):
             return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
         of = (receiver,) if self.hears(GradientReadOut) else ()
         return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
-
-    def _written_from_gradients(self, args: Args, st: State) -> bool:
-        """Whether what is written comes from gradients: those of all processes, or clipped ones."""
-        ancestors = self.provenance(st).ancestors
-        tensors = (st.tensor(part) for arg in args.pos[:1] for part in (arg, *ancestors(arg)))
-        return any(tensor is not None and tensor.op == "grad" for tensor in tensors)
 
     def backward(
         self,
