@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from idioms import clearing
+from idioms import clearing, recording
 from idioms.grammar import Family
 
-FAMILIES: tuple[Family, ...] = (*clearing.FAMILIES,)
+FAMILIES: tuple[Family, ...] = (*clearing.FAMILIES, *recording.FAMILIES)
