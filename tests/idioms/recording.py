@@ -248,7 +248,8 @@ _ACCURACY = {
     "max": {"score": "_, predicted = torch.max(out.data, 1)\ncorrect = predicted.eq(y).sum().item() / len(y)"},
     "max detach": {"score": "correct = out.detach().max(1)[1].eq(y).float().mean()"},
     "topk": {
-        "score": "_, pred = out.topk(2, 1, True, True)\nhits = pred.t().eq(y.view(1, -1))\ncorrect = hits[:1].sum().item()"
+        "score": "_, pred = out.topk(2, 1, True, True)\nhits = pred.t().eq(y.view(1, -1))\n"
+        "correct = hits[:1].sum().item()"
     },
     "softmax": {"score": "correct = (F.softmax(out, dim=1).argmax(1) == y).float().mean().item()"},
     "collected": {"score": "preds = out.argmax(1).cpu().tolist()\ncorrect = sum(p == t for p, t in zip(preds, y))"},
@@ -490,12 +491,17 @@ _RECORDING = Family(
                 "backward": "loss.backward()\nnn.utils.clip_grad_norm_({{opt}}.param_groups[0]['params'], 1.0)",
             },
             "finite": {"backward": "assert not torch.isnan(loss).any()\nloss.backward()"},
-            "kept value": {"backward": "value = loss.item()\nif value > 1e6:\n    raise ValueError(value)\nloss.backward()"},
+            "kept value": {
+                "backward": "value = loss.item()\nif value > 1e6:\n    raise ValueError(value)\nloss.backward()"
+            },
             "with penalty": {"backward": "loss = loss + 1e-4 * out.pow(2).mean()\nloss.backward()"},
         },
     },
     {
-        "summed": ("GTR401", {"record": "total += loss", "start": "total = 0", "finish": "print(total)", "helpers": ""}),
+        "summed": (
+            "GTR401",
+            {"record": "total += loss", "start": "total = 0", "finish": "print(total)", "helpers": ""},
+        ),
         "stored": ("GTR402", {"record": "kept.append(loss)", "start": "kept = []", "finish": "", "helpers": ""}),
         "meter keeps it": (
             "GTR401",
