@@ -175,6 +175,8 @@ class Core:
         """The tensors that were made there, and where."""
         self.begun: dict[Stamp, int] = {}
         """How many things were made when an iteration began."""
+        self.over_parts: set[Hashable] = set()
+        """Loops that go over models or optimizers."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()
