@@ -62,6 +62,9 @@ _QUIET = frozenset(
 )
 
 
+_OF_TENSORS = frozenset("view reshape permute unsqueeze shape dim ndim numel flatten".split())
+"""What tensors have, and batches of graphs or of words do not."""
+
 _WRITES = frozenset("copy_ add_ sub_ lerp_ addcmul_ addcdiv_ index_copy_ clamp_ normal_ uniform_".split())
 """Methods that only tensors have: they change the tensor itself, and keep nothing of what they are given."""
 
@@ -237,11 +240,11 @@ class Methods(Containers):
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
-        if self.know.conventions["no_tensor"].search(value.name):
+        used = self.module.protocol.get(value.name, set())
+        if self.know.conventions["no_tensor"].search(value.name) and used.isdisjoint(_OF_TENSORS):
             return False
         if any(source.partition(".")[0] in _GRAPHS for source, _, _ in self.module.imports.values()):
             return False
-        used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
 
     def on_tensor(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
