@@ -163,6 +163,8 @@ class Calls(Classes):
             return self.call_method(func.receiver, func.name, args, node, st)
         if isinstance(func, Sym) and func.op == "pure builtins.getattr" and func.args[0] == Api("torch.nn"):
             return self.call_api("torch.nn.Module", args, node, st)  # a layer whose class is chosen by its name
+        if isinstance(func, Sym) and (chosen := self.make_chosen(func, args, node, st)) is not None:
+            return [(chosen, st)]
         kind = self.kind(func, st)
         record = st.record(func)
         if isinstance(record, Thingy) and record.cls is not None:

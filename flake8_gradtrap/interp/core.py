@@ -677,6 +677,9 @@ class Core:
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
         raise NotImplementedError
 
+    def make_chosen(self, func: Sym, args: Args, node: ir.Node, st: State) -> Value | None:
+        raise NotImplementedError
+
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         raise NotImplementedError
 
