@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
 from flake8_gradtrap.interp import ir
@@ -314,6 +315,9 @@ class Modes(Core):
             st.set_attr(context, "mode before", Const.of(st.mode))
             self.enter_context(context, st)
             return [(context, st)]
+        record = st.record(context)
+        if name == "__call__" and args.pos and isinstance(func := args.pos[0], Func) and isinstance(record, Thingy):
+            return [(replace(func, no_grad=record.flag), st)]
         if name == "__exit__":
             before = st.drop_attr(context, "mode before")
             st.mode = before.value if isinstance(before, Const) else None
