@@ -354,8 +354,20 @@ class Machine(Methods):
 
     def _assumable(self, param: ir.Param, func: Func) -> bool:
         """Whether an argument may be one-shot; its name alone does not say so where all visible callers pass lists."""
+        if not _may_be_one_shot(param) or param.annotation is not None:
+            return _may_be_one_shot(param)
         kinds = self.handed_kinds.get((func.ident, param.name), set())
-        return _may_be_one_shot(param) and (param.annotation is not None or not kinds or not kinds <= {"list", "tuple"})
+        return not kinds <= {"list", "tuple"} if kinds else not self._called_unseen(func)
+
+    def _called_unseen(self, func: Func) -> bool:
+        """Whether all callers of a private function are in its file, and none of their calls was run."""
+        name = getattr(func.node, "name", "")
+        if not name.startswith("_") or name.startswith("__"):
+            return False
+        parts = self.module.source.toplevel
+        methods = ((inner, mentions) for part in parts for inner, mentions in part.methods.items())
+        functions = ((part.name, part.mentions) for part in parts if part.kind == "function")
+        return any(name in mentions and caller != name for caller, mentions in (*methods, *functions))
 
     def _assumed(self, param: ir.Param, func: Func, st: State) -> Value:
         """An argument that may be a one-shot iterator, as its name or annotation says."""
@@ -602,13 +614,13 @@ def _starting(
 
 
 def _unlike(paths: list[State]) -> list[State]:
-    """The first of several paths, and the one that assumes most otherwise."""
+    """The first two of several paths, and the one that assumes most otherwise than the first."""
     if len(paths) < 3:
         return paths
     first = paths[0]
     return [
-        first,
-        max(paths[1:], key=lambda path: sum(first.conds.get(key) != fact for key, fact in path.conds.items())),
+        *paths[:2],
+        max(paths[2:], key=lambda path: sum(first.conds.get(key) != fact for key, fact in path.conds.items())),
     ]
 
 
