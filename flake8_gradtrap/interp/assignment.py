@@ -9,6 +9,7 @@ from flake8_gradtrap.events import (
     Accumulated,
     Cleared,
     Clipped,
+    Escaped,
     GradientForced,
     Stored,
     Thing,
@@ -187,14 +188,8 @@ class Assignment(Expressions):
         """`base.name = value`, with what torch makes of `grad`, `data` and `requires_grad`."""
         tensor = st.tensor(base)
         is_tensor = tensor is not None or self.kind(base, st) == "tensor"
-        if name == "grad":
-            if value == NONE:
-                self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
-            else:
-                owners = self.owners(base, st) or frozenset()
-                self.escape(
-                    [base, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand"
-                )
+        if name in ("grad", "_grad"):
+            self.gradient_set(base, value, node, st)
             return
         if name == "requires_grad" and is_tensor:
             self.froze(base, value, node, st)
@@ -227,6 +222,19 @@ class Assignment(Expressions):
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))
+
+    def gradient_set(self, base: Value, value: Value, node: ir.Node, st: State) -> None:
+        """`p.grad = value`: None clears it."""
+        if value == NONE:
+            self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
+            return
+        self.gradients_used((value,), "", node, st)
+        how = "a gradient set by hand"
+        owners = self.owners(base, st)
+        if owners is None:
+            self.emit(Escaped(self.site(node, st), (Thing(base),), how), st)
+            return
+        self.escape([base, *(owner for owner in owners if isinstance(owner, Value))], node, st, how)
 
     def force(self, value: Value, node: ir.Node, st: State, how: str) -> None:
         """`requires_grad` is put on a value: on a computed one that is GTR209's business, on a leaf it is ordinary."""

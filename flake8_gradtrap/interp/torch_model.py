@@ -125,7 +125,9 @@ class TorchModel(Wrappers):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
         if name == "builtins.setattr" and len(args.pos) == 3:
-            if isinstance(args.pos[1], Const):
+            if args.pos[1] in (Const.of("grad"), Const.of("_grad")):
+                self.gradient_set(args.pos[0], args.pos[2], node, st)
+            elif isinstance(args.pos[1], Const):
                 self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
                 label = f"{self.label(node.args[0].value)}.{args.pos[1].value}" if isinstance(node, ir.Call) else ""
                 self.part_assigned(args.pos[0], args.pos[1].value, args.pos[2], st, node, label)
@@ -365,7 +367,10 @@ class TorchModel(Wrappers):
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
         self.handed_over(args.all(), node, st, short)
-        return self._make("module", name, Args() if args.more else args, node, st)
+        module = self._make("module", name, Args() if args.more else args, node, st)
+        if "modules.holders" in self.know.roles(name):
+            self.note_named_parts(module, args.pos, st)
+        return module
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = _reduction(args)

@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -47,19 +48,41 @@ def within(small: Differs, large: Differs) -> bool:
     return small.items() <= large.items()
 
 
+def shrunk(differs: Differs, still: Callable[[Differs], bool]) -> Differs:
+    """As many dimensions as can be are plain, and it is still so."""
+    for name in list(differs):
+        smaller = {other: way for other, way in differs.items() if other != name}
+        if still(smaller):
+            differs = smaller
+    return differs
+
+
+def alarmed(family: Family, code: str, differs: Differs) -> bool:
+    return code in {found for found, _, _ in codes(family.program(differs))}
+
+
+def hidden(family: Family, trap: str, differs: Differs) -> bool:
+    """Whether a trap is not found in a program of these ways."""
+    plain, trapped = family.program(differs), family.program(differs, trap)
+    return (
+        plain != trapped and not codes(plain) and family.traps[trap][0] not in {code for code, _, _ in codes(trapped)}
+    )
+
+
 def judge(family: Family, programs: Iterable[Differs]) -> Iterator[str]:
     """The smallest programs with a false alarm, and the smallest in which a trap is missed."""
     false: dict[str, list[Differs]] = {}
     missed: dict[str, list[Differs]] = {}
     count: Counter[str] = Counter()
-    for differs in programs:
+    for differs in map(family.differing, programs):
         count["correct"] += 1
         alarms = codes(family.program(differs))
         count["with a false alarm"] += bool(alarms)
-        for code, row, message in alarms:
+        for code, _, message in alarms:
             if not any(within(known, differs) for known in false.setdefault(code, [])):
-                false[code].append(differs)
-                yield f"  FALSE  {told(differs)}: {code} in line {row}: {message}"
+                small = shrunk(differs, partial(alarmed, family, code))
+                false[code].append(small)
+                yield f"  FALSE  {told(small)}: {code}: {message}"
         before = {code for code, _, _ in alarms}
         for trap, (code, _) in family.traps.items():
             if code in before or family.program(differs, trap) == family.program(differs):
@@ -68,8 +91,9 @@ def judge(family: Family, programs: Iterable[Differs]) -> Iterator[str]:
             if code in {found for found, _, _ in codes(family.program(differs, trap))}:
                 count["found"] += 1
             elif not any(within(known, differs) for known in missed.setdefault(trap, [])):
-                missed[trap].append(differs)
-                yield f"  MISSED {told(differs)} +{trap} ({code})"
+                small = shrunk(differs, partial(hidden, family, trap))
+                missed[trap].append(small)
+                yield f"  MISSED {told(small)} +{trap} ({code})"
     yield f"{family.name}: {dict(count)}"
 
 

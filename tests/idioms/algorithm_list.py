@@ -941,7 +941,7 @@ class Layer(nn.Linear):
 """,
     ),
     "greedy layers": (
-        "blocks = [mlp(8, 8), mlp(8, 8)]\nheads = [nn.Linear(8, 1), nn.Linear(8, 1)]\n"
+        "blocks = nn.ModuleList([mlp(8, 8), mlp(8, 8)])\nheads = nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 1)])\n"
         "opts = [torch.optim.SGD(list(b.parameters()) + list(h.parameters()), lr={{lr}}) for b, h in zip(blocks, heads)]",
         """
 h = x

@@ -12,12 +12,13 @@ from idioms.parts import SETTINGS
 def _way(setup: str, body: str, define: str = "", end: str = "") -> dict[str, str]:
     """What the setup makes lives where the loop finds it: `{{s}}` stands before its names, but in keywords."""
     made = {
-        name for names in re.findall(r"^([\w, ]+?) =", setup, re.MULTILINE) for name in re.split(r"[ ,]+", names) if name
+        name
+        for names in re.findall(r"^([\w, ]+?) =", setup, re.MULTILINE)
+        for name in re.split(r"[ ,]+", names)
+        if name
     }
     for name in made:
-        setup, body, end = (
-            re.sub(rf"(?<![\w.]){name}\b(?!=)", "{{s}}" + name, text) for text in (setup, body, end)
-        )
+        setup, body, end = (re.sub(rf"(?<![\w.]){name}\b(?!=)", "{{s}}" + name, text) for text in (setup, body, end))
     return {"setup": setup, "body": body, "define": define, "end": end}
 
 

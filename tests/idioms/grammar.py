@@ -57,6 +57,10 @@ class Family:
                 text = _PLACE.sub(lambda match: texts[match[1]], text)
         return re.sub(r"\n[ \t]*\n(?=[ \t]*\n)", "\n", text)
 
+    def differing(self, ways: Mapping[str, str]) -> dict[str, str]:
+        """The dimensions that are not plain."""
+        return {name: way for name, way in ways.items() if way != next(iter(self.dimensions[name]))}
+
     def single(self) -> Iterator[dict[str, str]]:
         """What differs, one dimension at a time."""
         for name, ways in self.dimensions.items():

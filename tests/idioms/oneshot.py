@@ -19,7 +19,11 @@ PARAMETERS = {
         "p": "{{s}}params",
         "helper": "",
     },
-    "method": {"made": "", "p": "trainable({{m}})", "helper": "def trainable(model):\n    return [p for p in model.parameters() if p.requires_grad]"},
+    "method": {
+        "made": "",
+        "p": "trainable({{m}})",
+        "helper": "def trainable(model):\n    return [p for p in model.parameters() if p.requires_grad]",
+    },
     "fresh filter": {"made": "", "p": "filter(lambda p: p.requires_grad, {{m}}.parameters())", "helper": ""},
     "lambda": {"made": "{{s}}get = lambda: (p for p in {{m}}.parameters())", "p": "{{s}}get()", "helper": ""},
     "generator function": {
@@ -71,7 +75,12 @@ PARAMETERS = {
         "p": "[p for g in {{s}}groups for p in g['params']]",
         "helper": "",
     },
-    "of the optimizer": {"made": "", "p": "[p for g in {{s}}optimizer.param_groups for p in g['params']]", "helper": "", "given": "{{m}}.parameters()"},
+    "of the optimizer": {
+        "made": "",
+        "p": "[p for g in {{s}}optimizer.param_groups for p in g['params']]",
+        "helper": "",
+        "given": "{{m}}.parameters()",
+    },
     "property": {
         "made": "{{s}}view = View({{m}})",
         "p": "{{s}}view.params",
@@ -85,7 +94,11 @@ PARAMETERS = {
                 return filter(lambda p: p.requires_grad, self.model.parameters())
         """,
     },
-    "zip": {"made": "{{s}}params = [p for p, _ in zip({{m}}.parameters(), itertools.count())]", "p": "{{s}}params", "helper": ""},
+    "zip": {
+        "made": "{{s}}params = [p for p, _ in zip({{m}}.parameters(), itertools.count())]",
+        "p": "{{s}}params",
+        "helper": "",
+    },
 }
 PARAMETERS = {name: {"given": way["p"]} | way for name, way in PARAMETERS.items()}
 
@@ -306,7 +319,9 @@ _ONE_SHOT = Family(
         "clear": {
             "optimizer": {"first": "{{s}}optimizer.zero_grad()"},
             "parameters": {"first": "for p in {{p}}:\n    p.grad = None"},
-            "both": {"first": "for p in {{p}}:\n    if p.grad is not None:\n        p.grad.zero_()\n{{s}}optimizer.zero_grad()"},
+            "both": {
+                "first": "for p in {{p}}:\n    if p.grad is not None:\n        p.grad.zero_()\n{{s}}optimizer.zero_grad()"
+            },
         },
         "batches": BATCHES,
         "settings": SETTINGS,

@@ -52,7 +52,7 @@ SETTINGS: Dimension = {
     "dict": _settings(f"config = {{{_PAIRS}}}", "config['{}']"),
     "get of a dict": _settings(f"config = {{{_PAIRS}}}", "config.get('{}')"),
     "json": _settings(
-        "import json\n\nconfig = json.loads('{\"train\": {"
+        'import json\n\nconfig = json.loads(\'{"train": {'
         + ", ".join(f'"{n}": {str(v).replace(chr(39), chr(34)).lower()}' for n, v in VALUES.items())
         + "}}')['train']",
         "config['{}']",

@@ -712,7 +712,10 @@ _PRECISION = Family(
     {{program}}
     """,
     {
-        "scaler": {n: _ANY | w | {"step": _STEP, "loop": _LOOP, "m": "{{s}}model", "o": "{{s}}optimizer"} for n, w in SCALERS.items()},
+        "scaler": {
+            n: _ANY | w | {"step": _STEP, "loop": _LOOP, "m": "{{s}}model", "o": "{{s}}optimizer"}
+            for n, w in SCALERS.items()
+        },
         "home": HOMES,
         "settings": SETTINGS,
         "network": NETWORKS,

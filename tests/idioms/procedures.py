@@ -121,18 +121,18 @@ loss = torch.tensor(0.0)
         before="lbfgs = torch.optim.LBFGS([p for p in {{m}}.parameters() if p.requires_grad], max_iter=2)",
     ),
     "maml": _way(
-        f"""
-{{{{o}}}}.zero_grad()
+        """
+{{o}}.zero_grad()
 loss = 0.0
 for task in range(2):
-    fast = {{n: p for n, p in {{{{m}}}}.named_parameters() if p.requires_grad}}
+    fast = {n: p for n, p in {{m}}.named_parameters() if p.requires_grad}
     for _ in range(2):
-        inner = nn.functional.mse_loss(torch.func.functional_call({{{{m}}}}, fast, (x,)), y)
+        inner = nn.functional.mse_loss(torch.func.functional_call({{m}}, fast, (x,)), y)
         grads = torch.autograd.grad(inner, list(fast.values()), create_graph=True)
-        fast = {{n: p - 0.01 * g for (n, p), g in zip(fast.items(), grads)}}
-    loss = loss + nn.functional.mse_loss(torch.func.functional_call({{{{m}}}}, fast, (x,)), y)
+        fast = {n: p - 0.01 * g for (n, p), g in zip(fast.items(), grads)}
+    loss = loss + nn.functional.mse_loss(torch.func.functional_call({{m}}, fast, (x,)), y)
 (loss / 2).backward()
-{{{{o}}}}.step()
+{{o}}.step()
 """
     ),
     "reptile": _way(
@@ -178,17 +178,17 @@ for p, g in zip(learned, grads):
 """
     ),
     "gradients averaged": _way(
-        f"""
+        """
 collected = []
 for part, target in zip(x.chunk(2), y.chunk(2)):
-    {{{{m}}}}.zero_grad()
-    loss = nn.functional.mse_loss({{{{m}}}}(part), target)
+    {{m}}.zero_grad()
+    loss = nn.functional.mse_loss({{m}}(part), target)
     loss.backward()
-    collected.append([p.grad.clone() if p.grad is not None else None for p in {{{{m}}}}.parameters()])
-for p, *grads in zip({{{{m}}}}.parameters(), *collected):
+    collected.append([p.grad.clone() if p.grad is not None else None for p in {{m}}.parameters()])
+for p, *grads in zip({{m}}.parameters(), *collected):
     if grads[0] is not None:
         p.grad = sum(grads) / len(grads)
-{{{{o}}}}.step()
+{{o}}.step()
 """
     ),
     "projected": _way(
@@ -244,16 +244,16 @@ scale.step()
         before="log_var = nn.Parameter(torch.zeros(()))\nscale = torch.optim.SGD([log_var], lr=0.01)",
     ),
     "virtual adversary": _way(
-        f"""
+        """
 embedding = x.clone()
-{{{{o}}}}.zero_grad()
+{{o}}.zero_grad()
 delta = torch.zeros_like(embedding).uniform_(-0.1, 0.1).requires_grad_()
 for _ in range(2):
-    loss = nn.functional.mse_loss({{{{m}}}}(embedding + delta), y) / 2
+    loss = nn.functional.mse_loss({{m}}(embedding + delta), y) / 2
     loss.backward()
     grad = delta.grad.detach()
     delta = (delta + 0.1 * grad / (grad.norm() + 1e-8)).detach().requires_grad_()
-{{{{o}}}}.step()
+{{o}}.step()
 """
     ),
     "fgm": _way(
@@ -309,17 +309,17 @@ for t in range(3):
 """
     ),
     "target network": _way(
-        f"""
+        """
 with torch.no_grad():
     goal = y + 0.9 * target(x)
-loss = nn.functional.smooth_l1_loss({{{{m}}}}(x), goal)
-{{{{o}}}}.zero_grad()
+loss = nn.functional.smooth_l1_loss({{m}}(x), goal)
+{{o}}.zero_grad()
 loss.backward()
-for p in {{{{m}}}}.parameters():
+for p in {{m}}.parameters():
     if p.grad is not None:
         p.grad.data.clamp_(-1, 1)
-{{{{o}}}}.step()
-for p, q in zip({{{{m}}}}.parameters(), target.parameters()):
+{{o}}.step()
+for p, q in zip({{m}}.parameters(), target.parameters()):
     q.data.copy_(0.99 * q.data + 0.01 * p.data)
 """,
         "import copy",
@@ -631,48 +631,48 @@ loss.backward()
         before="extra = nn.Parameter(torch.ones(3))\nall_optimizers = [{{o}}, torch.optim.SGD([extra], lr=0.01)]",
     ),
     "latent": _way(
-        f"""
+        """
 code = torch.zeros(len(x), 8, requires_grad=True)
 search = torch.optim.Adam([code], lr=0.1)
 for _ in range(3):
     search.zero_grad()
-    nn.functional.mse_loss({{{{m}}}}(x + code), y).backward()
+    nn.functional.mse_loss({{m}}(x + code), y).backward()
     search.step()
-{{{{o}}}}.zero_grad()
-loss = nn.functional.mse_loss({{{{m}}}}(x + code.detach()), y)
+{{o}}.zero_grad()
+loss = nn.functional.mse_loss({{m}}(x + code.detach()), y)
 loss.backward()
-{{{{o}}}}.step()
+{{o}}.step()
 """
     ),
     "langevin": _way(
-        f"""
+        """
 sample = torch.randn(4, 8, requires_grad=True)
 for _ in range(3):
-    energy = {{{{m}}}}(sample).sum()
+    energy = {{m}}(sample).sum()
     (grad,) = torch.autograd.grad(energy, sample)
     sample = (sample - 0.1 * grad + 0.01 * torch.randn_like(sample)).detach().requires_grad_()
-{{{{o}}}}.zero_grad()
-loss = {{{{m}}}}(x).mean() - {{{{m}}}}(sample.detach()).mean()
+{{o}}.zero_grad()
+loss = {{m}}(x).mean() - {{m}}(sample.detach()).mean()
 loss.backward()
-{{{{o}}}}.step()
+{{o}}.step()
 """
     ),
     "langevin by backward": _way(
-        f"""
-for p in {{{{m}}}}.parameters():
+        """
+for p in {{m}}.parameters():
     p.requires_grad_(False)
 sample = torch.randn(4, 8, requires_grad=True)
 for _ in range(3):
-    {{{{m}}}}(sample).sum().backward()
+    {{m}}(sample).sum().backward()
     sample.data.add_(sample.grad.data, alpha=-0.1)
     sample.grad.detach_()
     sample.grad.zero_()
-for p in {{{{m}}}}.parameters():
+for p in {{m}}.parameters():
     p.requires_grad_(True)
-{{{{o}}}}.zero_grad()
-loss = {{{{m}}}}(x).mean() - {{{{m}}}}(sample.detach()).mean()
+{{o}}.zero_grad()
+loss = {{m}}(x).mean() - {{m}}(sample.detach()).mean()
 loss.backward()
-{{{{o}}}}.step()
+{{o}}.step()
 """
     ),
     "restarts": _way(
@@ -908,7 +908,19 @@ LOGS = {
     "rate": {"log": "for group in {{o}}.param_groups:\n    group['lr'] = {{lr}} * 0.99"},
 }
 
-_HOMES = {name: HOMES[name] for name in ("script", "main", "function", "trainer", "base class", "inner function", "called elsewhere", "state object")}
+_HOMES = {
+    name: HOMES[name]
+    for name in (
+        "script",
+        "main",
+        "function",
+        "trainer",
+        "base class",
+        "inner function",
+        "called elsewhere",
+        "state object",
+    )
+}
 
 _PROCEDURES = Family(
     "procedures",
@@ -931,7 +943,10 @@ _PROCEDURES = Family(
     """,
     {
         "procedure": PROCEDURES,
-        "held": {n: w | {"params": "{{t}}model.parameters()", "loop": _LOOP, "begin": "", "end": "", "prepared": ""} for n, w in HELD.items()},
+        "held": {
+            n: w | {"params": "{{t}}model.parameters()", "loop": _LOOP, "begin": "", "end": "", "prepared": ""}
+            for n, w in HELD.items()
+        },
         "home": _HOMES,
         "batches": BATCHES,
         "settings": SETTINGS,

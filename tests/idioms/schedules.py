@@ -133,18 +133,20 @@ SCHEDULES = {
         f"{{{{s}}}}scheds = [{_LR}.StepLR({{{{o}}}}, 1), {_LR}.ExponentialLR({{{{o}}}}, 0.99)]",
         epoch="for sched in {{s}}scheds:\n    sched.step()",
     ),
-    "dict": _schedule(
-        f"{{{{s}}}}scheds = {{'main': {_LR}.StepLR({{{{o}}}}, 1)}}", epoch="{{s}}scheds['main'].step()"
-    ),
+    "dict": _schedule(f"{{{{s}}}}scheds = {{'main': {_LR}.StepLR({{{{o}}}}, 1)}}", epoch="{{s}}scheds['main'].step()"),
     "at the first of next": _schedule(
         f"{{{{s}}}}sched = {_LR}.StepLR({{{{o}}}}, 1)", first="if epoch > 0:\n    {{s}}sched.step()"
     ),
-    "by hand": _schedule("", first="adjust(optimizer={{o}}, epoch=epoch)", helper="""
+    "by hand": _schedule(
+        "",
+        first="adjust(optimizer={{o}}, epoch=epoch)",
+        helper="""
         def adjust(optimizer, epoch):
             lr = 0.1 * (0.5 ** (epoch // 2))
             for group in optimizer.param_groups:
                 group['lr'] = lr
-        """),
+        """,
+    ),
     "every few": _schedule(
         f"{{{{s}}}}sched = {_LR}.ExponentialLR({{{{o}}}}, 0.9)", "if (step + 1) % 2 == 0:\n    {{s}}sched.step()"
     ),

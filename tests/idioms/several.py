@@ -160,7 +160,14 @@ _D_FIRST = "{{d_step}}\n{{g_step}}"
 
 
 def _order(order: str, d_step: str, g_step: str, define: str = "") -> dict[str, str]:
-    return {"order": order, "d_step": d_step, "g_step": g_step, "helper": define, "zd": "{{od}}.zero_grad()", "zg": "{{og}}.zero_grad()"}
+    return {
+        "order": order,
+        "d_step": d_step,
+        "g_step": g_step,
+        "helper": define,
+        "zd": "{{od}}.zero_grad()",
+        "zg": "{{og}}.zero_grad()",
+    }
 
 
 _D = """
@@ -261,7 +268,9 @@ ORDERS = {
         "",
     ),
     "flag": _order(
-        "for phase in ('disc', 'gen'):\n    if phase == 'disc':\n        {{d_step}}\n    else:\n        {{g_step}}", _D, _G
+        "for phase in ('disc', 'gen'):\n    if phase == 'disc':\n        {{d_step}}\n    else:\n        {{g_step}}",
+        _D,
+        _G,
     ),
     "index": _order(
         """
@@ -355,9 +364,7 @@ ORDERS = {
         _D,
         _G,
     ),
-    "weight clip": _order(
-        _D_FIRST, _D + "for p in {{d}}.parameters():\n    p.data.clamp_(-0.01, 0.01)\n", _G
-    ),
+    "weight clip": _order(_D_FIRST, _D + "for p in {{d}}.parameters():\n    p.data.clamp_(-0.01, 0.01)\n", _G),
     "mone": _order(
         _D_FIRST,
         """
@@ -379,9 +386,7 @@ ORDERS = {
         """,
     ),
     "generator twice": _order("{{d_step}}\n{{g_step}}\n{{g_step}}", _D, _G),
-    "skipped": _order(
-        "{{d_step}}\nif loss_d.item() > 100:\n    continue\n{{g_step}}", _D, _G
-    ),
+    "skipped": _order("{{d_step}}\nif loss_d.item() > 100:\n    continue\n{{g_step}}", _D, _G),
     "cycle": _order(
         "{{g_step}}\n{{d_step}}",
         _D.replace("fake = {{g}}(z)", "fake = {{g}}(z) if i % 2 else pool(z)"),

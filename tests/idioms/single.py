@@ -494,7 +494,9 @@ else:
     ),
     "keywords": _held(
         "",
-        _made("kwargs = dict(lr={{lr}}, weight_decay={{decay}})\n{{t}}optimizer = torch.optim.SGD({{params}}, **kwargs)"),
+        _made(
+            "kwargs = dict(lr={{lr}}, weight_decay={{decay}})\n{{t}}optimizer = torch.optim.SGD({{params}}, **kwargs)"
+        ),
     ),
     "dict": _held(
         "",
@@ -871,7 +873,9 @@ CLIPS = {
     "nan to zero": {
         "clip": "for p in {{m}}.parameters():\n    if p.grad is not None:\n        torch.nan_to_num(p.grad, nan=0.0, out=p.grad)"
     },
-    "noise": {"clip": "for p in {{m}}.parameters():\n    if p.grad is not None:\n        p.grad += 1e-3 * torch.randn_like(p.grad)"},
+    "noise": {
+        "clip": "for p in {{m}}.parameters():\n    if p.grad is not None:\n        p.grad += 1e-3 * torch.randn_like(p.grad)"
+    },
     "elsewhere": {
         "clip": "from torch.nn.utils import clip_grad_norm_ as clip_gradients\nclip_gradients({{m}}.parameters(), {{max_norm}})"
     },
@@ -915,15 +919,16 @@ SCHEDULES = {
         "[torch.optim.lr_scheduler.LinearLR({{o}}{{wrapped}}), torch.optim.lr_scheduler.ExponentialLR({{o}}{{wrapped}}, 0.9)], [2])",
         end="scheduler.step()",
     ),
-    "fraction": _schedule(
-        _SCHEDULER.format("CosineAnnealingWarmRestarts", "T_0=2"), "scheduler.step(epoch + 0.5)"
-    ),
+    "fraction": _schedule(_SCHEDULER.format("CosineAnnealingWarmRestarts", "T_0=2"), "scheduler.step(epoch + 0.5)"),
     "by hand": _schedule("", "for group in {{o}}.param_groups:\n    group['lr'] = {{lr}} * 0.9 ** epoch"),
     "warm-up": _schedule(
         _SCHEDULER.format("ExponentialLR", "0.9"), end="if epoch >= {{warmup}} - 2:\n    scheduler.step()"
     ),
 }
-SCHEDULES["by hand"] = {**SCHEDULES["by hand"], "each": "for group in {{o}}.param_groups:\n    group['lr'] = {{lr}} * 0.9 ** epoch"}
+SCHEDULES["by hand"] = {
+    **SCHEDULES["by hand"],
+    "each": "for group in {{o}}.param_groups:\n    group['lr'] = {{lr}} * 0.9 ** epoch",
+}
 
 LOGS = {
     "none": {"log": ""},

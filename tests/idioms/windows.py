@@ -45,9 +45,7 @@ WINDOWS = {
     "from one": _window("i % {{k}} == 0", "for i, (x, y) in enumerate(loader, start=1):"),
     "not modulo": _window("not (i + 1) % {{k}}"),
     "or last": _window("(i + 1) % {{k}} == 0 or (i + 1) == len(loader)"),
-    "or last batch": _window(
-        "(i + 1) % {{k}} == 0 or last_batch", count="last_batch = i == len(loader) - 1"
-    ),
+    "or last batch": _window("(i + 1) % {{k}} == 0 or last_batch", count="last_batch = i == len(loader) - 1"),
     "flag": _window("update", count="update = (i + 1) % {{k}} == 0 or i == len(loader) - 1"),
     "need update": _window(
         "need_update",
@@ -127,9 +125,7 @@ WINDOWS = {
         update="{{unscale}}\n{{clip}}\n{{step_it}}\n{{each}}",
     ),
     "last of window": _window("is_last", count="is_last = i % {{k}} == {{k}} - 1"),
-    "accumulating": _window(
-        "not accumulating", count="accumulating = (i + 1) % {{k}} != 0 and (i + 1) != len(loader)"
-    ),
+    "accumulating": _window("not accumulating", count="accumulating = (i + 1) % {{k}} != 0 and (i + 1) != len(loader)"),
     "since last": _window(
         "i - last_step >= {{k}}",
         before="last_step = -1",
@@ -146,10 +142,10 @@ WINDOWS = {
         "{{k}} > 1 and (i + 1) % {{k}} == 0 or {{k}} <= 1",
         divide="if {{k}} > 1:\n    loss = loss / {{k}}",
     ),
-    "max of one": _window("(i + 1) % accumulate == 0", before="accumulate = max(1, {{k}} or 1)", divide="loss = loss / accumulate"),
-    "remainder": _window(
-        "(i + 1) % {{k}} == 0", rest="if len(loader) % {{k}} != 0:\n    {{update}}"
+    "max of one": _window(
+        "(i + 1) % accumulate == 0", before="accumulate = max(1, {{k}} or 1)", divide="loss = loss / accumulate"
     ),
+    "remainder": _window("(i + 1) % {{k}} == 0", rest="if len(loader) % {{k}} != 0:\n    {{update}}"),
     "grouped": _window(
         "",
         "for group in grouped(loader, {{k}}):",
@@ -436,9 +432,7 @@ _WINDOWS = Family(
             "autocast": {
                 "forward": "with torch.autocast('cpu', dtype=torch.bfloat16):\n    loss = (({{m}}(x) - y) ** 2).mean()"
             },
-            "logged": {
-                "forward": "loss = nn.functional.l1_loss({{m}}(x), y)\nrunning = loss.item()"
-            },
+            "logged": {"forward": "loss = nn.functional.l1_loss({{m}}(x), y)\nrunning = loss.item()"},
         },
     },
     {
