@@ -326,7 +326,7 @@ class Core:
             return self.kind_of_unknown(value)
         return ""
 
-    def submodule(self, holder: Value, key: Hashable) -> Sym:
+    def submodule(self, holder: Hashable, key: Hashable) -> Sym:
         """A module inside a module, a `ModuleList` or a `Sequential`."""
         part = Sym("entry", (holder, key), "module")
         self.kinds[part] = "module"

@@ -223,7 +223,7 @@ class Iteration(Calls):
         item: Value = (
             self.parameter_item(owners, self.site(node, st), st)
             if "param" in method
-            else self.unknown("module", "item")
+            else self.submodule(holder, self.fresh())
         )
         if method in self.know.lists["iterators.named"]:
             item = Tup((self.unknown("name", "item"), item))
