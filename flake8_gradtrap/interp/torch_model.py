@@ -18,8 +18,8 @@ from flake8_gradtrap.events import (
     SchedulerMade,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.core import HARMLESS, NAMED_PARTS, Args, Dead, Results
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -66,6 +66,10 @@ ASKS_FINITE = frozenset({"isnan", "isinf", "isfinite", "isneginf", "isposinf", "
 """Functions and methods that look for what is not finite, or replace it."""
 
 
+GRAD_MODE = "grad mode"
+"""What `is_grad_enabled` returned: a condition does not ask for it, since nobody knows how the function is called."""
+
+
 class TorchModel(Wrappers):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
@@ -73,6 +77,8 @@ class TorchModel(Wrappers):
         short = name.rpartition(".")[2]
         if name == "builtins.next":
             return self._next(args, node, st)
+        if name == "torch.is_grad_enabled" and st.mode is not None and IN_DOUBT not in st.conds:
+            return [(Sym(GRAD_MODE, (Const.of(st.mode),)), st)]
         if short in ASKS_FINITE and self.hears(FiniteAsked):
             self.emit(FiniteAsked(self.site(node, st)), st)
         if short in _ACTS and not roles and name.count(".") > 1 and of_elsewhere(Api(name)):  # `state.loss.backward()`
@@ -126,7 +132,7 @@ class TorchModel(Wrappers):
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
         if name == "builtins.setattr" and len(args.pos) == 3:
             if args.pos[1] in (Const.of("grad"), Const.of("_grad")):
-                self.gradient_set(args.pos[0], args.pos[2], node, st)
+                self.gradient_assigned(args.pos[0], args.pos[2], node, st)
             elif isinstance(args.pos[1], Const):
                 self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
                 label = f"{self.label(node.args[0].value)}.{args.pos[1].value}" if isinstance(node, ir.Call) else ""
@@ -247,12 +253,24 @@ class TorchModel(Wrappers):
         if isinstance(record, Thingy):
             made = self.new(replace(record, stamp=st.stamp), st)
             for name, part in list(st.overlay.get(value, {}).items()) if record.kind == "module" else ():
+                if name == NAMED_PARTS:
+                    continue  # the copy has others
                 inner = st.record(part)
                 whole = isinstance(inner, Thingy) and inner.kind == "module" and part != value and depth < _NESTED
                 st.set_attr(made, name, self._copied(part, st, depth + 1) if whole else part)
             return made
         if isinstance(value, Sym) and self.kind(value, st) == "module":
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
+        if depth < _NESTED and isinstance(value, Tup):
+            return Tup(tuple(self._copied(part, st, depth + 1) for part in value.items))
+        if depth < _NESTED and isinstance(record, Listing) and record.items:
+            items = tuple(self._copied(part, st, depth + 1) for part in record.items)
+            return self.new(
+                replace(record, items=items, item=record.item and items[-1], owners=self._union(items, st)), st
+            )
+        if depth < _NESTED and isinstance(record, Mapping):
+            entries = tuple((key, self._copied(part, st, depth + 1)) for key, part in record.items)
+            return self.new(replace(record, items=entries), st)
         return value if not isinstance(record, Iterator) else self.unknown()
 
     def _averaged(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
@@ -415,6 +433,8 @@ class TorchModel(Wrappers):
             flag = True
         else:
             given = args.get(0, "mode")
+            if isinstance(given, Sym) and given.op == GRAD_MODE:
+                given = given.args[0] if isinstance(given.args[0], Const) else None  # it is put back
             flag = self.truth(given, st) if given is not None else None
             if isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training":
                 flag = None

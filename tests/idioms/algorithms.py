@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from idioms.algorithm_list import ALGORITHMS
+from idioms import algorithms_agents, algorithms_others, algorithms_pairs
 from idioms.grammar import Family
 from idioms.parts import SETTINGS
 
@@ -153,7 +153,11 @@ _ALGORITHMS = Family(
     {{program}}
     """,
     {
-        "algorithm": {name: _way(*texts) for name, texts in ALGORITHMS.items()},
+        "algorithm": {
+            name: _way(*texts)
+            for part in (algorithms_others, algorithms_agents, algorithms_pairs)
+            for name, texts in part.ALGORITHMS.items()
+        },
         "home": {name: way | {"loop": _LOOP} for name, way in HOMES.items()},
         "settings": SETTINGS,
         "log": {

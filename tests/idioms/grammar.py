@@ -4,8 +4,8 @@ A place, `{{name}}`, is filled with the text of a way; a text may have places it
 line takes a text of several lines, at that indentation, or of none. The first way of each dimension is its plain one:
 a program is told by the ways in which it differs from the program of plain ways.
 
-What stands between the lines `# elsewhere: a, b` and `# here` belongs to another file, which cannot be seen: `seen` puts
-an import of the names in its place.
+What stands between the lines `# elsewhere: a, b` and `# here` belongs to another file, which cannot be seen: `seen`
+puts an import of the names in its place.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Family:
             texts.update(self.traps[trap][1])
         text = textwrap.dedent(self.template).lstrip("\n")
         for _ in range(40):
-            if not _PLACE.search(text):
-                break
-            # whole lines first: a place within a line may stand in a text of several
-            text, lines = _LINE.subn(lambda match: _block(texts[match[2]], match[1]), text)
-            if not lines:
+            if _LINE.search(text):  # all of these first: what they are filled with may have some itself
+                text = _LINE.sub(lambda match: _block(texts[match[2]], match[1]), text)
+            elif _PLACE.search(text):
                 text = _PLACE.sub(lambda match: texts[match[1]], text)
+            else:
+                break
         return re.sub(r"\n[ \t]*\n(?=[ \t]*\n)", "\n", text)
 
     def differing(self, ways: Mapping[str, str]) -> dict[str, str]:

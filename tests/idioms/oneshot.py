@@ -1,4 +1,4 @@
-"""One-shot iterators that are used once, made anew, or turned into lists; parameters handed from function to function."""
+"""One-shot iterators: used once, made anew, turned into lists; parameters handed from function to function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PARAMETERS = {
     "generator function": {
         "made": "",
         "p": "walk({{m}})",
-        "helper": "def walk(model):\n    for module in model.modules():\n        yield from module.parameters(recurse=False)",
+        "helper": "def walk(model):\n    for module in model.modules():\n"
+        "        yield from module.parameters(recurse=False)",
     },
     "chain": {"made": "", "p": "itertools.chain({{m}}.parameters(), [])", "helper": ""},
     "chain list": {
@@ -61,12 +62,14 @@ PARAMETERS = {
         "helper": "",
     },
     "rebound": {
-        "made": "params = {{m}}.parameters()\ncount = sum(p.numel() for p in params)\nparams = {{m}}.parameters()\n{{s}}params = list(params)",
+        "made": "params = {{m}}.parameters()\ncount = sum(p.numel() for p in params)\n"
+        "params = {{m}}.parameters()\n{{s}}params = list(params)",
         "p": "{{s}}params",
         "helper": "",
     },
     "tee": {
-        "made": "first, second = itertools.tee({{m}}.parameters())\ncount = sum(p.numel() for p in first)\n{{s}}params = list(second)",
+        "made": "first, second = itertools.tee({{m}}.parameters())\n"
+        "count = sum(p.numel() for p in first)\n{{s}}params = list(second)",
         "p": "{{s}}params",
         "helper": "",
     },
@@ -320,7 +323,8 @@ _ONE_SHOT = Family(
             "optimizer": {"first": "{{s}}optimizer.zero_grad()"},
             "parameters": {"first": "for p in {{p}}:\n    p.grad = None"},
             "both": {
-                "first": "for p in {{p}}:\n    if p.grad is not None:\n        p.grad.zero_()\n{{s}}optimizer.zero_grad()"
+                "first": "for p in {{p}}:\n    if p.grad is not None:\n        p.grad.zero_()\n"
+                "{{s}}optimizer.zero_grad()"
             },
         },
         "batches": BATCHES,

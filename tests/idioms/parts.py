@@ -295,7 +295,8 @@ BATCHES: Dimension = {
     "restarted": {
         "loader": "",
         "batches": "data_iter = iter(loader)\nfor step in range(4):",
-        "take": "try:\n    x, y = next(data_iter)\nexcept StopIteration:\n    data_iter = iter(loader)\n    x, y = next(data_iter)",
+        "take": "try:\n    x, y = next(data_iter)\nexcept StopIteration:\n"
+        "    data_iter = iter(loader)\n    x, y = next(data_iter)",
     },
     "cycle": {
         "loader": """

@@ -113,7 +113,8 @@ SCHEDULES = {
         "    {{s}}sched.step()",
     ),
     "two": _schedule(
-        f"{{{{s}}}}warm = {_LR}.LinearLR({{{{o}}}}, 0.1, total_iters=2)\n{{{{s}}}}sched = {_LR}.ExponentialLR({{{{o}}}}, 0.9)",
+        f"{{{{s}}}}warm = {_LR}.LinearLR({{{{o}}}}, 0.1, total_iters=2)\n"
+        f"{{{{s}}}}sched = {_LR}.ExponentialLR({{{{o}}}}, 0.9)",
         epoch="if epoch < 1:\n    {{s}}warm.step()\nelse:\n    {{s}}sched.step()",
     ),
     "batch or epoch": _schedule(
@@ -123,7 +124,8 @@ SCHEDULES = {
         "if not {{s}}per_batch:\n    {{s}}sched.step()",
     ),
     "none or some": _schedule(
-        f"{{{{s}}}}sched = None\nif {{{{warmup}}}} > 0:\n    {{{{s}}}}sched = {_LR}.LinearLR({{{{o}}}}, total_iters={{{{warmup}}}})",
+        f"{{{{s}}}}sched = None\nif {{{{warmup}}}} > 0:\n"
+        f"    {{{{s}}}}sched = {_LR}.LinearLR({{{{o}}}}, total_iters={{{{warmup}}}})",
         "if {{s}}sched is not None:\n    {{s}}sched.step()",
     ),
     "fraction": _schedule(
@@ -188,7 +190,8 @@ PHASES = {
     "seeds": {"phases": "for seed in (0, 1):\n    torch.manual_seed(seed)\n    {{make}}\n    {{train}}"},
     "rates": {"phases": "for lr in [0.1, 0.01]:\n    {{make}}\n    {{train}}"},
     "tasks": {
-        "phases": "{{s}}model = {{net}}\nfor task in range(2):\n    {{s}}optimizer = {{opt}}\n    {{sched}}\n    {{train}}"
+        "phases": "{{s}}model = {{net}}\nfor task in range(2):\n    {{s}}optimizer = {{opt}}\n"
+        "    {{sched}}\n    {{train}}"
     },
     "thawed": {
         "phases": """
@@ -288,13 +291,16 @@ PHASES = {
 
 BODIES = {
     "plain": {
-        "body": "{{o}}.zero_grad()\nloss = nn.functional.mse_loss({{s}}model(x), y)\nloss.backward()\n{{o}}.step()\n{{each}}"
+        "body": "{{o}}.zero_grad()\nloss = nn.functional.mse_loss({{s}}model(x), y)\n"
+        "loss.backward()\n{{o}}.step()\n{{each}}"
     },
     "last": {
-        "body": "loss = nn.functional.mse_loss({{s}}model(x), y)\nloss.backward()\n{{o}}.step()\n{{o}}.zero_grad()\n{{each}}"
+        "body": "loss = nn.functional.mse_loss({{s}}model(x), y)\nloss.backward()\n{{o}}.step()\n"
+        "{{o}}.zero_grad()\n{{each}}"
     },
     "schedule before clearing": {
-        "body": "loss = nn.functional.mse_loss({{s}}model(x), y)\nloss.backward()\n{{o}}.step()\n{{each}}\n{{o}}.zero_grad()"
+        "body": "loss = nn.functional.mse_loss({{s}}model(x), y)\nloss.backward()\n{{o}}.step()\n"
+        "{{each}}\n{{o}}.zero_grad()"
     },
     "function": {
         "body": "loss = step_on({{s}}model, {{o}}, x, y)\n{{each}}",

@@ -197,7 +197,8 @@ WINDOWS = {
     "no sync": _window(
         "(i + 1) % {{k}} == 0",
         helper="from contextlib import nullcontext",
-        count="sync = (i + 1) % {{k}} == 0\ncontext = nullcontext() if sync or not hasattr({{m}}, 'no_sync') else {{m}}.no_sync()\n"
+        count="sync = (i + 1) % {{k}} == 0\n"
+        "context = nullcontext() if sync or not hasattr({{m}}, 'no_sync') else {{m}}.no_sync()\n"
         "with context:\n    warm = None",
     ),
 }
@@ -355,7 +356,8 @@ STEPS = {
     "scaler or none": {
         "backward": "if {{s}}scaler is not None:\n    {{s}}scaler.scale(loss).backward()\nelse:\n    loss.backward()",
         "unscale": "if {{s}}scaler is not None:\n    {{s}}scaler.unscale_({{o}})",
-        "step_it": "if {{s}}scaler is not None:\n    {{s}}scaler.step({{o}})\n    {{s}}scaler.update()\nelse:\n    {{o}}.step()",
+        "step_it": "if {{s}}scaler is not None:\n    {{s}}scaler.step({{o}})\n"
+        "    {{s}}scaler.update()\nelse:\n    {{o}}.step()",
         "scaler": "{{s}}scaler = torch.amp.GradScaler('cpu') if {{amp}} else None",
         "extra": ", scaler",
     },
@@ -422,7 +424,8 @@ _WINDOWS = Family(
                 "made": "{{s}}model = {{net}}\n{{s}}optimizer = torch.optim.SGD({{s}}model.parameters(), lr={{lr}})"
             },
             "adam": {
-                "made": "{{s}}model = {{net}}\n{{s}}optimizer = torch.optim.AdamW([p for p in {{s}}model.parameters() if "
+                "made": "{{s}}model = {{net}}\n"
+                "{{s}}optimizer = torch.optim.AdamW([p for p in {{s}}model.parameters() if "
                 "p.requires_grad], lr={{lr}}, weight_decay={{decay}})"
             },
         },

@@ -70,7 +70,7 @@ def main(configuration: str) -> None:
     evidence.seconds = time.perf_counter() - started
     evidence.stopped = recording.tracer.over or evidence.stopped
     evidence.failed = evidence.failed and not recording.tracer.over
-    recording.finish()
+    recording.finish(not evidence.stopped)
     evidence.device = recording.device()
     evidence.steps = recording.tracer.steps
     evidence.events = len(recording.tracer.events)

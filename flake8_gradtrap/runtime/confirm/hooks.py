@@ -96,7 +96,7 @@ class Hooks(Patching):
         outer = self._step
         if outer is not None and outer[0] == id(optimizer) and any(id(frame) == outer[1] for frame in frames):
             return  # `super().step()`
-        if self.tracer.limit and self.gradients.known(optimizer).steps >= self.tracer.limit:
+        if self.gradients.enough(optimizer):
             self.tracer.end("steps")
         self._step = (id(optimizer), id(frames[0]) if frames else 0)
         if not self._inside:
@@ -154,7 +154,7 @@ class Hooks(Patching):
         if not scaler.is_enabled():
             return call(scaler, optimizer, *args, **kwargs)
         site = self.tracer.site(here())
-        if self.tracer.limit and self.gradients.known(optimizer).steps >= self.tracer.limit:
+        if self.gradients.enough(optimizer):
             self.tracer.end("steps")
         self.gradients.step(optimizer, site, scaler, False)
         self._inside += 1

@@ -124,10 +124,11 @@ class Modules(Patching):
         event = Forwarded(site, thing, keys, recorded, (), function, home)
         self.tracer.emit(event)
         if not module.training:
-            said = "" if tensors else "evaluated with gradients off"
+            said, nodes = "" if tensors else "evaluated with gradients off: 0 nodes recorded", 0
             if tensors and self.tracer.curious("GTR601", site):
-                said = f"a graph of {many(nodes_behind(tensors[0].grad_fn), 'node')} recorded in evaluation mode"
-            self.tracer.measure("GTR601", site, bool(tensors), said)
+                nodes = nodes_behind(tensors[0].grad_fn)
+                said = f"a graph of {many(nodes, 'node')} recorded in evaluation mode"
+            self.tracer.measure("GTR601", site, bool(tensors), said, float(nodes), "nodes")
 
     # -- states -------------------------------------------------------------------------------------------------------
 
@@ -156,7 +157,10 @@ class Modules(Patching):
         changed = state.changed()
         said = f"{state.shared} of {many(len(state.tensors), 'tensor')} share memory with the model"
         said += ", and training has changed them since" if changed else ", and nothing has changed them since"
-        self.tracer.measure("GTR710", state.site, changed and bool(state.shared), said, float(state.shared), "tensors")
+        if state.shared and not changed:  # the last step was the best one: another run may end otherwise
+            self.tracer.unknown("GTR710", state.site, said)
+        else:
+            self.tracer.measure("GTR710", state.site, bool(state.shared), said, float(state.shared), "tensors")
         self.tracer.emit(StateUsed(site, state.thing, how))
 
     def _load(self, call: Callable[..., Any], module: nn.Module, state: Any, *args: Any, **kwargs: Any) -> Any:

@@ -26,6 +26,11 @@ class Place(NamedTuple):
     end_row: int = 0
     end_column: int = 0
 
+    @property
+    def statement(self) -> tuple[str, int, int]:
+        """The statement that it is part of, as a key."""
+        return statement_of(self.file, self.row)
+
 
 class Where:
     """Finds the site at which the program is: its frames in files of the project, the innermost last."""
@@ -75,6 +80,16 @@ class Where:
             place = Place(code.co_filename, row, column or 0, end_row or row, end_column or 0)
             self._places[code, instruction] = place
         return place
+
+
+def callers(site: Site) -> list[tuple[str, int]]:
+    """The calls that led to a site, as (file, row)."""
+    found = []
+    while site.caller is not None:
+        site = site.caller
+        if isinstance(site.node, Place):
+            found.append((site.node.file, site.node.row))
+    return found
 
 
 def here(depth: int = 1) -> FrameType:

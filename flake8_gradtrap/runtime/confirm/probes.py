@@ -29,7 +29,7 @@ class Probes:
         self.spots = spots
         self.backwards = backwards
         self.modules = modules
-        self.keeping = Keeping(tracer)
+        self.keeping = Keeping(tracer, backwards)
         self.leaving = Leaving(tracer, backwards)
         self.iterators = Iterators(tracer)
         self.visits: Counter[int] = Counter()

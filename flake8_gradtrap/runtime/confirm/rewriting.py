@@ -300,7 +300,7 @@ class Rewriter(ast.NodeTransformer):
             len(targets) == 1
             and isinstance(value, ast.BinOp)
             and isinstance(value.op, ast.Add)
-            and (self.loops or "GTR401" in codes)
+            and (self.loops or "GTR401" in codes or isinstance(targets[0], ast.Attribute))
         ):
             own = ast.unparse(targets[0])
             for side, other in (("left", "right"), ("right", "left")):
@@ -309,7 +309,7 @@ class Rewriter(ast.NodeTransformer):
                     setattr(value, other, self._probe("term", number, getattr(value, other), getattr(value, other)))
                     after.append(self._alone("total", number, node, _load(targets[0])))
                     break
-        if self.follows and self.loops and (isinstance(value, ast.Call) or "GTR405" in codes):
+        if "GTR405" in codes or (self.follows and self.loops and isinstance(value, ast.Call)):
             used = _names(value)
             for target in _flat(targets):
                 named = isinstance(target, ast.Name) and target.id in used
@@ -348,7 +348,7 @@ class Rewriter(ast.NodeTransformer):
             after.append(self._alone("joined", number, node, _load(target)))
         if (
             isinstance(node.op, ast.Add)
-            and (self.loops or "GTR401" in codes)
+            and (self.loops or not codes.isdisjoint(("GTR401", "GTR402")) or isinstance(target, ast.Attribute))
             and not isinstance(node.value, ast.Constant)
         ):
             number = self._spot(node.value, label, said)
@@ -372,14 +372,17 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Attribute) and _last(node.func.value) == NAME:
+            return self.generic_visit(node)  # a probe
         codes = self._codes(node)
         name = _last(node.func)
         target = node.func.value if isinstance(node.func, ast.Attribute) else None
-        kept = (self.loops or "GTR402" in codes) and name in _KEEPS and target is not None and bool(node.args)
+        keeps = name in _KEEPS and target is not None and bool(node.args)
+        kept = keeps and (self.loops or "GTR402" in codes or isinstance(target, ast.Attribute))
         module = self._may_be_module(node)
         said = ast.unparse(node)[:60]
         label = ast.unparse(target) if target is not None else ""
-        self._arguments(node, name)
+        self._arguments(node, name, codes)
         self.generic_visit(node)
         if kept and isinstance(node.func, ast.Attribute):
             number = self._spot(node.args[-1], said.partition("(")[2][:-1], label)
@@ -413,10 +416,11 @@ class Rewriter(ast.NodeTransformer):
             node.args[0] = self._probe("source", number, node.args[0], node.args[0])
         return self._probe(how, number, node, node)
 
-    def _arguments(self, node: ast.Call, name: str) -> None:
+    def _arguments(self, node: ast.Call, name: str, codes: frozenset[str]) -> None:
         """One-shot iterators that are handed to what consumes them."""
         lowered = name.lower()
-        if name not in _CONSUMERS and not any(part in lowered for part in ("adam", "sgd", "optim", "prop", "adagrad")):
+        consumes = name in _CONSUMERS or "GTR101" in codes
+        if not consumes and not any(part in lowered for part in ("adam", "sgd", "optim", "prop", "adagrad")):
             return
         parts: list[tuple[list[ast.expr], int]] = [(node.args, place) for place in range(len(node.args))]
         for argument in node.args:
@@ -425,7 +429,8 @@ class Rewriter(ast.NodeTransformer):
                     parts += [(group.values, place) for place in range(len(group.values))]
         for holder, place in parts:
             value = holder[place]
-            if _simple(value) and _last(value) in self.iterators:
+            named = _simple(value) and _last(value) in self.iterators
+            if named or ("GTR101" in codes and not isinstance(value, ast.Constant | ast.Starred)):
                 number = self._spot(node, ast.unparse(value), f"`{name}`")
                 holder[place] = self._probe("used", number, value, value)
 

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 from flake8_gradtrap.events import Event, IterationStarted, LoopLeft, LoopStarted, Site, Thing
 from flake8_gradtrap.runtime.confirm.evidence import Measure
 from flake8_gradtrap.runtime.confirm.identity import Identities, Key
-from flake8_gradtrap.runtime.confirm.places import Place, Where, statement_of
+from flake8_gradtrap.runtime.confirm.places import Place, Where, callers, statement_of
 
 EVENTS = 200_000
 """So many events are kept: then rules hear no more, and what they would have said is not known."""
+
+_CALLERS = 8
+"""In so many hits of a place its callers are noted."""
 
 E = TypeVar("E", bound=Event)
 
@@ -31,6 +34,8 @@ class Loop:
     frame: int
     code: CodeType
     index: int = -1
+    trains: bool = False
+    """A backward has run in it."""
 
 
 class Tracer:
@@ -60,6 +65,8 @@ class Tracer:
         self.active = True
         self.over = ""
         self.measures: dict[tuple[str, Place], Measure] = {}
+        self.consumed: set[tuple[str, int, int]] = set()
+        """Statements whose iterators are looked at where they are used."""
         self._thread = threading.get_ident()
 
     # -- who speaks ---------------------------------------------------------------------------------------------------
@@ -144,6 +151,18 @@ class Tracer:
         """Where in its loops the run is."""
         return tuple((loop.place, loop.index) for loop in self.loops)
 
+    def trained(self) -> None:
+        """A backward runs: in all the loops that are running."""
+        for loop in self.loops:
+            loop.trains = True
+
+    def training_loop(self) -> Place | None:
+        """The innermost loop that trains, else the innermost one."""
+        for loop in reversed(self.loops):
+            if loop.trains:
+                return loop.place
+        return self.loops[-1].place if self.loops else None
+
     # -- measurements -------------------------------------------------------------------------------------------------
 
     def measure(
@@ -164,6 +183,8 @@ class Tracer:
             return
         known = self._measure(code, site.node)
         known.hits += not counted
+        if known.hits <= _CALLERS and site.caller is not None:
+            known.callers += [place for place in callers(site) if place not in known.callers]
         if trapped:
             known.trapped = min(known.trapped + 1, known.hits)
             if known.trapped == 1 or said:
@@ -176,6 +197,12 @@ class Tracer:
         if site is not None and isinstance(site.node, Place):
             self._measure(code, site.node).unknown = why
 
+    def confirmed_late(self, code: str, site: Site, hits: int) -> None:
+        """Hits that were noted without the trap had it, as is known only now."""
+        if isinstance(site.node, Place):
+            known = self._measure(code, site.node)
+            known.trapped = min(known.trapped + hits, known.hits)
+
     def curious(self, code: str, site: Site | None, often: int = 3) -> bool:
         """Whether a number is still worth its cost at a site: for the first hits only."""
         if site is None or code not in self.codes or not isinstance(site.node, Place):
@@ -184,9 +211,14 @@ class Tracer:
         return known is None or known.hits < often
 
     def asked(self, code: str, site: Site) -> bool:
-        """Whether there is a finding of a rule in the statement of a site."""
-        place = site.node
-        return isinstance(place, Place) and (code, statement_of(place.file, place.row)) in self.findings
+        """Whether there is a finding of a rule in the statement of a site, or of a call that led to it."""
+        at: Site | None = site if code in self.found else None
+        while at is not None:
+            place = at.node
+            if isinstance(place, Place) and (code, statement_of(place.file, place.row)) in self.findings:
+                return True
+            at = at.caller
+        return False
 
     def _measure(self, code: str, place: Place) -> Measure:
         known = self.measures.get((code, place))
@@ -209,4 +241,5 @@ def by_statement(measures: dict[tuple[str, Place], Measure]) -> list[Measure]:
         known.hits += measure.hits
         known.trapped += measure.trapped
         known.unknown = known.unknown or measure.unknown
+        known.callers += [place for place in measure.callers if place not in known.callers]
     return list(merged.values())
