@@ -139,12 +139,12 @@ optimizer.step()
         "shared, local = mlp(8, 1), mlp(8, 1)\noptimizer = torch.optim.Adam(shared.parameters(), lr={{lr}})",
         """
 local.load_state_dict(shared.state_dict())
+local.zero_grad()
 optimizer.zero_grad()
 loss = F.mse_loss(local(x), y)
 loss.backward()
 ensure_shared_grads(local, shared)
 optimizer.step()
-local.zero_grad()
 """,
         """
 def ensure_shared_grads(model, shared_model):
