@@ -126,6 +126,8 @@ class AccumulationClearedEachMicroBatch(InWindows):
     @on(GradientUsed)
     def used(self, event: GradientUsed, watch: Watch) -> None:
         """Those of each micro-batch have done their work, or are put back later."""
+        if self.guarded(watch):
+            return  # only those of the last one
         for _, filled in tagged(watch, "filled"):
             if overlap(filled.owners, event.owners) is not False:
                 self.acquit(filled.place)
