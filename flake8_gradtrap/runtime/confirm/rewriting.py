@@ -25,7 +25,8 @@ RELEVANT = frozenset(
 LEAVE = frozenset({"GTR201", "GTR202", "GTR203", "GTR209"})
 """Rules about values that leave the graph on their way to the loss."""
 
-MODES = frozenset({"GTR601", "GTR602", "GTR603", "GTR503"})
+MODES = frozenset({"GTR601", "GTR602", "GTR603"})
+"""Rules about calls of modules."""
 
 _ONE_SHOT = frozenset(
     "parameters named_parameters buffers named_buffers modules named_modules children named_children filter map zip "
@@ -100,13 +101,21 @@ class Rewriter(ast.NodeTransformer):
     """Rewrites the tree of one file. `spots` is shared by all files: a probe's number is its index."""
 
     def __init__(
-        self, file: str, tree: ast.Module, wanted: Wanted, relevant: frozenset[str], spots: list[Spot]
+        self,
+        file: str,
+        tree: ast.Module,
+        wanted: Wanted,
+        relevant: frozenset[str],
+        spots: list[Spot],
+        modes: bool = True,
     ) -> None:
         self.file = file
         self.tree = tree
         self.wanted = wanted
         self.relevant = relevant
         self.spots = spots
+        self.modes = modes
+        """A finding of the project asks which modules are called."""
         self.function: ast.FunctionDef | ast.AsyncFunctionDef | None = None
         self.follows = True
         """Whether the function that is rewritten is worth following."""
@@ -259,7 +268,7 @@ class Rewriter(ast.NodeTransformer):
         if not told:
             return [node]
         node.body.insert(0, self._alone("turn", number, node))
-        left = self._alone("left", number, node)
+        left = self._alone("left_loop", number, node)
         if isinstance(node, ast.For):
             node.iter = self._probe("loop", number, node.iter, node.iter)
             return [node, left]
@@ -436,7 +445,7 @@ class Rewriter(ast.NodeTransformer):
 
     def _may_be_module(self, node: ast.Call) -> bool:
         """Whether a call may be that of a module, in a function where that matters."""
-        if not self.follows or not _simple(node.func):
+        if not self.modes or not self.follows or not _simple(node.func):
             return False
         if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
             return False
