@@ -133,6 +133,9 @@ class Modules(Patching):
     # -- states -------------------------------------------------------------------------------------------------------
 
     def state_taken(self, site: Site, label: str, value: Any) -> None:
+        if isinstance(value, list | tuple):  # `best, kept = score, model.state_dict()`
+            for part in value:
+                self.state_taken(site, label, part)
         if not isinstance(value, Mapping):
             return
         tensors = [one for one in value.values() if isinstance(one, torch.Tensor)]

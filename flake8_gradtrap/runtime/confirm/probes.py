@@ -191,10 +191,14 @@ class Probes:
         if (self.tracer.active or self.left[number]) and (site := self._site(number)) is not None:
             self.leaving.forced(site, self.spots[number].what, value)
 
-    def part(self, number: int, value: T, place: int) -> T:
+    def part(self, number: int, value: T, place: int, inner: int = -1) -> T:
         if (self.tracer.active or self.left[number]) and self._awake(number):
-            self.leaving.part(number, place, value)
+            self.leaving.part(number, place, value, inner)
         return value
+
+    def follow(self, number: int, value: Any) -> None:
+        if self.tracer.active:
+            self.leaving.followed(number, value)
 
     def joined(self, number: int, value: T) -> T:
         if (self.tracer.active or self.left[number]) and (site := self._site(number)) is not None:

@@ -228,6 +228,10 @@ class Rewriter(ast.NodeTransformer):
         for case in getattr(node, "cases", ()):
             case.body = self._block(case.body)
         self._expressions(node)
+        if isinstance(node, ast.Assign) and not self.rules.isdisjoint(LEAVE) and _simple(node.targets[0]):
+            inner = _cut_in(node.value)
+            if inner >= 0:
+                after.append(self._alone("follow", inner, node, _load(node.targets[0])))
         return [*before, node, *after]
 
     def _expressions(self, node: ast.AST) -> None:
@@ -479,8 +483,9 @@ class Rewriter(ast.NodeTransformer):
         if sign is None or self.rules.isdisjoint(LEAVE) or not self.follows:
             return node
         number = self._spot(node, said, sign)
-        node.left = self._probe("part", number, node.left, node.left, ast.Constant(0))
-        node.right = self._probe("part", number, node.right, node.right, ast.Constant(1))
+        left, right = ast.Constant(_cut_in(node.left)), ast.Constant(_cut_in(node.right))
+        node.left = self._probe("part", number, node.left, node.left, ast.Constant(0), left)
+        node.right = self._probe("part", number, node.right, node.right, ast.Constant(1), right)
         return self._probe("joined", number, node, node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -516,6 +521,15 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
+
+
+def _cut_in(node: ast.AST) -> int:
+    """The number of a probe in an expression that sees a value leave its graph; -1 if there is none, or it is all."""
+    if isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and _last(node.func) in ("copied", "cut", "joined")):
+        return -1  # the operation, or the probe itself, tells of it
+    found = [one for one in ast.walk(node) if isinstance(one, ast.Call) and _last(one.func) in ("copied", "cut")]
+    found = [one for one in found if isinstance(one.func, ast.Attribute) and _last(one.func.value) == NAME]
+    return found[0].args[0].value if found else -1  # type: ignore[attr-defined]
 
 
 def _load(target: ast.expr) -> ast.expr:
