@@ -15,10 +15,11 @@ The demo compares the norm of the gradient that the last step uses with the norm
 
 False positives: a loop whose steps do not matter, like a probe for the largest batch that fits.
 
-False negatives: whatever cannot be seen counts as clearing: a model or optimizer handed to code that cannot be seen,
-an engine that steps and clears; a clearing under any condition. Gradients whose owner is unknown while there are
-several optimizers. A step function whose callers cannot be seen, because they may clear; two steps at different
-places.
+False negatives: tests, and functions called `test…`, `bench…`, `profile…`, `time…`, `measure…` or `speed…` that look at
+a clock: what they train is thrown away. Whatever cannot be seen counts as clearing: a model or optimizer handed to code
+that cannot be seen, an engine that steps and clears; a clearing under any condition. Gradients whose owner is unknown
+while there are several optimizers. A step function whose callers cannot be seen, because they may clear; two steps at
+different places.
 
 ## Trap
 
@@ -244,6 +245,7 @@ class GradientsNeverCleared(Waiting, InLoops):
         steps = applied.steps if applied is not None else frozenset()
         if (
             applied is not None
+            and not event.trial
             and applied.again is not None
             and event.site.node in steps
             and (applied.certain or alone(watch, owners))

@@ -111,7 +111,8 @@ class OptimizerMade(Event):
 @dataclass(frozen=True, slots=True)
 class Stepped(Event):
     """An optimizer stepped. `scaler`: through which gradient scaler, None: by its own `step()`. `closure`: it was given
-    one. `needed`: the recorded operations that have saved the parameters as they were, for their backward.
+    one. `needed`: the recorded operations that have saved the parameters as they were, for their backward. `trial`:
+    it only tries the program out, in a test or to measure its time.
     """
 
     optimizer: Thing
@@ -119,6 +120,7 @@ class Stepped(Event):
     scaler: Thing | None = None
     closure: bool = False
     needed: frozenset[Hashable] = frozenset()
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

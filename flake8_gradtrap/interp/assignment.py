@@ -73,6 +73,10 @@ class Assignment(Expressions):
                         self.emit(Cleared(self.site(node, after), None, owners, True), after)
                         ends.append((after, "", None))
                         continue
+                    if node.op in ("+", "-"):
+                        self.gradient_set(record.parents[0] if record.parents else old, node, after)
+                        ends.append((after, "", None))
+                        continue
                     target = Thing(old, self.label(node.target))
                     self.emit(Clipped(self.site(node, after), target, f"`{node.op}=`", owners, rescales=True), after)
                     ends.append((after, "", None))
@@ -191,10 +195,7 @@ class Assignment(Expressions):
             if value == NONE:
                 self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
             else:
-                owners = self.owners(base, st) or frozenset()
-                self.escape(
-                    [base, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand"
-                )
+                self.gradient_set(base, node, st)
             return
         if name == "requires_grad" and is_tensor:
             self.froze(base, value, node, st)
@@ -227,6 +228,13 @@ class Assignment(Expressions):
         st.set_attr(base, name, value)
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))
+
+    def gradient_set(self, leaf: Value, node: ir.Node, st: State) -> None:
+        """`p.grad = g`, `p.grad += g`: whoever writes gradients by hand knows what is in them."""
+        owners = self.owners(leaf, st) or frozenset()
+        self.escape(
+            [leaf, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand"
+        )
 
     def force(self, value: Value, node: ir.Node, st: State, how: str) -> None:
         """`requires_grad` is put on a value: on a computed one that is GTR209's business, on a leaf it is ordinary."""
@@ -456,6 +464,8 @@ class Assignment(Expressions):
         loop = self.outlived_loop(stamp, st)
         if loop is None and (st.stamp or (isinstance(container, Ref) and container > self.began)):
             return  # it was made in this iteration, or in this call
+        if loop in self.over_parts or (by == "setitem" and stamp and isinstance(record, Listing)):
+            return  # one for each model, or each place of a list that is soon made anew: there are no more of them
         if self.in_a_test(st):
             return
         bounded = isinstance(record, Listing) and record.bounded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,8 @@ class Core:
         """The tensors that were made there, and where."""
         self.begun: dict[Stamp, int] = {}
         """How many things were made when an iteration began."""
+        self.over_parts: set[Hashable] = set()
+        """Loops that go over models or optimizers."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()
@@ -215,6 +217,8 @@ class Core:
         """Helpers whose results did not carry a gradient in some call."""
         self.acts = 0
         """How many things were done to gradients so far."""
+        self.bodies: dict[int, Callable[[Value, State], list[State]]] = {}
+        """What the `yield` of a generator runs that is a context: the block under it, by the generator's names."""
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}

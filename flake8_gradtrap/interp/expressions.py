@@ -171,6 +171,8 @@ class Expressions(Comprehensions):
             if node.is_from:
                 for item, after in self.iterate(value, "`yield from`", node, path):
                     results.append((self._yielded(item, after, node), after))
+            elif (body := self.bodies.get(path.frame.env)) is not None:
+                results += [(NONE, after) for after in body(value, path)]
             else:
                 results.append((self._yielded(value, path, node), path))
         return results

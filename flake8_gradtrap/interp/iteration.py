@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from flake8_gradtrap.events import Cleared, Iterated, IteratorMade, Owners, Site
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.calls import Calls
+from flake8_gradtrap.interp.contexts import Contexts
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
@@ -15,7 +15,7 @@ from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mappin
 _NOTHING: MappingType[Value, Value] = MappingProxyType({})
 
 
-class Iteration(Calls):
+class Iteration(Contexts):
     def iterate(
         self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False
     ) -> Results:

@@ -137,6 +137,11 @@ class Loops(Assignment):
                         elif index:
                             element = self.again(element, path)
                         entering.extend(self.assign(node.target, element, path, node))
+                        if entering and any(
+                            self.kind(self.lookup(name, entering[-1]), entering[-1]) in ("optimizer", "module")
+                            for name in _names(node.target)
+                        ):
+                            self.over_parts.add(loop)
             live = []
             before = {test for path in entering for test in path.conds}
             for after, signal, value in self.exec_block(node.body, entering):
@@ -335,3 +340,10 @@ def _counts(value: Any) -> bool:
     if isinstance(value, Sym) and value.op == "+":
         return _counts(value.args[0])
     return isinstance(value, Sym) and value.op == "index"
+
+
+def _names(target: ir.Node) -> list[str]:
+    """The names that a target binds."""
+    if isinstance(target, ir.Sequence):
+        return [name for part in target.elts for name in _names(part)]
+    return [target.id] if isinstance(target, ir.Name) else []

@@ -467,7 +467,8 @@ class Methods(Containers):
                 for _, path in results:
                     self.emit(Stepped(self.site(node, path), thing, owners, closure=True), path)
                 return [(NONE, path) for _, path in results]
-            self.emit(Stepped(self.site(node, st), thing, owners, closure=closure is not None, needed=needed), st)
+            given, trial = closure is not None, self.on_trial(st)
+            self.emit(Stepped(self.site(node, st), thing, owners, closure=given, needed=needed, trial=trial), st)
             return [(NONE, st)]
         if name == "zero_grad":
             self.emit(Cleared(self.site(node, st), thing, owners, _leaves_zeros(args)), st)
@@ -540,7 +541,7 @@ class Methods(Containers):
             optimizer, owners = self.thing(stepped, shown), self.owners(stepped, st)
             if name == "step":
                 needed = frozenset[Hashable](self.needed_parameters(owners, st))
-                self.emit(Stepped(site, optimizer, owners, scaler, needed=needed), st)
+                self.emit(Stepped(site, optimizer, owners, scaler, needed=needed, trial=self.on_trial(st)), st)
             else:
                 self.emit(Unscaled(site, scaler, optimizer, owners), st)
             return [(NONE, st)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
 from flake8_gradtrap.interp import ir
@@ -29,6 +30,9 @@ _OF_INPUTS = frozenset({"requires_grad", "requires_grad_"})
 _VOLATILE = frozenset({"volatile"})
 """What turned gradients off until torch 0.4. Since then it does nothing, and torch warns of it."""
 
+_BENCHMARK = re.compile(r"_*(test|bench|profile|measure|time|speed)")
+"""Functions that may do nothing but measure time, if they look at a clock."""
+_CLOCKS = frozenset({"time", "perf_counter", "process_time", "Event", "timeit", "elapsed_time"})
 _TEST_FILE = re.compile(r"(^|[\\/])(test_[^\\/]*|[^\\/]*_test)\.py$")
 
 _MODAL = re.compile(
@@ -219,6 +223,15 @@ class Modes(Core):
         """Whether what runs is a test of the program: what it keeps, it keeps for a few steps."""
         return any(map(self._tests, st.frames))
 
+    def on_trial(self, st: State) -> bool:
+        """Whether steps are only taken to try the program out, in a test or to measure its time."""
+        return self.in_a_test(st) or any(
+            frame.func is not None
+            and _BENCHMARK.match(getattr(frame.func.node, "name", ""))
+            and _mentions(frame, _CLOCKS)
+            for frame in st.frames
+        )
+
     def _of_framework(self, module: Value, st: State) -> bool:
         """Whether a class from which the running one inherits made a module, in a way that cannot be seen: it calls the
         hooks, too, and may have turned gradients off.
@@ -302,6 +315,9 @@ class Modes(Core):
             st.set_attr(context, "mode before", Const.of(st.mode))
             self.enter_context(context, st)
             return [(context, st)]
+        record = st.record(context)
+        if name == "__call__" and args.pos and isinstance(func := args.pos[0], Func) and isinstance(record, Thingy):
+            return [(replace(func, no_grad=record.flag), st)]
         if name == "__exit__":
             before = st.drop_attr(context, "mode before")
             st.mode = before.value if isinstance(before, Const) else None

@@ -52,6 +52,8 @@ class Overwriting(Core):
         needed = set(self._savers(written, written if data or before is None else before, old, st, provenance))
         if leaf:
             needed |= self.needed_parameters(frozenset({old.owner or written}), st)
+        if how == "=" and not any(written in provenance.ancestors(part) for part in given):
+            needed = set()  # whoever swaps values for others puts back what was there
         if not leaf and not needed:
             return
         by_gradient = leaf and any(self._of_gradients(part, st, provenance) for part in given)

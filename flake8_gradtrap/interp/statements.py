@@ -7,18 +7,14 @@ from contextlib import suppress
 from typing import Any
 
 from flake8_gradtrap.events import (
-    AnomalyDetectionSet,
-    AutocastEntered,
-    AutocastLeft,
     Cleared,
     Emptied,
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Dead, End, Results
-from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.loops import Loops
 from flake8_gradtrap.interp.merging import SOME
-from flake8_gradtrap.interp.state import IN_DOUBT, State, collect
+from flake8_gradtrap.interp.state import State, collect
 from flake8_gradtrap.interp.values import (
     NONE,
     Api,
@@ -27,7 +23,6 @@ from flake8_gradtrap.interp.values import (
     Listing,
     Ref,
     Sym,
-    Thingy,
     Value,
 )
 
@@ -43,13 +38,6 @@ ROUNDS = 3
 
 
 class Statements(Loops):
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-        self.detecting: set[ir.Node] = set()
-        """Blocks with anomaly detection as their context."""
-        self.casting: set[ir.Node] = set()
-        """Blocks that are run under autocast."""
-
     def exec_block(self, body: tuple[ir.Statement, ...], live: list[State]) -> list[End]:
         """Run a block on all paths that come to it, side by side: they merge after each statement."""
         ends: list[End] = []
@@ -357,55 +345,6 @@ class Statements(Loops):
                 for there, how, what in self.exec_block(node.final, [path]):
                     after.append((there, how, what) if how else (there, signal, value))
         return after
-
-    def run_With(self, node: ir.With, live: list[State]) -> list[End]:
-        by_mode: dict[tuple[bool | None, bool, bool], list[State]] = {}
-        for path in live:
-            with suppress(Dead):
-                before = path.mode, IN_DOUBT in path.conds, INFERENCE in path.conds
-                by_mode.setdefault(before, []).extend(self._enter_contexts(node, path))
-        ends: list[End] = []
-        for (mode, in_doubt, inferring), paths in by_mode.items():
-            for after, signal, returned in self.exec_block(node.body, paths):
-                after.mode = mode
-                if node in self.detecting:
-                    self.emit(AnomalyDetectionSet(self.site(node, after), False), after)
-                if node in self.casting:
-                    self.emit(AutocastLeft(self.site(node, after), id(node)), after)
-                if not in_doubt:
-                    after.conds.pop(IN_DOUBT, None)
-                if not inferring:
-                    after.conds.pop(INFERENCE, None)
-                ends.append((after, signal, returned))
-        return ends
-
-    def _enter_contexts(self, node: ir.With, st: State) -> list[State]:
-        paths: list[State] = [st]
-        for item in node.items:
-            following: list[State] = []
-            for path in paths:
-                for value, after in self.eval(item.value, path):
-                    record = after.record(value)
-                    entered = value
-                    if isinstance(record, Thingy) and self.enter_context(value, after):
-                        self.enters_inference(value, after)
-                        entered = record.args[0] if record.args else self.unknown()
-                    elif isinstance(record, Thingy) and record.kind == "anomaly":
-                        self.detecting.add(node)
-                    elif isinstance(record, Thingy) and record.kind == "autocast":
-                        self.casting.add(node)
-                        site, told = record.site or self.site(item.value, after), self.switched((*record.args, None)[0])
-                        self.emit(AutocastEntered(site, id(node), told[0], record.what, told[1]), after)
-                    elif self.kind(value, after) not in ("module", "tensor", "optimizer", "instance"):
-                        entered = Sym("entered", (value,), getattr(value, "name", ""))
-                        if item.target is None:
-                            self.in_unseen_context(item.value, value, after)
-                    if item.target is not None:
-                        following.extend(self.assign(item.target, entered, after, node))
-                    else:
-                        following.append(after)
-            paths = following
-        return paths
 
     # -- loops --------------------------------------------------------------------------------------------------------
 

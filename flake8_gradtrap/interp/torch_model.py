@@ -19,7 +19,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import (
     FALSE,
     NONE,
@@ -66,6 +66,10 @@ ASKS_FINITE = frozenset({"isnan", "isinf", "isfinite", "isneginf", "isposinf", "
 """Functions and methods that look for what is not finite, or replace it."""
 
 
+GRAD_MODE = "grad mode"
+"""What `is_grad_enabled` returned: a condition does not ask for it, since nobody knows how the function is called."""
+
+
 class TorchModel(Wrappers):
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
         name = self.know.canonical(name)
@@ -73,6 +77,8 @@ class TorchModel(Wrappers):
         short = name.rpartition(".")[2]
         if name == "builtins.next":
             return self._next(args, node, st)
+        if name == "torch.is_grad_enabled" and st.mode is not None and IN_DOUBT not in st.conds:
+            return [(Sym(GRAD_MODE, (Const.of(st.mode),)), st)]
         if short in ASKS_FINITE and self.hears(FiniteAsked):
             self.emit(FiniteAsked(self.site(node, st)), st)
         if short in _ACTS and not roles and name.count(".") > 1 and of_elsewhere(Api(name)):  # `state.loss.backward()`
@@ -410,6 +416,8 @@ class TorchModel(Wrappers):
             flag = True
         else:
             given = args.get(0, "mode")
+            if isinstance(given, Sym) and given.op == GRAD_MODE:
+                given = given.args[0] if isinstance(given.args[0], Const) else None  # it is put back
             flag = self.truth(given, st) if given is not None else None
             if isinstance(given, Sym) and given.op in ("attr", "member") and given.name == "training":
                 flag = None

@@ -45,10 +45,12 @@ class Family:
             texts.update(self.traps[trap][1])
         text = textwrap.dedent(self.template).lstrip("\n")
         for _ in range(20):
-            if not _PLACE.search(text):
+            if _LINE.search(text):  # all of these first: what they are filled with may have some itself
+                text = _LINE.sub(lambda match: _block(texts[match[2]], match[1]), text)
+            elif _PLACE.search(text):
+                text = _PLACE.sub(lambda match: texts[match[1]], text)
+            else:
                 break
-            text = _LINE.sub(lambda match: _block(texts[match[2]], match[1]), text)
-            text = _PLACE.sub(lambda match: texts[match[1]], text)
         return re.sub(r"\n[ \t]*\n(?=[ \t]*\n)", "\n", text)
 
     def single(self) -> Iterator[dict[str, str]]:
