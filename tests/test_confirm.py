@@ -356,7 +356,7 @@ def test_of_a_long_run_a_sample_is_recorded_and_what_is_new(tmp_path: Path) -> N
     assert run.verdicts("CONFIRMED") == expected(script), run.output
     assert run.said["steps"] == 300
     assert 20 <= run.said["recorded"] < 80
-    assert "300 optimizer steps (" in run.output
+    assert f"300 optimizer steps, {run.said['recorded']} of them recorded, cpu" in run.output
     for one, other in zip(tensors(plain), tensors(probed), strict=True):
         assert torch.equal(one, other)
 

@@ -23,10 +23,10 @@ def shown(file: str) -> str:
 
 def where(outcome: Outcome) -> str:
     evidence = outcome.evidence
-    steps = count(evidence.steps, "optimizer step")
+    parts = [count(evidence.steps, "optimizer step")]
     if evidence.recorded < evidence.steps:
-        steps += f" ({evidence.recorded:,} recorded)"
-    parts = [steps, evidence.device, f"torch {evidence.torch or '?'}"]
+        parts.append(f"{evidence.recorded:,} of them recorded")
+    parts += [evidence.device, f"torch {evidence.torch or '?'}"]
     if outcome.ranks > 1:
         parts.append(count(outcome.ranks, "rank"))
     return ", ".join(parts)
