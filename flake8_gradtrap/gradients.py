@@ -33,7 +33,8 @@ RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
 TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "clip_grads_with_norm_"})
 
 APART = re.compile(
-    r"target|teacher|ema|momentum|shadow|frozen|froze|hidden|reference"
+    r"target|teacher|ema|momentum|shadow|frozen|froze|reference"
+    r"|hidden(?!_?(layer|block|conv|linear|fc|unit|dense|net))"
     r"|(^|[_.])(ref|old|prev|pretrained|lpips|vgg|perceptual|inception)([_.]|$)",
     re.IGNORECASE,
 )

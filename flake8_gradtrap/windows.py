@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -103,6 +103,23 @@ class Filled:
     spans: frozenset[Window] = frozenset()
     clip: Site | None = None
     clipped_in: frozenset[Hashable] = frozenset()
+
+    def meet(self, other: Filled | None) -> Any:
+        """By force: some path has made them. A window that is short on one path is not one of a clip on another."""
+        if other is None:
+            return self
+        if (self.loops, self.ended) != (other.loops, other.ended):
+            return NotImplemented
+        same = self.clip is not None and other.clip is not None and self.clipped_in == other.clipped_in
+        return replace(
+            self,
+            weights=self.weights if self.weights == other.weights else Weights(),
+            walked=self.walked | other.walked,
+            short=self.short | other.short,
+            spans=self.spans | other.spans,
+            clip=self.clip if same else None,
+            clipped_in=self.clipped_in if same else frozenset(),
+        )
 
 
 Story = tuple[Hashable, Window]
@@ -215,9 +232,10 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
         key = ("filled", event.site.node, event.owners)
         before: Filled | None = watch.get(key)
         spans: frozenset[Window] = frozenset()
+        for _, filled in tagged(watch, "filled"):
+            if filled.ended and filled.loops <= loops and concerns(watch, filled.owners, event.owners):
+                self.adds(filled)
         if before is not None:
-            if before.ended:
-                self.adds(before)
             counted = (watch.get(("counted", loop)) for loop in loops & before.ended)
             spans = before.spans | {window for window in counted if window is not None}
         short = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.short)
@@ -269,7 +287,7 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
             watch.drop(key)
             self.stepped(filled, event, running)
             for window in full:
-                if window.loop in filled.loops and window.loop not in filled.ended:
+                if window in filled.short or (window.loop in filled.loops and window.loop not in filled.ended):
                     self.applied.setdefault((filled.place, window), event)
             spans = frozenset(window for window in filled.spans if window.loop not in running)
             if spans:

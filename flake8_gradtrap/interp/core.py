@@ -64,7 +64,7 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"(^|_)(ckpt|checkpoint|snapshot)(s|er|ing)?(_(manager|mgr|handler|saver|keeper|io))?$|^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
     r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
@@ -213,6 +213,8 @@ class Core:
         """Statements that took many steps on some path."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
+        self.unentered: set[Value] = set()
+        """What visible functions returned that were not entered any more: there are other calls that were."""
         self.plain: set[int] = set()
         """Helpers whose results did not carry a gradient in some call."""
         self.acts = 0
@@ -263,7 +265,7 @@ class Core:
         return made
 
     def provenance(self, st: State) -> Provenance:
-        return Provenance(st, self.likely, self.data, self.handed_out)
+        return Provenance(st, self.likely, self.data, self.handed_out, self.unentered)
 
     # -- places and names ---------------------------------------------------------------------------------------------
 
@@ -593,9 +595,20 @@ class Core:
         """Whether who gets a value gets hold of no module, no optimizer and no loss. Elements that are known are
         told by themselves."""
         record = st.record(value)
+        if isinstance(record, Mapping):
+            items = [item for _, item in record.items]
+            return (record.closed or len(items) > 0) and all(self._mere_data(item, st) for item in items)
         if isinstance(record, Listing):
             return record.items is not None or (record.item is not None and self._harmless(record.item, st))
         return isinstance(record, Tensor) and record.op in _NO_LOSS
+
+    def _mere_data(self, value: Value, st: State) -> bool:
+        """Whether an element of a dict is a number, a word or a batch, as far as can be seen."""
+        if isinstance(value, Tup):
+            return all(self._mere_data(part, st) for part in value.items)
+        if isinstance(value, Sym):
+            return not self.kind(value, st) and not named_loss(value) and value not in self.handed_out
+        return isinstance(value, Const) or (isinstance(value, Ref) and self._harmless(value, st))
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
@@ -662,6 +675,9 @@ class Core:
         raise NotImplementedError
 
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError
+
+    def make_chosen(self, func: Sym, args: Args, node: ir.Node, st: State) -> Value | None:
         raise NotImplementedError
 
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:

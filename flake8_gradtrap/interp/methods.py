@@ -62,6 +62,13 @@ _QUIET = frozenset(
 )
 
 
+_OF_TENSORS = frozenset("view reshape permute unsqueeze shape dim ndim numel flatten".split())
+"""What tensors have, and batches of graphs or of words do not."""
+
+_WRITES = frozenset("copy_ add_ sub_ lerp_ addcmul_ addcdiv_ index_copy_ clamp_ normal_ uniform_".split())
+"""Methods that only tensors have: they change the tensor itself, and keep nothing of what they are given."""
+
+
 _SCALE_SETTINGS = frozenset(
     f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
 )
@@ -176,7 +183,7 @@ class Methods(Containers):
             self.measured(value, name, node, st)
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
-        if name not in _QUIET:
+        if name not in _QUIET and name not in _WRITES:
             misjudged = name == "__call__" and st.tensor(receiver) is not None  # what is called is no tensor
             self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
@@ -233,11 +240,11 @@ class Methods(Containers):
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
-        if self.know.conventions["no_tensor"].search(value.name):
+        used = self.module.protocol.get(value.name, set())
+        if self.know.conventions["no_tensor"].search(value.name) and used.isdisjoint(_OF_TENSORS):
             return False
         if any(source.partition(".")[0] in _GRAPHS for source, _, _ in self.module.imports.values()):
             return False
-        used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
 
     def on_tensor(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
@@ -338,6 +345,11 @@ class Methods(Containers):
         owners = self.owners(tensor.parents[0], st) if tensor.parents else None
         if name == "zero_":
             self.emit(Cleared(self.site(node, st), None, owners, True), st)
+        elif name in ("fill_", "set_", "copy_") and not any(
+            self._of_gradients(part, st, self.provenance(st)) for part in args.pos
+        ):
+            values = [owner for owner in owners or () if isinstance(owner, Value)]
+            self.escape(values, node, st, "a gradient set by hand")
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
             in_clip = any(
                 frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames

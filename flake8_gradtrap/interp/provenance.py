@@ -25,13 +25,17 @@ DECISIONS = ("hard", "rounded")
 class Provenance:
     """Provenance as one path sees it. `likely`: unknowns that were computed from something with history. `handed_out`:
     those that unseen code made, which had modules in its hands: they may be parts of those, or come from them.
+    `unentered`: those that visible functions returned which were not entered any more.
     """
 
-    def __init__(self, state: State, likely: set[Value], data: set[Value], handed_out: set[Value]) -> None:
+    def __init__(
+        self, state: State, likely: set[Value], data: set[Value], handed_out: set[Value], unentered: set[Value]
+    ) -> None:
         self.state = state
         self.likely = likely
         self.data = data
         self.handed_out = handed_out
+        self.unentered = unentered
         self._history: dict[Value, bool | None] = {}
 
     def history(self, value: Value, guess: bool = False) -> bool | None:

@@ -269,6 +269,12 @@ class TorchModel(Wrappers):
     def _make(self, kind: str, name: str, args: Args, node: ir.Node, st: State, flag: bool | None = None) -> Value:
         return self.new(Thingy(kind, None, None, name, flag, tuple(args.pos), self.site(node, st), st.stamp), st)
 
+    def make_chosen(self, func: Sym, args: Args, node: ir.Node, st: State) -> Value | None:
+        """What a variable makes that holds one of several classes of optimizers: `optimizer_class(params, lr=lr)`."""
+        if args.get(0, "params") is None or not self.know.conventions["optimizer_class"].search(func.name):
+            return None
+        return self._make_optimizer("Optimizer", args, node, st)
+
     def _make_optimizer(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         short = name.rpartition(".")[2]
         if not short[:1].isupper() or name.startswith("torch.optim.swa_utils"):
