@@ -118,7 +118,7 @@ def test_the_weight_of_a_window() -> None:
 
 def test_graphs_that_are_held() -> None:
     found = of_script(ROOT / "fixtures/scripts/trap_char_transformer.py").of("GTR401")
-    assert found["value"] == 18, "19 totals before the 20th step, with which the record pauses: the last holds 18 graphs"
+    assert found["value"] == 18, "the record pauses with the 20th step: the last of 19 totals holds 18 graphs"
 
 
 def test_the_page_says_what_decides_for_each_rule() -> None:
