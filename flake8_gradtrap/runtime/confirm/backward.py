@@ -182,7 +182,8 @@ class Backwards:
                 f"{many(len(added), 'gradient')} left over from an earlier step were added to; "
                 f"one of them had a norm of {short(before)} before, {short(after)} after"
             )
-        tracer.measure("GTR501", site, bool(added), said, float(len(added)), "gradients")
+        if not any(one.blurred for one in self.gradients.of(changed)):
+            tracer.measure("GTR501", site, bool(added), said, float(len(added)), "gradients")
         whole = not changed
         for cut in cuts:
             for code in _RULES.get(cut.term.cut, ()):

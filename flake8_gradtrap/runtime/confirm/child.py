@@ -73,6 +73,7 @@ def main(configuration: str) -> None:
     recording.finish(not evidence.stopped)
     evidence.device = recording.device()
     evidence.steps = recording.tracer.steps
+    evidence.recorded = min(recording.tracer.pace.recorded, evidence.steps)
     evidence.events = len(recording.tracer.events)
     evidence.fired, broken = replay.replay(recording.tracer.events, rules)
     evidence.notes = [*compiler.notes, *broken, *recording.notes()]

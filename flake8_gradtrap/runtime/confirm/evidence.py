@@ -51,6 +51,8 @@ class Evidence:
     torch: str = ""
     python: str = ""
     steps: int = 0
+    recorded: int = 0
+    """Steps that were recorded."""
     stopped: str = ""
     """Why the run ended: "" at its own end, "steps", "timeout", or the error of the program."""
     failed: bool = False
@@ -94,6 +96,7 @@ def merge(ranks: Iterable[Evidence]) -> Evidence:
     first = ordered[0]
     whole = Evidence(first.rank, first.device, first.torch, first.python)
     whole.steps = max(one.steps for one in ordered)
+    whole.recorded = max(one.recorded for one in ordered)
     whole.failed = any(one.failed for one in ordered)
     whole.stopped = "; ".join(dict.fromkeys(one.stopped for one in ordered if one.stopped))
     whole.seconds = max(one.seconds for one in ordered)

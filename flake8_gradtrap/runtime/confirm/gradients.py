@@ -66,6 +66,8 @@ class Optimizer:
         self.clips: list[tuple[Site, str, float]] = []
         self.window = windows.Window()
         self.schedules = 0
+        self.blurred = False
+        """Events since its last step were not seen."""
 
     @property
     def thing(self) -> Thing:
@@ -80,6 +82,7 @@ class Gradients:
         self.scalers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.listeners: list[Callable[[frozenset[Key]], None]] = []
         """Called with the owners when an optimizer is about to step."""
+        tracer.surprises.append(self.blur)
 
     # -- optimizers ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +222,8 @@ class Gradients:
         return 1.0
 
     def scaler_updates(self, scaler: Any, site: Site) -> None:
+        if any(one.blurred for one in self.optimizers.values()):
+            return
         key = self.tracer.names.of(scaler)
         left = [one for one in self.parameters.values() if one.scaled is key and one.seen is not None]
         said = f"{many(len(left), 'gradient')} still multiplied by the loss scale of {short(self.scale_of(key))}"
@@ -239,6 +244,9 @@ class Gradients:
             for code in ("GTR301", "GTR302", "GTR308"):
                 tracer.unknown(code, site, "the clip saw no parameters")
             return
+        owning = self.of(clipped)
+        if any(one.blurred for one in owning):
+            return
         scaled = next((parameter.scaled for parameter in clipped if parameter.scaled is not None), None)
         saw = ""
         value = None
@@ -251,7 +259,7 @@ class Gradients:
         tracer.measure("GTR301", site, scaled is not None, saw, value, "norm")
         waiting = [parameter for parameter in clipped if parameter.filled]
         found = f"the clip saw {len(present)} of {many(len(tensors), 'gradient')}"
-        for one in self.of(clipped):
+        for one in owning:
             one.window.clips += 1
             if waiting:
                 tracer.measure("GTR302", site, False, found, float(len(present)), "gradients")
@@ -280,7 +288,7 @@ class Gradients:
         self.tracer.emit(Stepped(site, known.thing, known.owners, thing, closure))
         for listener in self.listeners:
             listener(known.owners)
-        if not closure:
+        if not closure and not known.blurred:
             self._judge(optimizer, known, site, scaler)
 
     def _judge(self, optimizer: Any, known: Optimizer, site: Site, scaler: Any) -> None:
@@ -320,14 +328,39 @@ class Gradients:
 
     def stepped(self, optimizer: Any) -> None:
         known = self.known(optimizer)
-        self.look()
         known.steps += 1
-        self.tracer.steps = max(self.tracer.steps, known.before + known.steps)
+        if self.tracer.active:
+            self.look()
+            self._fresh(known)
+        if self.tracer.stepped(known.before + known.steps):
+            self.blur(known)
+            self._fresh(known)
+
+    def _fresh(self, known: Optimizer) -> None:
+        """An optimizer has stepped: nothing waits for its next step."""
+        known.blurred = False
         known.wiped = known.cleared = None
         known.window = windows.Window()
         for parameter in known.parameters:
             parameter.filled = False
             parameter.applied = parameter.seen is not None
+
+    def blur(self, stepped: Optimizer | None = None) -> None:
+        """The recording begins again: of what happened since the last step of each optimizer nothing is known.
+
+        `stepped`: the one that has stepped just now.
+        """
+        self.look()
+        for parameter in self.parameters.values():
+            parameter.filled = parameter.applied = False
+            parameter.scaled = None
+        for one in self.optimizers.values():
+            one.blurred = True
+            one.wiped = one.cleared = None
+            one.window = windows.Window()
+            one.clips.clear()
+        others = frozenset(self.parameters) - (stepped.owners if stepped is not None else frozenset())
+        self.tracer.emit(Cleared(Site(Place("", 0)), None, others))  # what cannot be seen counts as cleared
 
     # -- schedules ----------------------------------------------------------------------------------------------------
 

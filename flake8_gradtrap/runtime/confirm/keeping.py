@@ -29,7 +29,8 @@ class Alive:
 class Held:
     """The graphs that a place has kept: what dies with each, and the operation that says whether a backward used it.
 
-    `proven`: backwards had used those that were held. `open`: hits at which they had not, or not yet.
+    `proven`: backwards had used those that were held. `open`: hits at which they had not, or not yet. `resumed`: the
+    recording has paused, and those from before are not known.
     """
 
     code: str
@@ -37,6 +38,7 @@ class Held:
     graphs: list[tuple[weakref.ref[Alive], Key]] = field(default_factory=list)
     proven: bool = False
     open: int = 0
+    resumed: bool = False
 
 
 class Keeping:
@@ -49,6 +51,7 @@ class Keeping:
         self._holders: list[tuple[int, Thing]] = []
         self._returned: dict[Key, Site] = {}
         """Live values that a step function has returned, and where."""
+        tracer.pauses.append(lambda: self.settle(False))
 
     # -- totals -------------------------------------------------------------------------------------------------------
 
@@ -167,8 +170,10 @@ class Keeping:
             known.proven = sum(key in walked for _, key in known.graphs) >= 2
             self.backwards.deep = 0 if known.proven else 2
         trapped = known.proven and earlier >= 2
-        self.tracer.measure(code, site, trapped, said, float(earlier), "graphs held")
-        known.open += earlier >= 2 and not trapped
+        known.resumed &= earlier < 2
+        if not known.resumed:
+            self.tracer.measure(code, site, trapped, said, float(earlier), "graphs held")
+            known.open += earlier >= 2 and not trapped
         mark = Alive()
         node.metadata[f"gradtrap:{code}:{id(mark)}"] = mark  # type: ignore[index]
         if earlier < _HELD:
@@ -184,7 +189,9 @@ class Keeping:
             elif held.open:
                 self.tracer.confirmed_late(held.code, held.site, held.open)
             held.open = 0
-            held.graphs.clear()
+            if not held.proven:
+                held.graphs.clear()
+                held.resumed = True
 
 
 def _shallow(value: Any) -> list[torch.Tensor]:

@@ -85,6 +85,8 @@ class Leaving:
         """For each probe, whether the value that leaves had history, and what it is."""
         self._tags: dict[int, tuple[weakref.ref[torch.Tensor], Cut]] = {}
         """Tensors without history that were cut out of a graph."""
+        self._made: dict[int, Cut] = {}
+        """What a probe has cut last."""
         self._parts: dict[int, list[Cut | None]] = {}
         self._live: dict[int, list[bool | None]] = {}
         self.recent: Cut | None = None
@@ -122,7 +124,8 @@ class Leaving:
             made = Rewrapped(site, source, self.tracer.thing(value), how, history, len(sources) > 1)
             self.tracer.emit(made)
             if history:
-                self.tag(value, Cut(Term("rewrap", site, how, had_history=True), *_said(value)))
+                self._made[probe] = Cut(Term("rewrap", site, how, had_history=True), *_said(value))
+                self.tag(value, self._made[probe])
         del sources
 
     def cut(self, probe: int, site: Site, how: str, value: Any) -> None:
@@ -130,7 +133,7 @@ class Leaving:
         history, _ = self._history.pop(probe, (False, ()))
         self.tracer.measure("GTR203", site, False, "" if history else "what was detached had no history")
         if isinstance(value, torch.Tensor) and history and not value.requires_grad:
-            self.recent = Cut(Term("detach", site, how, had_history=True), *_said(value))
+            self.recent = self._made[probe] = Cut(Term("detach", site, how, had_history=True), *_said(value))
             self.tag(value, self.recent)
 
     def forced(self, site: Site, how: str, value: Any) -> None:
@@ -159,9 +162,18 @@ class Leaving:
         known = self._tags.get(id(value))
         return known[1] if known is not None and known[0]() is value else None
 
-    def part(self, probe: int, place: int, value: Any) -> None:
-        """An operand of an operation."""
-        self._parts.setdefault(probe, [None, None])[place] = self.tagged(value)
+    def followed(self, inner: int, value: Any) -> Cut | None:
+        """What is computed from what a probe has cut, in one expression: `torch.tensor(parts).sum()`."""
+        cut = self._made.pop(inner, None)
+        if cut is None or not isinstance(value, torch.Tensor) or value.requires_grad:
+            return None
+        if self.tagged(value) is None:
+            self.tag(value, cut)
+        return cut
+
+    def part(self, probe: int, place: int, value: Any, inner: int = -1) -> None:
+        """An operand of an operation; `inner`: a probe in its expression that cuts a value."""
+        self._parts.setdefault(probe, [None, None])[place] = self.tagged(value) or self.followed(inner, value)
         live = value.requires_grad if isinstance(value, torch.Tensor) and value.is_floating_point() else None
         self._live.setdefault(probe, [None, None])[place] = live
 

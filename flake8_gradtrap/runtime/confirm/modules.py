@@ -48,9 +48,9 @@ class Modules(Patching):
         self._holders: list[tuple[weakref.ref[nn.Module], str, str, Site]] = []
 
     def install(self) -> None:
-        self._around(nn.Module, "train", self._train)
-        self._around(nn.Module, "load_state_dict", self._load)
-        self._around(torch, "save", self._save)
+        self._around(nn.Module, "train", self._train, always=True)
+        self._around(nn.Module, "load_state_dict", self._load, always=True)
+        self._around(torch, "save", self._save, always=True)
         self.gradients.listeners.append(self.stepped)
 
     # -- modes --------------------------------------------------------------------------------------------------------
@@ -133,6 +133,9 @@ class Modules(Patching):
     # -- states -------------------------------------------------------------------------------------------------------
 
     def state_taken(self, site: Site, label: str, value: Any) -> None:
+        if isinstance(value, list | tuple):  # `best, kept = score, model.state_dict()`
+            for part in value:
+                self.state_taken(site, label, part)
         if not isinstance(value, Mapping):
             return
         tensors = [one for one in value.values() if isinstance(one, torch.Tensor)]

@@ -23,7 +23,10 @@ def shown(file: str) -> str:
 
 def where(outcome: Outcome) -> str:
     evidence = outcome.evidence
-    parts = [count(evidence.steps, "optimizer step"), evidence.device, f"torch {evidence.torch or '?'}"]
+    parts = [count(evidence.steps, "optimizer step")]
+    if evidence.recorded < evidence.steps:
+        parts.append(f"{evidence.recorded:,} of them recorded")
+    parts += [evidence.device, f"torch {evidence.torch or '?'}"]
     if outcome.ranks > 1:
         parts.append(count(outcome.ranks, "rank"))
     return ", ".join(parts)
@@ -78,6 +81,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "gradtrap": __version__,
         "ranks": outcome.ranks,
         "steps": evidence.steps,
+        "recorded": evidence.recorded,
         "seconds": round(evidence.seconds, 3),
         "stopped": evidence.stopped or None,
         "failed": evidence.failed,

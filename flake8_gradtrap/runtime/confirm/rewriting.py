@@ -25,7 +25,8 @@ RELEVANT = frozenset(
 LEAVE = frozenset({"GTR201", "GTR202", "GTR203", "GTR209"})
 """Rules about values that leave the graph on their way to the loss."""
 
-MODES = frozenset({"GTR601", "GTR602", "GTR603", "GTR503"})
+MODES = frozenset({"GTR601", "GTR602", "GTR603"})
+"""Rules about calls of modules."""
 
 _ONE_SHOT = frozenset(
     "parameters named_parameters buffers named_buffers modules named_modules children named_children filter map zip "
@@ -100,13 +101,21 @@ class Rewriter(ast.NodeTransformer):
     """Rewrites the tree of one file. `spots` is shared by all files: a probe's number is its index."""
 
     def __init__(
-        self, file: str, tree: ast.Module, wanted: Wanted, relevant: frozenset[str], spots: list[Spot]
+        self,
+        file: str,
+        tree: ast.Module,
+        wanted: Wanted,
+        relevant: frozenset[str],
+        spots: list[Spot],
+        modes: bool = True,
     ) -> None:
         self.file = file
         self.tree = tree
         self.wanted = wanted
         self.relevant = relevant
         self.spots = spots
+        self.modes = modes
+        """A finding of the project asks which modules are called."""
         self.function: ast.FunctionDef | ast.AsyncFunctionDef | None = None
         self.follows = True
         """Whether the function that is rewritten is worth following."""
@@ -219,6 +228,10 @@ class Rewriter(ast.NodeTransformer):
         for case in getattr(node, "cases", ()):
             case.body = self._block(case.body)
         self._expressions(node)
+        if isinstance(node, ast.Assign) and not self.rules.isdisjoint(LEAVE) and _simple(node.targets[0]):
+            inner = _cut_in(node.value)
+            if inner >= 0:
+                after.append(self._alone("follow", inner, node, _load(node.targets[0])))
         return [*before, node, *after]
 
     def _expressions(self, node: ast.AST) -> None:
@@ -259,7 +272,7 @@ class Rewriter(ast.NodeTransformer):
         if not told:
             return [node]
         node.body.insert(0, self._alone("turn", number, node))
-        left = self._alone("left", number, node)
+        left = self._alone("left_loop", number, node)
         if isinstance(node, ast.For):
             node.iter = self._probe("loop", number, node.iter, node.iter)
             return [node, left]
@@ -436,7 +449,7 @@ class Rewriter(ast.NodeTransformer):
 
     def _may_be_module(self, node: ast.Call) -> bool:
         """Whether a call may be that of a module, in a function where that matters."""
-        if not self.follows or not _simple(node.func):
+        if not self.modes or not self.follows or not _simple(node.func):
             return False
         if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
             return False
@@ -470,8 +483,9 @@ class Rewriter(ast.NodeTransformer):
         if sign is None or self.rules.isdisjoint(LEAVE) or not self.follows:
             return node
         number = self._spot(node, said, sign)
-        node.left = self._probe("part", number, node.left, node.left, ast.Constant(0))
-        node.right = self._probe("part", number, node.right, node.right, ast.Constant(1))
+        left, right = ast.Constant(_cut_in(node.left)), ast.Constant(_cut_in(node.right))
+        node.left = self._probe("part", number, node.left, node.left, ast.Constant(0), left)
+        node.right = self._probe("part", number, node.right, node.right, ast.Constant(1), right)
         return self._probe("joined", number, node, node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -507,6 +521,15 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
+
+
+def _cut_in(node: ast.AST) -> int:
+    """The number of a probe in an expression that sees a value leave its graph; -1 if there is none, or it is all."""
+    if isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and _last(node.func) in ("copied", "cut", "joined")):
+        return -1  # the operation, or the probe itself, tells of it
+    found = [one for one in ast.walk(node) if isinstance(one, ast.Call) and _last(one.func) in ("copied", "cut")]
+    found = [one for one in found if isinstance(one.func, ast.Attribute) and _last(one.func.value) == NAME]
+    return found[0].args[0].value if found else -1  # type: ignore[attr-defined]
 
 
 def _load(target: ast.expr) -> ast.expr:
