@@ -128,7 +128,8 @@ Story = tuple[Hashable, Window]
 
 class InWindows(MeetsOptimizers, Waiting, InLoops):
     """Base of rules about accumulation windows. In memory: "filled" gradients by place and owners, "tested" by loop,
-    "counted" by loop.
+    "counted" by loop; "seen off": those that code out of sight got hold of, as long as nothing is seen to clear or use
+    them.
 
     What a rule sees of a backward in a window waits in `open`; `applied` are the backwards whose gradients a step uses
     when a window is full, on whatever path. When the run ends, both together are a finding. A backward is acquitted by
@@ -232,6 +233,9 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
         key = ("filled", event.site.node, event.owners)
         before: Filled | None = watch.get(key)
         spans: frozenset[Window] = frozenset()
+        if (away := watch.get(("seen off", event.site.node))) is not None:
+            watch.drop(("seen off", event.site.node))
+            self.adds(away)
         for _, filled in tagged(watch, "filled"):
             if filled.ended and filled.loops <= loops and concerns(watch, filled.owners, event.owners):
                 self.adds(filled)
@@ -259,6 +263,7 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         known = event.optimizer is not None or owners is not None
+        forget(watch, "seen off")
         for key, filled in tagged(watch, "filled"):
             if overlap(filled.owners, owners) is not False:
                 watch.drop(key)
@@ -270,12 +275,14 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
         for key, filled in tagged(watch, "filled"):
             if touches(watch, event, filled.owners, filled.walked):
                 watch.drop(key)
+                watch.put(("seen off", filled.place), filled)
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         full = [tested.full[-1] for _, tested in tagged(watch, "tested") if tested.full]
         running = self.running(watch)
+        forget(watch, "seen off")
         for loop, _ in tagged(watch, "tested"):
             steps = ("steps", loop[1])
             watch.put(steps, watch.get(steps, frozenset()) | {event.site.node})

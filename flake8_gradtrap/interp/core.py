@@ -102,6 +102,9 @@ HARMLESS = (
 )
 """Libraries and functions that do nothing to gradients."""
 
+NAMED_PARTS = ("parts that have a name",)
+"""What is noted of a `ModuleList` or `Sequential`: the modules in it that are used by another name, too."""
+
 Results = list[tuple[Value, State]]
 
 
@@ -170,6 +173,8 @@ class Core:
         self.optimized = False
         """Whether an optimizer was made."""
         self.inferring = False
+        self.gradients_read = False
+        """Whether the program has read any `.grad`."""
         """Whether the run has been within `inference_mode`."""
         self.inference: dict[Value, Site] = {}
         """The tensors that were made there, and where."""
@@ -262,6 +267,8 @@ class Core:
         made = self.new(Tensor(op, parents, self.site(node, st), stamp=st.stamp, **more), st)
         if self.inferring and st.mode is False:
             self.note_inference(made, st)
+        if self.gradients_read and op not in ("grad", "hard"):
+            self.gradients_used(parents, str(more.get("how", "")), node, st)
         return made
 
     def provenance(self, st: State) -> Provenance:
@@ -325,7 +332,7 @@ class Core:
             return self.kind_of_unknown(value)
         return ""
 
-    def submodule(self, holder: Value, key: Hashable) -> Sym:
+    def submodule(self, holder: Hashable, key: Hashable) -> Sym:
         """A module inside a module, a `ModuleList` or a `Sequential`."""
         part = Sym("entry", (holder, key), "module")
         self.kinds[part] = "module"
@@ -404,7 +411,9 @@ class Core:
             return None
         if isinstance(record, Tensor):
             if record.op == "param":
-                return self.leaves(record.owner, st) if record.owner is not None else frozenset({value})
+                if record.owner is not None:
+                    return self.leaves(record.owner, st)
+                return frozenset({value}) if record.how != "a parameter" else None  # of an unknown optimizer's
             if record.op in ("leaf", "data"):
                 return frozenset({value})
             return None
@@ -435,6 +444,9 @@ class Core:
             return None if of_another else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
+        if isinstance(named := st.attr(module, NAMED_PARTS), Tup) and depth < 4:
+            for part in named.items:
+                found |= {module} if part == module else self.leaves(part, st, depth + 1) or frozenset()
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:
             for name, part in st.overlay.get(module, {}).items():
                 if part == module or name == "frozen":
@@ -505,8 +517,11 @@ class Core:
             inner = record.items or ()
         elif isinstance(record, Mapping):
             inner = tuple(item for _, item in record.items)
-        elif isinstance(record, Thingy) and record.cls is not None and attributes:
-            inner = tuple(st.overlay.get(value, {}).values())
+        elif isinstance(record, Thingy) and attributes:
+            held = st.overlay.get(value, {})
+            inner = (
+                tuple(held.values()) if record.cls is not None else (held[NAMED_PARTS],) if NAMED_PARTS in held else ()
+            )
         for part in inner:
             if part not in found:
                 found |= self.reachable(part, st, depth + 1, attributes)
@@ -657,6 +672,9 @@ class Core:
         raise NotImplementedError
 
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
+        raise NotImplementedError
+
+    def gradients_used(self, operands: Iterable[Value], how: str, node: ir.Node, st: State) -> None:
         raise NotImplementedError
 
     def note_inference(self, made: Ref, st: State) -> None:

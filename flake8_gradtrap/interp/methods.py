@@ -49,6 +49,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    of_elsewhere,
 )
 from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
@@ -144,7 +145,9 @@ class Methods(Containers):
         """Whether a receiver can be a module: an unknown that is asked for its parameters is one."""
         record = st.record(receiver)
         if isinstance(record, Thingy):
-            return record.kind in ("module", "lossfn") or (record.kind == "instance" and record.cls is None)
+            if record.kind == "instance":  # of a class of which a base is out of sight
+                return record.cls is None or any(of_elsewhere(base) for base in self.lineage(record.cls))
+            return record.kind in ("module", "lossfn")
         return isinstance(receiver, Sym)
 
     def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -360,10 +363,14 @@ class Methods(Containers):
                 st,
             )
         elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
+            if name == "clone":
+                self.gradients_used((receiver,), name, node, st)
             return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
         elif self.know.method_role.get(name) == "readout":
             self.gradient_taken(receiver, f".{name}()", node, st)
             return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
+        elif not name.endswith("_"):
+            self.gradients_used((receiver,), name, node, st)
         of = (receiver,) if self.hears(GradientReadOut) else ()
         return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
 

@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from idioms import clearing, evaluating, losses, recording
+from idioms import (
+    algorithms,
+    clearing,
+    evaluating,
+    losses,
+    oneshot,
+    precision,
+    procedures,
+    recording,
+    schedules,
+    several,
+    single,
+    windows,
+)
 from idioms.grammar import Family
 
-FAMILIES: tuple[Family, ...] = (*clearing.FAMILIES, *recording.FAMILIES, *losses.FAMILIES, *evaluating.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *algorithms.FAMILIES,
+    *clearing.FAMILIES,
+    *evaluating.FAMILIES,
+    *losses.FAMILIES,
+    *oneshot.FAMILIES,
+    *precision.FAMILIES,
+    *procedures.FAMILIES,
+    *recording.FAMILIES,
+    *schedules.FAMILIES,
+    *several.FAMILIES,
+    *single.FAMILIES,
+    *windows.FAMILIES,
+)
