@@ -37,12 +37,15 @@ _MICRO_BATCHES = re.compile(r"accum|micro_?batch", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A backward that was seen: its tensors, and the loops that were running."""
+    """A backward that was seen: its tensors, and the loops that were running. `trains`: it is known whose gradients it
+    computes; else of a mere part of its loss, which may be data, no graph is known.
+    """
 
     site: Site = field(compare=False)
     tensors: frozenset[Hashable]
     loops: frozenset[Hashable]
     retains: bool
+    trains: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +143,9 @@ class KeepsGraph(InLoops):
         graph = now | event.graph
         walks = [
             walk
-            for _, walk in tagged(watch, "walk")
+            for (_, loss), walk in tagged(watch, "walk")
             if not graph.isdisjoint(walk.tensors) and (event.loop is None or event.loop in walk.loops)
+            if event.had_history or walk.trains or loss in graph
         ]
         loop = active.get(("active", event.loop))
         old: Kept | None = watch.get(key)
@@ -176,20 +180,24 @@ class KeepsGraph(InLoops):
     @on(Backpropagated, Differentiated)
     def walk(self, event: Event, watch: Watch) -> None:
         assert isinstance(event, Backpropagated | Differentiated)
-        whole = isinstance(event, Backpropagated)
         tensors = graph_of(event) if isinstance(event, Backpropagated) else event.reaches
         loops = self.running(watch)
         for key, kept in tagged(watch, "kept"):
-            own = whole and kept.loops <= loops  # all loops that it was kept in are still running
+            own = (
+                isinstance(event, Backpropagated) and kept.loops <= loops
+            )  # all loops that it was kept in are still running
             later = kept.totals | kept.earlier if own else kept.totals | kept.earlier | kept.now
             if not tensors.isdisjoint(later):
                 self.spared.add(place_key(kept.site))
                 watch.drop(key)
-            elif own and kept.now and not tensors.isdisjoint(kept.graph):
+            elif isinstance(event, Backpropagated) and own and kept.now and not tensors.isdisjoint(kept.graph):
+                if not (kept.history or event.owners is not None or event.loss.key in kept.graph):
+                    continue
                 retained = kept.retained or event.retains is not False
                 watch.put(key, replace(kept, walked=True, backward=event.site, retained=retained))
         if isinstance(event, Backpropagated):
-            watch.put(("walk", event.loss.key), Walk(event.site, tensors, loops, event.retains is not False))
+            retains = event.retains is not False
+            watch.put(("walk", event.loss.key), Walk(event.site, tensors, loops, retains, event.owners is not None))
             for loop in loops:
                 watch.put(("trains", loop), Mark(event.site))
 
