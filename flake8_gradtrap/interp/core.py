@@ -623,7 +623,9 @@ class Core:
             return all(self._mere_data(part, st) for part in value.items)
         if isinstance(value, Sym):
             return not self.kind(value, st) and not named_loss(value) and value not in self.handed_out
-        return isinstance(value, Const) or (isinstance(value, Ref) and self._harmless(value, st))
+        tensor = st.tensor(value)
+        number = tensor is not None and tensor.is_number
+        return number or isinstance(value, Const) or (isinstance(value, Ref) and self._harmless(value, st))
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount

@@ -690,6 +690,8 @@ class Methods(Containers):
         if name in self.know.methods["number"]:
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         value = self.unknown(name)
+        if st.mode is False and self.know.conventions["computes"].search(name):
+            self.forwarded(receiver, value, node, st)
         self.likely.add(value)
         self._note_handed_out(name, value)
         return [(value, st)]
