@@ -135,25 +135,6 @@ for a, b in zip(local.parameters(), shared.parameters()):
 optimizer.step()
 """,
     ),
-    "worker": (
-        "shared, local = mlp(8, 1), mlp(8, 1)\noptimizer = torch.optim.Adam(shared.parameters(), lr={{lr}})",
-        """
-local.load_state_dict(shared.state_dict())
-local.zero_grad()
-optimizer.zero_grad()
-loss = F.mse_loss(local(x), y)
-loss.backward()
-ensure_shared_grads(local, shared)
-optimizer.step()
-""",
-        """
-def ensure_shared_grads(model, shared_model):
-    for param, shared_param in zip(model.parameters(), shared_model.parameters()):
-        if shared_param.grad is not None:
-            return
-        shared_param._grad = param.grad
-""",
-    ),
     "reinforce": (
         "policy = mlp(8, 2)\noptimizer = torch.optim.Adam(policy.parameters(), lr={{lr}})\nsaved, rewards = [], []",
         """
