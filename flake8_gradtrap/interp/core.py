@@ -64,7 +64,8 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"(^|_)(ckpt|checkpoint|snapshot)(s|er|ing)?(_(manager|mgr|handler|saver|keeper|io))?$|^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"(^|_)(ckpt|checkpoint|snapshot)(s|er|ing)?(_(manager|mgr|handler|saver|keeper|io))?$"
+    r"|^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
     r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
