@@ -10,7 +10,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.contexts import Contexts
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
+from flake8_gradtrap.interp.values import TRUE, Const, Func, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
 
 _NOTHING: MappingType[Value, Value] = MappingProxyType({})
 
@@ -285,6 +285,10 @@ class Iteration(Contexts):
         body = args.pos[0].node.body if args.pos and isinstance(args.pos[0], Func) else None
         if isinstance(body, ir.Call) and _clears(body.func):
             self.emit(Cleared(self.site(node, st), None, None), st)
+        if isinstance(body, ir.Call) and isinstance(body.func, ir.Attr) and body.func.attr == "requires_grad_":
+            for owner in {owner for value in args.pos[1:] for owner in self.owners(value, st) or ()}:
+                if isinstance(owner, Value):
+                    st.set_attr(owner, "frozen", TRUE)
         self.escape(handed, node, st, name)
 
     def consume(self, name: str, args: Args, node: ir.Node, st: State) -> Results:
