@@ -1,56 +1,54 @@
 """What the probes of `gradtrap confirm` cost: CPU time of a training step with and without them, in turn, in one run.
 
-    python benchmarks/confirm_overhead.py [--rounds N] [--threads N]
+    python benchmarks/confirm_overhead.py [MODEL]... [--rounds N] [--threads N]
 
-The program below is compiled with probes, as `confirm` does, and run in this process. Blocks of its steps run in turn
-with the probes recording and with them switched off (then each returns at once); the ratio of a round is that of the
-CPU seconds (all threads) of two neighbouring blocks. Printed: median, lowest and highest ratio.
+The program below is compiled twice in this process: with probes, as `confirm` does, and as it is. Blocks of steps of
+the two run in turn; the hooks in torch are in place for the blocks of the first only. The ratio of a round is that of
+the CPU seconds (all threads) of its two blocks. Printed: median, lowest and highest ratio, of steps that are recorded
+(the first 20 of a run), and of those after, of which `confirm` records some.
 """
 
 from __future__ import annotations
 
 import builtins
-import os
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType
 from typing import Any
 
 import click
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from flake8_gradtrap.config import Configuration
 from flake8_gradtrap.runtime.confirm import targets
-from flake8_gradtrap.runtime.confirm.importing import Compiler, run_program
+from flake8_gradtrap.runtime.confirm.importing import Compiler
 from flake8_gradtrap.runtime.confirm.places import statement_of
 from flake8_gradtrap.runtime.confirm.recording import Recording
 from flake8_gradtrap.runtime.confirm.rewriting import NAME
 from flake8_gradtrap.runtime.confirm.running import rows_of
+from flake8_gradtrap.runtime.confirm.tracer import EVERY, FULL
 
-BLOCK = 20
+BLOCKS = {"recorded": FULL, "after": EVERY}
 """Steps of a block."""
 
 PROGRAM = """
-import sys
-
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch import nn
 from torch.nn import functional as F
 
 {model}
 
 
-def train(model, batches, steps):
+def train(model, batches):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1000)
     scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
     total, history = 0.0, []
-    for step in range(steps):
+    step = 0
+    while True:
         x, y = batches[step % len(batches)]
         optimizer.zero_grad()
         output = model(x)
@@ -65,10 +63,12 @@ def train(model, batches, steps):
             history.append(loss)
             total = 0.0
             history.clear()
+        step += 1
+        yield
 
 
 torch.manual_seed(0)
-train(build(), data(), int(sys.argv[1]))
+running = train(build(), data())
 """
 
 MODELS = {
@@ -105,36 +105,30 @@ def data():
 }
 
 
-class Blocks:
-    """Switches the probes on and off, a block of steps each, and takes the time."""
+class Program:
+    """A program that is taken a block of steps at a time; `recording`: it has probes."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, code: CodeType, recording: Recording | None = None) -> None:
         self.recording = recording
-        self.spent: list[tuple[bool, float]] = []
-        self._steps = 0
-        self._began = time.process_time()
+        names: dict[str, Any] = {}
+        exec(code, names)
+        self._steps = names["running"]
 
-    def step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._steps += 1
-        if self._steps % BLOCK:
-            return
-        now = time.process_time()
-        tracer = self.recording.tracer
-        self.spent.append((tracer.active, now - self._began))
-        tracer.active = not tracer.active
-        self._began = time.process_time()
-
-    def ratios(self) -> list[float]:
-        """Of each pair of neighbours but the first, which warms up."""
-        pairs = list(zip(self.spent[2::2], self.spent[3::2], strict=False))
-        found = []
-        for one, other in pairs:
-            (_, on), (_, off) = (one, other) if one[0] else (other, one)
-            found.append(on / off)
-        return found
+    def block(self, steps: int) -> float:
+        """CPU seconds of so many steps."""
+        if self.recording is not None:
+            self.recording.install()
+        began = time.process_time()
+        for _ in range(steps):
+            next(self._steps)
+        took = time.process_time() - began
+        if self.recording is not None:
+            self.recording.remove()
+        return took
 
 
-def measure(name: str, rounds: int) -> list[float]:
+def measure(name: str, rounds: int) -> Iterator[tuple[str, list[float], float]]:
+    """For each kind of steps: the ratios, and the milliseconds of a step without probes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder).resolve() / "train.py"
         path.write_text(PROGRAM.format(model=MODELS[name]), encoding="utf-8")
@@ -143,28 +137,32 @@ def measure(name: str, rounds: int) -> list[float]:
         places = frozenset((one.code, statement_of(one.filename, one.span.row)) for one in findings)
         recording = Recording(compiler, 0, rules, places)
         setattr(builtins, NAME, recording.probes)
-        recording.install()
-        blocks = Blocks(recording)
-        handle = register_optimizer_step_post_hook(blocks.step)
-        kept: tuple[ModuleType, list[str], list[Any]] = sys.modules["__main__"], sys.argv, sys.meta_path[:]
-        try:
-            run_program(compiler, str(path), "", [str(BLOCK * (2 * rounds + 2))], os.getcwd())
-        finally:
-            sys.modules["__main__"], sys.argv, sys.meta_path[:] = kept
-            handle.remove()
-            recording.finish()
-        return blocks.ratios()
+        plain = Program(compile(path.read_bytes(), str(path.with_name("plain.py")), "exec"))
+        probed = Program(compiler.compile(path.read_bytes(), str(path)), recording)
+        for kind, steps in BLOCKS.items():
+            recording.tracer.pace.until = 10**9 if kind == "recorded" else 0
+            ratios, took = [], []
+            for number in range(rounds + 1):
+                pair = [plain, probed] if number % 2 else [probed, plain]
+                spent = {program: program.block(steps) for program in pair}
+                if number:  # the first warms up
+                    ratios.append(spent[probed] / spent[plain])
+                    took.append(spent[plain] / steps * 1000)
+            yield kind, ratios, statistics.median(took)
+        recording.finish()
 
 
 @click.command()
+@click.argument("models", nargs=-1, type=click.Choice(list(MODELS)))
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="Threads of torch.")
-def main(rounds: int, threads: int) -> None:
+def main(models: tuple[str, ...], rounds: int, threads: int) -> None:
     torch.set_num_threads(threads)
-    for name in MODELS:
-        ratios = measure(name, rounds)
-        low, high = min(ratios), max(ratios)
-        click.echo(f"{name}: {statistics.median(ratios):.3f} ({low:.3f}, {high:.3f}) of a step without probes")
+    for name in models or MODELS:
+        for kind, ratios, took in measure(name, rounds):
+            low, high = min(ratios), max(ratios)
+            said = f"{statistics.median(ratios):.3f} ({low:.3f}, {high:.3f})"
+            click.echo(f"{name}, {took:.2f} ms a step, {kind}: {said} of a step without probes")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -104,6 +104,23 @@ class Filled:
     clip: Site | None = None
     clipped_in: frozenset[Hashable] = frozenset()
 
+    def meet(self, other: Filled | None) -> Any:
+        """By force: some path has made them. A window that is short on one path is not one of a clip on another."""
+        if other is None:
+            return self
+        if (self.loops, self.ended) != (other.loops, other.ended):
+            return NotImplemented
+        same = self.clip is not None and other.clip is not None and self.clipped_in == other.clipped_in
+        return replace(
+            self,
+            weights=self.weights if self.weights == other.weights else Weights(),
+            walked=self.walked | other.walked,
+            short=self.short | other.short,
+            spans=self.spans | other.spans,
+            clip=self.clip if same else None,
+            clipped_in=self.clipped_in if same else frozenset(),
+        )
+
 
 Story = tuple[Hashable, Window]
 """A backward, by its place, and a window."""
@@ -111,7 +128,8 @@ Story = tuple[Hashable, Window]
 
 class InWindows(MeetsOptimizers, Waiting, InLoops):
     """Base of rules about accumulation windows. In memory: "filled" gradients by place and owners, "tested" by loop,
-    "counted" by loop.
+    "counted" by loop; "seen off": those that code out of sight got hold of, as long as nothing is seen to clear or use
+    them.
 
     What a rule sees of a backward in a window waits in `open`; `applied` are the backwards whose gradients a step uses
     when a window is full, on whatever path. When the run ends, both together are a finding. A backward is acquitted by
@@ -215,9 +233,13 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
         key = ("filled", event.site.node, event.owners)
         before: Filled | None = watch.get(key)
         spans: frozenset[Window] = frozenset()
+        if (away := watch.get(("seen off", event.site.node))) is not None:
+            watch.drop(("seen off", event.site.node))
+            self.adds(away)
+        for _, filled in tagged(watch, "filled"):
+            if filled.ended and filled.loops <= loops and concerns(watch, filled.owners, event.owners):
+                self.adds(filled)
         if before is not None:
-            if before.ended:
-                self.adds(before)
             counted = (watch.get(("counted", loop)) for loop in loops & before.ended)
             spans = before.spans | {window for window in counted if window is not None}
         short = frozenset(window for _, tested in tagged(watch, "tested") for window in tested.short)
@@ -241,6 +263,7 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         known = event.optimizer is not None or owners is not None
+        forget(watch, "seen off")
         for key, filled in tagged(watch, "filled"):
             if overlap(filled.owners, owners) is not False:
                 watch.drop(key)
@@ -252,12 +275,14 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
         for key, filled in tagged(watch, "filled"):
             if touches(watch, event, filled.owners, filled.walked):
                 watch.drop(key)
+                watch.put(("seen off", filled.place), filled)
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
         full = [tested.full[-1] for _, tested in tagged(watch, "tested") if tested.full]
         running = self.running(watch)
+        forget(watch, "seen off")
         for loop, _ in tagged(watch, "tested"):
             steps = ("steps", loop[1])
             watch.put(steps, watch.get(steps, frozenset()) | {event.site.node})
@@ -269,7 +294,7 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
             watch.drop(key)
             self.stepped(filled, event, running)
             for window in full:
-                if window.loop in filled.loops and window.loop not in filled.ended:
+                if window in filled.short or (window.loop in filled.loops and window.loop not in filled.ended):
                     self.applied.setdefault((filled.place, window), event)
             spans = frozenset(window for window in filled.spans if window.loop not in running)
             if spans:

@@ -67,7 +67,8 @@ def train(model, loader, criterion):
 from __future__ import annotations
 
 from flake8_gradtrap.events import Accumulated, Stored
-from flake8_gradtrap.gradients import KeepsGraph, Kept, detach, place_key, place_of, quoted
+from flake8_gradtrap.gradients import quoted
+from flake8_gradtrap.keeping import KeepsGraph, Kept, detach, place_key, place_of
 from flake8_gradtrap.rule import Watch, on
 
 

@@ -76,7 +76,8 @@ from __future__ import annotations
 import re
 
 from flake8_gradtrap.events import Accumulated, FunctionLeft, Site, Stored, Thing
-from flake8_gradtrap.gradients import KeepsGraph, Kept, place_of, quoted, tagged
+from flake8_gradtrap.gradients import quoted, tagged
+from flake8_gradtrap.keeping import KeepsGraph, Kept, place_of
 from flake8_gradtrap.rule import Watch, on
 
 EXPECTED = re.compile(r"training_step|compute_loss|closure|_closure|<lambda>|lambda|forward|backward")

@@ -16,7 +16,7 @@ The demo compares the norm of the gradient that the last step uses with the norm
 False positives: a loop whose steps do not matter, like a probe for the largest batch that fits.
 
 False negatives: tests, and functions called `test…`, `bench…`, `profile…`, `time…`, `measure…` or `speed…` that look at
-a clock: what they train is thrown away. whatever cannot be seen counts as clearing: a model or optimizer handed to code
+a clock: what they train is thrown away. Whatever cannot be seen counts as clearing: a model or optimizer handed to code
 that cannot be seen, an engine that steps and clears; a clearing under any condition. Gradients whose owner is unknown
 while there are several optimizers. A step function whose callers cannot be seen, because they may clear; two steps at
 different places.

@@ -59,7 +59,7 @@ def train(model, loader, criterion):
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flake8_gradtrap.events import (
@@ -67,6 +67,7 @@ from flake8_gradtrap.events import (
     Cleared,
     Clipped,
     Escaped,
+    GradientUsed,
     LoopStarted,
     Site,
     Stepped,
@@ -105,13 +106,15 @@ class Wiped:
     """Whether the gradients of that backward were the ones that were cleared. If not, it may have filled others; that
     the optimizer then steps with none is as wrong, unless anything goes backward in between.
     """
+    used: bool = False
+    """Whether they were read for more than their norm before: an attack needs no step, a copy may be put back."""
 
 
 class GradientsClearedBeforeStep(MeetsOptimizers, Waiting, InLoops):
     """In memory, by owners: "filled" gradients, that no step has used yet, and "wiped" ones.
 
     Acquitted: a backward and a step that uses its gradients on another path: a condition decides (`if not finite:
-    optimizer.zero_grad()`), and the clearing is meant.
+    optimizer.zero_grad()`), and the clearing is meant. A backward whose gradients the program itself has used.
     """
 
     code = "GTR502"
@@ -130,6 +133,12 @@ class GradientsClearedBeforeStep(MeetsOptimizers, Waiting, InLoops):
                 watch.drop(key)
         watch.put(("filled", event.owners), Mark(event.site, graph_of(event), loops=self.running(watch)))
 
+    @on(GradientUsed)
+    def taken(self, event: GradientUsed, watch: Watch) -> None:
+        for key, mark in tagged(watch, "filled"):
+            if overlap(key[1], event.owners) is not False:
+                watch.put(key, replace(mark, flag=True))
+
     @on(LoopStarted)
     def loop(self, event: LoopStarted, watch: Watch) -> None:
         super().loop(event, watch)
@@ -145,7 +154,7 @@ class GradientsClearedBeforeStep(MeetsOptimizers, Waiting, InLoops):
         for key, mark in tagged(watch, "filled"):
             certain = known and concerns(watch, key[1], owners)
             if certain or (optimizer is not None and overlap(key[1], owners) is None):
-                wiped = Wiped(event.site, mark.site, optimizer, mark.walked, certain=certain)
+                wiped = Wiped(event.site, mark.site, optimizer, mark.walked, certain=certain, used=mark.flag)
                 watch.put(("wiped", common(key[1], owners), event.site), wiped)
         settle(watch, owners, "filled")
 
@@ -171,7 +180,9 @@ class GradientsClearedBeforeStep(MeetsOptimizers, Waiting, InLoops):
             if not theirs and not (wiped.certain and concerns(watch, key[1], owners)):
                 continue
             watch.drop(key)
-            if not used and not event.closure:
+            if wiped.used:
+                self.acquit((wiped.backward.node, event.site.node))
+            elif not used and not event.closure:
                 self.suspect((wiped.backward.node, event.site.node), partial(self.tell, wiped, event))
         settle(watch, owners, "filled", "wiped")
 

@@ -73,15 +73,15 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import partial
 
-from flake8_gradtrap.events import Cleared, OptimizerMade, Stepped
+from flake8_gradtrap.events import Cleared, OptimizerMade, RunEnded, Stepped
 from flake8_gradtrap.gradients import adaptive
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import ACCUMULATES, Filled, InWindows, Window
 
 
 class AccumulationNotNormalised(InWindows):
-    """Acquitted: a backward of what is divided, or cleared before the step, in a window; one whose gradients are
-    divided by hand.
+    """Acquitted: a backward of what is divided, or always cleared before the step, in a window; one whose gradients
+    are divided by hand.
     """
 
     code = "GTR505"
@@ -97,6 +97,10 @@ class AccumulationNotNormalised(InWindows):
         """Optimizers that divide by the size of the gradients themselves."""
         self.clipped: set[Hashable] = set()
         """Backwards whose gradients were clipped before a step used them, on whatever path."""
+        self.added: set[Hashable] = set()
+        """Backwards to whose gradients those of a later iteration were added, on whatever path."""
+        self.wipes: dict[Hashable, Hashable] = {}
+        """What is acquitted of a backward whose gradients were cleared before the step, if they always are."""
 
     @on(OptimizerMade)
     def made(self, event: OptimizerMade, watch: Watch) -> None:
@@ -111,7 +115,7 @@ class AccumulationNotNormalised(InWindows):
             self.clipped.add(filled.place)
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
-        for window in windows:
+        for window in windows if filled.weights.seen else ():
             story = (filled.place, window)
             if window.test == window.loop and not ACCUMULATES.search(window.every.label):
                 continue
@@ -121,7 +125,17 @@ class AccumulationNotNormalised(InWindows):
                 self.open.setdefault(story, partial(self.tell, filled, window))
 
     def wiped(self, filled: Filled, event: Cleared, watch: Watch) -> None:
-        self.acquit(*((filled.place, window) for window in filled.short))
+        self.wipes |= {(filled.place, window): filled.place for window in filled.short}
+        if filled.ended and filled.loops <= self.running(watch):
+            self.wipes[filled.place] = filled.place  # each iteration begins with it
+
+    def adds(self, filled: Filled) -> None:
+        self.added.add(filled.place)
+
+    @on(RunEnded)
+    def ended(self, event: RunEnded, watch: Watch) -> None:
+        self.acquit(*(what for what, place in self.wipes.items() if place not in self.added))
+        super().ended(event, watch)
 
     def rescaled(self, filled: Filled) -> None:
         self.acquit(filled.place)

@@ -66,8 +66,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 
-from flake8_gradtrap.events import Backpropagated, Cleared, RunEnded, Site, Stepped, Thing
-from flake8_gradtrap.gradients import quoted, tagged
+from flake8_gradtrap.events import Backpropagated, Cleared, GradientUsed, RunEnded, Site, Stepped, Thing
+from flake8_gradtrap.gradients import overlap, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import Filled, InWindows, Story
 
@@ -85,7 +85,7 @@ class AccumulationClearedEachMicroBatch(InWindows):
     batch, and this one was left out.
 
     Acquitted: a backward that adds to what it made before: a condition decides whether gradients are cleared (a loss
-    that is not finite).
+    that is not finite). One whose gradients are read for more than their norm: they are kept, and put back later.
     """
 
     code = "GTR506"
@@ -122,6 +122,15 @@ class AccumulationClearedEachMicroBatch(InWindows):
     def early(self, story: Story, filled: Filled, event: Cleared) -> None:
         full = ("the window is full here", story[1].site)
         self.open.setdefault(story, partial(self.tell, filled, event, story[1].every, full))
+
+    @on(GradientUsed)
+    def used(self, event: GradientUsed, watch: Watch) -> None:
+        """Those of each micro-batch have done their work, or are put back later."""
+        if self.guarded(watch):
+            return  # only those of the last one
+        for _, filled in tagged(watch, "filled"):
+            if overlap(filled.owners, event.owners) is not False:
+                self.acquit(filled.place)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

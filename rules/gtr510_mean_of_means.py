@@ -89,7 +89,7 @@ class MeanOfMeans(InWindows):
     default = False
 
     def kept(self, filled: Filled, windows: frozenset[Window], watch: Watch) -> None:
-        for window in windows:
+        for window in windows if filled.weights.seen else ():
             story = (filled.place, window)
             if window.test == window.loop and not ACCUMULATES.search(window.every.label):
                 continue

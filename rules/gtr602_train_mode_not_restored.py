@@ -93,7 +93,7 @@ from flake8_gradtrap.events import (
     Site,
     Stepped,
 )
-from flake8_gradtrap.gradients import MeetsOptimizers, alone, forget, lift, meet, overlap, tagged
+from flake8_gradtrap.gradients import MeetsOptimizers, alone, forget, frame, lift, meet, overlap, tagged
 from flake8_gradtrap.modes import EVALUATES, Evaluating, InModes
 from flake8_gradtrap.rule import Watch, on
 
@@ -126,21 +126,36 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
     roots = ("backward",)
 
     def __init__(self) -> None:
-        self.asked: set[Hashable] = set()
+        self.asked: dict[Hashable, set[tuple[Hashable, ...]]] = {}
+        """For each module whose mode the program reads, on whatever path, the calls within which it does."""
+        self.within: set[tuple[Hashable, Hashable]] = set()
+        """The modules that were put into evaluation mode, and the calls within which that happened."""
 
     @on(ModeSet)
     def mode(self, event: ModeSet, watch: Watch) -> None:
         for key, trained in tagged(watch, "trained"):
             if self.concerns(event, trained.mark):
                 watch.drop(key)
-        if not event.matters and event.training is False:
-            return
-        if event.module.key not in self.asked and (event.training is not False or self.running(watch)):
+        if event.training is False:
+            self.within.add((event.module.key, frame(event.site)))
+            if not event.matters or self.put_back(event):
+                return
+        if event.training is not False or self.running(watch):
             super().mode(event, watch)
+
+    def put_back(self, event: ModeSet) -> bool:
+        """Whether the program may put the mode back that it has read before: not where a function that has been left
+        read it for an `eval()` of its own.
+        """
+        calls = frame(event.site)
+        return any(
+            (event.module.key, read) not in self.within or calls[len(calls) - len(read) :] == read
+            for read in self.asked.get(event.module.key, ())
+        )
 
     @on(ModeRead)
     def read(self, event: ModeRead, watch: Watch) -> None:
-        self.asked.add(event.module.key)
+        self.asked.setdefault(event.module.key, set()).add(frame(event.site))
         watch.drop(("eval", event.module.key))
 
     @on(Escaped)

@@ -107,7 +107,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from flake8_gradtrap.events import Activation, LossComputed, RunEnded
-from flake8_gradtrap.gradients import place_key
+from flake8_gradtrap.keeping import place_key
 from flake8_gradtrap.rule import Rule, Watch, on
 
 NAMES = {

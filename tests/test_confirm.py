@@ -30,7 +30,7 @@ torch = pytest.importorskip("torch")
 SCRIPTS = sorted((ROOT / "fixtures" / "scripts").glob("*.py"))
 TRAPS = [path for path in SCRIPTS if path.name.startswith("trap_")]
 FIXED = [path for path in SCRIPTS if path.name.startswith("ok_")]
-QUICK = {"ok_look_alikes", "ok_char_transformer", "ok_gan", "ok_two_ranks"}
+QUICK = {"ok_look_alikes", "ok_char_transformer", "ok_gan", "ok_online", "ok_two_ranks"}
 """The others are told apart from their trapped twins under `-m slow`."""
 
 
@@ -79,6 +79,9 @@ def test_every_trap_of_a_trapped_script_is_confirmed(path: Path) -> None:
         assert one["evidence"]
         assert 0 < one["trapped"] <= one["hits"]
         assert not one["runtime_only"]
+        assert one["unit"], one
+        assert one["value"] is not None, one
+        assert (one["device"], one["torch"]) == ("cpu", torch.__version__)
     assert run.said["steps"] > 0
     assert run.said["device"] == "cpu"
     assert run.said["torch"] == torch.__version__
@@ -115,7 +118,7 @@ def test_the_weight_of_a_window() -> None:
 
 def test_graphs_that_are_held() -> None:
     found = of_script(ROOT / "fixtures/scripts/trap_char_transformer.py").of("GTR401")
-    assert found["value"] == 19, "20 steps: the last total holds the graphs of the 19 before"
+    assert found["value"] == 18, "the record pauses with the 20th step: the last of 19 totals holds 18 graphs"
 
 
 def test_the_page_says_what_decides_for_each_rule() -> None:
@@ -336,6 +339,68 @@ def test_sarif(project: Path) -> None:
     assert said["version"] == "2.1.0"
     assert {one["kind"] for one in results} == {"fail", "notApplicable"}
     assert all(one["locations"][0]["physicalLocation"]["region"]["startLine"] > 0 for one in results)
+    assert all(one["properties"]["torch"] == torch.__version__ for one in results)
+    confirmed = next(one for one in results if one["kind"] == "fail")
+    assert f"hits, 6 optimizer steps, cpu, torch {torch.__version__})" in confirmed["message"]["text"]
+
+
+# -- what is recorded -------------------------------------------------------------------------------------------------
+
+
+def test_of_a_long_run_a_sample_is_recorded_and_what_is_new(tmp_path: Path) -> None:
+    script = ROOT / "fixtures" / "scripts" / "trap_late.py"
+    plain, probed = tmp_path / "plain.pt", tmp_path / "probed.pt"
+    command = [sys.executable, script, "--epoch", "150", "--save", plain]
+    subprocess.run(command, check=True, env=environment(), capture_output=True)
+    run = confirm(str(script), "--steps", "0", "--", "--epoch", "150", "--save", str(probed))
+    assert run.verdicts("CONFIRMED") == expected(script), run.output
+    assert run.said["steps"] == 300
+    assert 20 <= run.said["recorded"] < 80
+    assert f"300 optimizer steps, {run.said['recorded']} of them recorded, cpu" in run.output
+    for one, other in zip(tensors(plain), tensors(probed), strict=True):
+        assert torch.equal(one, other)
+
+
+STAMPED = """\
+import torch
+from torch import nn
+
+HOOKS = []
+
+
+def hook(function):
+    HOOKS.append(function)
+    return function
+
+
+@hook
+def clear(optimizer, **rest):
+    optimizer.zero_grad()
+
+
+def main():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(12):
+        net(torch.randn(8, 4)).square().mean().backward()
+        for function in HOOKS:
+            function(optimizer=optimizer)
+        optimizer.step()
+
+
+main()
+"""
+
+
+def test_a_trap_that_only_the_run_shows(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(STAMPED)
+    run = confirm(str(tmp_path / "train.py"))
+    assert run.status == 1
+    (found,) = run.said["verdicts"]
+    assert (found["code"], found["verdict"], found["runtime_only"]) == ("GTR502", "CONFIRMED", True), run.output
+    assert "the step found 0 of 2 gradients" in run.output
+    assert "12 of 12 hits" in run.output
 
 
 # -- several ranks ----------------------------------------------------------------------------------------------------
@@ -350,7 +415,8 @@ def test_the_evidence_of_two_ranks_is_one() -> None:
     assert run.verdicts("CONFIRMED") == expected(path), run.output
     assert run.said["ranks"] == 2
     found = run.of("GTR502")
-    assert found["hits"] == 60, "30 steps on each rank"
+    assert found["hits"] == 40, "the first 20 of 30 steps on each rank"
+    assert (run.said["steps"], run.said["recorded"]) == (30, 20)
     assert found["evidence"].startswith("rank 0: ")
     assert run.output.count("gradtrap confirm runs your code") == 1
     assert confirm(str(path.with_name("ok_two_ranks.py")), launcher=TORCHRUN).status == 0

@@ -10,6 +10,9 @@ from flake8_gradtrap.config import Settings
 from flake8_gradtrap.engine import Surroundings, check_source
 from flake8_gradtrap.interp.machine import Machine
 
+PREVIEW = Settings.of(preview=True, ignore=["GTR312"])
+BY_CODE = Settings.of(select=["GTR101"])
+
 TRAIN = """\
 import torch
 from helper import trainable
@@ -91,3 +94,25 @@ def test_a_check_ends_early() -> None:
     before = Surroundings()
     before.stop()
     assert check_source(TRAIN, "train.py", Settings(), surroundings=before).statistics.functions_over_budget == 1
+
+
+def test_findings_in_a_test_suite_are_previews() -> None:
+    lines = ["import torch", "def test_ema(model):", "    optimizer = torch.optim.SGD(model.parameters(), lr=1)"]
+    lines += [
+        "    params = model.parameters()",
+        "    model(1).backward()",
+        "    torch.nn.utils.clip_grad_norm_(params, 1)",
+    ]
+    text = "\n".join([*lines, "    torch.nn.utils.clip_grad_norm_(params, 2)", ""])
+    told = {
+        path: [len(check_source(text, path, settings).findings) for settings in (Settings(), PREVIEW, BY_CODE)]
+        for path in ("train.py", "tests/train.py", "tests/test_train.py", "pkg/test/deep/ema_test.py")
+    }
+    suite = [0, 1, 1]
+    assert told == {
+        "train.py": [1, 1, 1],
+        "tests/train.py": [1, 1, 1],
+        "tests/test_train.py": suite,
+        "pkg/test/deep/ema_test.py": suite,
+    }
+    assert check_source(f"import pytest\n{text}", "check.py", Settings()).findings == ()

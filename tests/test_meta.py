@@ -104,6 +104,7 @@ def test_rules_know_events_and_no_syntax(path: Path) -> None:
         "flake8_gradtrap.rule",
         "flake8_gradtrap.finding",
         "flake8_gradtrap.gradients",
+        "flake8_gradtrap.keeping",
         "flake8_gradtrap.logarithms",
         "flake8_gradtrap.modes",
         "flake8_gradtrap.waiting",

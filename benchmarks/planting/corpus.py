@@ -13,6 +13,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import click
@@ -128,12 +129,15 @@ def limited(plants: list[Plant], limit: int | None, seed: int) -> list[Plant]:
 Checker = Callable[[str, Path], list[tuple[str, int]]]
 
 
-def gradtrap_checker() -> Checker:
-    """gradtrap with its defaults, as (code, row) of each finding."""
-    from flake8_gradtrap.config import Settings
+@cache
+def gradtrap_checker(codes: tuple[str, ...]) -> Checker:
+    """gradtrap with its defaults, as (code, row) of each finding; and where none of these codes is on by default, with
+    them.
+    """
+    from flake8_gradtrap.config import Settings, known_rules
     from flake8_gradtrap.engine import check_source
 
-    settings = Settings()
+    settings = Settings() if any(known_rules()[code] for code in codes) else Settings.of(extend_select=codes)
 
     def check(text: str, path: Path) -> list[tuple[str, int]]:
         return [(finding.code, finding.span.row) for finding in check_source(text, path, settings).findings]
@@ -196,28 +200,22 @@ def in_place(planted: Source, site: Site, row: int) -> bool:
     return any(last_name(c.func) == name and c.lineno <= row <= (c.end_lineno or c.lineno) for c in planted.calls)
 
 
-_check: Checker | None = None
-
-
 def judge(task: tuple[str, list[Plant]]) -> list[Plant]:
     """Check a file untouched, then with each of its plants."""
-    global _check
     path, plants = task
     source = read(Path(path))
     assert source is not None
-    try:
-        _check = _check or gradtrap_checker()
-        before = _check(source.text, Path(path))
-    except Exception:
-        for plant in plants:
-            plant.error = traceback.format_exc()
-        return plants
+    untouched: dict[Checker, list[tuple[str, int]]] = {}
     for plant in plants:
+        check = gradtrap_checker(plant.site.codes)
         text = source.apply(plant.site.edits)
         planted = Source(text)
         start = time.process_time()
         try:
-            after = _check(text, Path(path))
+            if check not in untouched:
+                untouched[check] = check(source.text, Path(path))
+                start = time.process_time()
+            before, after = untouched[check], check(text, Path(path))
         except Exception:
             plant.error = traceback.format_exc()
             continue

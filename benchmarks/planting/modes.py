@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from planting.kinds import kind
-from planting.source import LOOPS, Edit, FunctionNode, Site, Source, dotted
+from planting.source import LOOPS, Edit, FunctionNode, Loop, Site, Source, dotted
 from planting.training import bindings
 
 
@@ -140,7 +140,7 @@ def train_dropped(source: Source) -> Iterator[Site]:
     inside = [other for other in same if source.function(other) is function and repeated & set(source.loops(other))]
     helpers = {up.name for other in same if (up := source.function(other)) is not None and up is not function}
     # the validation runs in the same loop: in this function, or beside a call of it
-    around = [repeated] if loops else [set(source.loops(other)) for other in callers]
+    around = [repeated] if loops else [repeats(source, other, function, name) for other in callers]
     beside = [
         other
         for other in source.calls
@@ -150,6 +150,23 @@ def train_dropped(source: Source) -> Iterator[Site]:
     if inside or beside:
         scopes = tuple(source.scope(other) for other in (*callers, *beside, *same))
         yield Site(("GTR602",), stmt.lineno, source.scope(stmt), (source.remove(stmt),), scopes)
+
+
+def repeats(source: Source, call: ast.Call, function: FunctionNode, name: str) -> set[Loop]:
+    """The loops around a call that do not bind the model anew which the call hands over under this name."""
+    loops = set(source.loops(call))
+    names = [argument.arg for argument in function.args.args]
+    if name not in names or names.index(name) >= len(call.args):
+        return loops
+    given = dotted(call.args[names.index(name)])
+    bound = [stmt for stmt, _ in bindings(source, source.scope(call), given) if not conditional(source, stmt)]
+    return loops - {loop for stmt in bound for loop in source.loops(stmt)}
+
+
+def conditional(source: Source, stmt: ast.stmt) -> bool:
+    """Whether a condition within its innermost loop decides whether a statement is run."""
+    inner = source.loops(stmt)[:1]
+    return any(isinstance(up, ast.If) and up in ast.walk(loop) for up in source.ancestors(stmt) for loop in inner)
 
 
 SAVES = re.compile(r"(^|\.)(mse_loss|smooth_l1_loss|huber_loss|binary_cross_entropy(_with_logits)?)$")

@@ -141,16 +141,14 @@ def mean_made_uneven(source: Source) -> Iterator[Site]:
 def scheduler_optimizer_swapped(source: Source) -> Iterator[Site]:
     """The scheduler steps right before the optimizer, in each iteration: the first learning rate is never used.
 
-    The scheduler is one of torch's, by the text that makes it.
+    The scheduler is one of torch's, by the text that makes it, and of that optimizer, where that text names one.
     """
-    made = set(
-        re.findall(
-            r"([\w.]*sched\w*)\s*=\s*[\w.]*(?:lr_scheduler\.|get_\w*schedule|LambdaLR|StepLR|Cosine)", source.text
-        )
-    )
+    made = set(re.findall(MAKES_SCHEDULER, source.text))
+    of = dict(re.findall(MAKES_SCHEDULER + r"\w*\(\s*(?:optimizer\s*=\s*)?([\w.]*opt[\w.]*)\s*[,)]", source.text))
     for block in source.blocks:
         for index, step in enumerate(block):
-            if step_statement(source, step) is None or not source.loops(step) or not source.owns_lines(step):
+            what = step_statement(source, step)
+            if what is None or not source.loops(step) or not source.owns_lines(step):
                 continue
             for later in block[index + 1 : index + 4]:
                 call = later.value if isinstance(later, ast.Expr) else None
@@ -160,7 +158,10 @@ def scheduler_optimizer_swapped(source: Source) -> Iterator[Site]:
                     or call.func.attr != "step"
                 ):
                     continue
-                if call.args or call.keywords or dotted(call.func.value) not in made or not source.owns_lines(later):
+                name = dotted(call.func.value)
+                if call.args or call.keywords or name not in made or not source.owns_lines(later):
+                    continue
+                if of.get(name, what[0]) != what[0]:
                     continue
                 edits = (
                     Edit(*source.span(step), source.segment(later)),

@@ -56,6 +56,15 @@ class GradientReadOut(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GradientUsed(Event):
+    """Something was computed from gradients, or a copy of them was kept: they have done their work, whatever becomes
+    of them. `owners`: whose they are.
+    """
+
+    owners: Owners
+
+
+@dataclass(frozen=True, slots=True)
 class WrapperMade(Event):
     """A library was put around modules, and from now on keeps or splits their gradients. `by`: "FSDP", "DeepSpeed"."""
 

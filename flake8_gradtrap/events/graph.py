@@ -40,11 +40,13 @@ class Weights:
     `share`: the constant by which one of them is multiplied, where nothing else weighs it; None where there is no such
     mean, or none that is known. `by`: whatever divides or multiplies anywhere in the loss. `uneven`: for each mean over
     a number that differs from batch to batch (tokens that are not ignored), what weighs it beside numbers and settings.
+    `seen`: whether it was looked at all; False for what a visible function returned that was not entered again.
     """
 
     share: float | None = None
     by: frozenset[Hashable] = frozenset()
     uneven: frozenset[frozenset[Hashable]] = frozenset()
+    seen: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from flake8_gradtrap.events import (
     Accumulated,
     Cleared,
     Clipped,
+    Escaped,
     GradientForced,
     Stored,
     Thing,
@@ -191,11 +192,8 @@ class Assignment(Expressions):
         """`base.name = value`, with what torch makes of `grad`, `data` and `requires_grad`."""
         tensor = st.tensor(base)
         is_tensor = tensor is not None or self.kind(base, st) == "tensor"
-        if name == "grad":
-            if value == NONE:
-                self.emit(Cleared(self.site(node, st), None, self.owners(base, st)), st)
-            else:
-                self.gradient_set(base, node, st)
+        if name in ("grad", "_grad"):
+            self.gradient_assigned(base, value, node, st)
             return
         if name == "requires_grad" and is_tensor:
             self.froze(base, value, node, st)
@@ -229,12 +227,22 @@ class Assignment(Expressions):
         if self.is_tensor(value, st) and self.made_by(value, st):
             self.stored(base, value, st, node, "attribute", self.label(target))
 
+    def gradient_assigned(self, leaf: Value, value: Value, node: ir.Node, st: State) -> None:
+        """`p.grad = value`: None clears it."""
+        if value == NONE:
+            self.emit(Cleared(self.site(node, st), None, self.owners(leaf, st)), st)
+        else:
+            self.gradients_used((value,), "", node, st)
+            self.gradient_set(leaf, node, st)
+
     def gradient_set(self, leaf: Value, node: ir.Node, st: State) -> None:
         """`p.grad = g`, `p.grad += g`: whoever writes gradients by hand knows what is in them."""
-        owners = self.owners(leaf, st) or frozenset()
-        self.escape(
-            [leaf, *(owner for owner in owners if isinstance(owner, Value))], node, st, "a gradient set by hand"
-        )
+        how = "a gradient set by hand"
+        owners = self.owners(leaf, st)
+        if owners is None:
+            self.emit(Escaped(self.site(node, st), (Thing(leaf),), how), st)
+            return
+        self.escape([leaf, *(owner for owner in owners if isinstance(owner, Value))], node, st, how)
 
     def force(self, value: Value, node: ir.Node, st: State, how: str) -> None:
         """`requires_grad` is put on a value: on a computed one that is GTR209's business, on a leaf it is ordinary."""

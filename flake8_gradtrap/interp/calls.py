@@ -163,6 +163,8 @@ class Calls(Classes):
             return self.call_method(func.receiver, func.name, args, node, st)
         if isinstance(func, Sym) and func.op == "pure builtins.getattr" and func.args[0] == Api("torch.nn"):
             return self.call_api("torch.nn.Module", args, node, st)  # a layer whose class is chosen by its name
+        if isinstance(func, Sym) and (chosen := self.make_chosen(func, args, node, st)) is not None:
+            return [(chosen, st)]
         kind = self.kind(func, st)
         record = st.record(func)
         if isinstance(record, Thingy) and record.cls is not None:
@@ -256,12 +258,15 @@ class Calls(Classes):
             for args, st in calls:
                 self._forget_assigned(func, st)
                 plain = func.ident in self.plain
-                results.append((self.unknown(name) if plain else self._unknown_result(name, args, st), st))
+                result = self.unknown(name) if plain else self._unknown_result(name, args, st)
+                self.unentered.add(result)
+                results.append((result, st))
             return results
         if func.ident in self.stalled or (self.limit == math.inf and self.helped > 2 * self.budget // SHARE):
             for args, st in calls:
                 self._forget_assigned(func, st)
                 results += self._out_of_sight(func, args, node, st)
+            self.unentered.update(result for result, _ in results)
             return results
         return self._within_limits(func, calls, node)
 

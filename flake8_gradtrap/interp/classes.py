@@ -219,7 +219,8 @@ class Classes(Statements):
             return self.make_tensor(
                 "detach", (base,), node, st, how=".data", is_number=bool(record and record.is_number)
             )
-        if name == "grad":
+        if name in ("grad", "_grad"):
+            self.gradients_read = True
             self.gradient_read(base, node, st)
             return self.make_tensor("grad", (base,), node, st, how=".grad")
         if name in ("T", "mT", "real", "imag", "H"):

@@ -64,7 +64,7 @@ TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
 
 KEEPS = re.compile(
-    r"^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
+    r"(^|_)(ckpt|checkpoint|snapshot)(s|er|ing)?(_(manager|mgr|handler|saver|keeper|io))?$|^(maybe_)?(save|dump|log|print|write|record|plot|evaluate|validate|valid|test|generate|sample)(_|$)"
     r"|^eval(_|$)|checkpoint$|^state_dict$|^from_pretrained$"
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
@@ -101,6 +101,9 @@ HARMLESS = (
     "torch.distributed.",
 )
 """Libraries and functions that do nothing to gradients."""
+
+NAMED_PARTS = ("parts that have a name",)
+"""What is noted of a `ModuleList` or `Sequential`: the modules in it that are used by another name, too."""
 
 Results = list[tuple[Value, State]]
 
@@ -170,6 +173,8 @@ class Core:
         self.optimized = False
         """Whether an optimizer was made."""
         self.inferring = False
+        self.gradients_read = False
+        """Whether the program has read any `.grad`."""
         """Whether the run has been within `inference_mode`."""
         self.inference: dict[Value, Site] = {}
         """The tensors that were made there, and where."""
@@ -213,6 +218,8 @@ class Core:
         """Statements that took many steps on some path."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
+        self.unentered: set[Value] = set()
+        """What visible functions returned that were not entered any more: there are other calls that were."""
         self.plain: set[int] = set()
         """Helpers whose results did not carry a gradient in some call."""
         self.acts = 0
@@ -260,10 +267,12 @@ class Core:
         made = self.new(Tensor(op, parents, self.site(node, st), stamp=st.stamp, **more), st)
         if self.inferring and st.mode is False:
             self.note_inference(made, st)
+        if self.gradients_read and op not in ("grad", "hard"):
+            self.gradients_used(parents, str(more.get("how", "")), node, st)
         return made
 
     def provenance(self, st: State) -> Provenance:
-        return Provenance(st, self.likely, self.data, self.handed_out)
+        return Provenance(st, self.likely, self.data, self.handed_out, self.unentered)
 
     # -- places and names ---------------------------------------------------------------------------------------------
 
@@ -323,7 +332,7 @@ class Core:
             return self.kind_of_unknown(value)
         return ""
 
-    def submodule(self, holder: Value, key: Hashable) -> Sym:
+    def submodule(self, holder: Hashable, key: Hashable) -> Sym:
         """A module inside a module, a `ModuleList` or a `Sequential`."""
         part = Sym("entry", (holder, key), "module")
         self.kinds[part] = "module"
@@ -402,7 +411,9 @@ class Core:
             return None
         if isinstance(record, Tensor):
             if record.op == "param":
-                return self.leaves(record.owner, st) if record.owner is not None else frozenset({value})
+                if record.owner is not None:
+                    return self.leaves(record.owner, st)
+                return frozenset({value}) if record.how != "a parameter" else None  # of an unknown optimizer's
             if record.op in ("leaf", "data"):
                 return frozenset({value})
             return None
@@ -433,6 +444,9 @@ class Core:
             return None if of_another else frozenset({module})
         found: set[Hashable] = set()
         record = st.record(module)
+        if isinstance(named := st.attr(module, NAMED_PARTS), Tup) and depth < 4:
+            for part in named.items:
+                found |= {module} if part == module else self.leaves(part, st, depth + 1) or frozenset()
         if isinstance(record, Thingy) and record.cls is not None and depth < 4:
             for name, part in st.overlay.get(module, {}).items():
                 if part == module or name == "frozen":
@@ -503,8 +517,11 @@ class Core:
             inner = record.items or ()
         elif isinstance(record, Mapping):
             inner = tuple(item for _, item in record.items)
-        elif isinstance(record, Thingy) and record.cls is not None and attributes:
-            inner = tuple(st.overlay.get(value, {}).values())
+        elif isinstance(record, Thingy) and attributes:
+            held = st.overlay.get(value, {})
+            inner = (
+                tuple(held.values()) if record.cls is not None else (held[NAMED_PARTS],) if NAMED_PARTS in held else ()
+            )
         for part in inner:
             if part not in found:
                 found |= self.reachable(part, st, depth + 1, attributes)
@@ -593,9 +610,22 @@ class Core:
         """Whether who gets a value gets hold of no module, no optimizer and no loss. Elements that are known are
         told by themselves."""
         record = st.record(value)
+        if isinstance(record, Mapping):
+            items = [item for _, item in record.items]
+            return (record.closed or len(items) > 0) and all(self._mere_data(item, st) for item in items)
         if isinstance(record, Listing):
             return record.items is not None or (record.item is not None and self._harmless(record.item, st))
         return isinstance(record, Tensor) and record.op in _NO_LOSS
+
+    def _mere_data(self, value: Value, st: State) -> bool:
+        """Whether an element of a dict is a number, a word or a batch, as far as can be seen."""
+        if isinstance(value, Tup):
+            return all(self._mere_data(part, st) for part in value.items)
+        if isinstance(value, Sym):
+            return not self.kind(value, st) and not named_loss(value) and value not in self.handed_out
+        tensor = st.tensor(value)
+        number = tensor is not None and tensor.is_number
+        return number or isinstance(value, Const) or (isinstance(value, Ref) and self._harmless(value, st))
 
     def tick(self, amount: int = 1) -> None:
         self.steps += amount
@@ -646,6 +676,9 @@ class Core:
     def binary(self, op: str, left: Value, right: Value, node: ir.Node, st: State) -> Value:
         raise NotImplementedError
 
+    def gradients_used(self, operands: Iterable[Value], how: str, node: ir.Node, st: State) -> None:
+        raise NotImplementedError
+
     def note_inference(self, made: Ref, st: State) -> None:
         raise NotImplementedError
 
@@ -662,6 +695,9 @@ class Core:
         raise NotImplementedError
 
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError
+
+    def make_chosen(self, func: Sym, args: Args, node: ir.Node, st: State) -> Value | None:
         raise NotImplementedError
 
     def call_api(self, name: str, args: Args, node: ir.Node, st: State) -> Results:

@@ -15,6 +15,13 @@ from flake8_gradtrap.interp.values import Const, Func, Iterator, Listing, Mappin
 _NOTHING: MappingType[Value, Value] = MappingProxyType({})
 
 
+def _clears(called: ir.Expression) -> bool:
+    """Whether what is called clears gradients, or may: `zero_grad`, `setattr(p, "grad", None)`."""
+    if isinstance(called, ir.Attr):
+        return called.attr in ("zero_grad", "zero_")
+    return isinstance(called, ir.Name) and called.id == "setattr"
+
+
 class Iteration(Contexts):
     def iterate(
         self, value: Value, by: str, node: ir.Node, st: State, whole: bool | None = True, single: bool = False
@@ -216,7 +223,7 @@ class Iteration(Contexts):
         item: Value = (
             self.parameter_item(owners, self.site(node, st), st)
             if "param" in method
-            else self.unknown("module", "item")
+            else self.submodule(holder, self.fresh())
         )
         if method in self.know.lists["iterators.named"]:
             item = Tup((self.unknown("name", "item"), item))
@@ -276,7 +283,7 @@ class Iteration(Contexts):
             part for value in args.pos[1:] for part in (*(self.elements(value, st) or ()), *self.trained(value, st))
         ]
         body = args.pos[0].node.body if args.pos and isinstance(args.pos[0], Func) else None
-        if isinstance(body, ir.Call) and isinstance(body.func, ir.Attr) and body.func.attr == "zero_grad":
+        if isinstance(body, ir.Call) and _clears(body.func):
             self.emit(Cleared(self.site(node, st), None, None), st)
         self.escape(handed, node, st, name)
 
@@ -334,7 +341,9 @@ class Iteration(Contexts):
         if short in ("ModuleList", "ParameterList"):
             self.handed_over((source,), node, st, short)
             held = frozenset(owners) if owners else None
-            return self.new(Thingy("module", None, held, name, None, (source,), self.site(node, st)), st)
+            holder = self.new(Thingy("module", None, held, name, None, (source,), self.site(node, st)), st)
+            self.note_named_parts(holder, (source,), st)
+            return holder
         if short in ("sum", "stack", "cat", "hstack", "vstack", "max", "min", "fsum"):
             parts = items if items is not None else (item,)
             parts = tuple(part for part in parts if self.provenant(part, st) or st.tensor(part) is not None)

@@ -270,6 +270,8 @@ class Loops(Assignment):
             return Tup(tuple(self.again(part, st) for part in item.items))
         if isinstance(item, Sym) and item.op == "index":
             return Sym("+", (item, Const.of(1)), item.name)
+        if isinstance(item, Sym) and item.op == "entry" and self.kinds.get(item) == "module":
+            return self.submodule(item.args[0], self.fresh())  # another part of the same whole
         if isinstance(item, Sym):
             new = Sym("item", (self.fresh(),), item.name)
             if item in self.data:

@@ -354,8 +354,20 @@ class Machine(Methods):
 
     def _assumable(self, param: ir.Param, func: Func) -> bool:
         """Whether an argument may be one-shot; its name alone does not say so where all visible callers pass lists."""
+        if not _may_be_one_shot(param) or param.annotation is not None:
+            return _may_be_one_shot(param)
         kinds = self.handed_kinds.get((func.ident, param.name), set())
-        return _may_be_one_shot(param) and (param.annotation is not None or not kinds or not kinds <= {"list", "tuple"})
+        return not kinds <= {"list", "tuple"} if kinds else not self._called_unseen(func)
+
+    def _called_unseen(self, func: Func) -> bool:
+        """Whether all callers of a private function are in its file, and none of their calls was run."""
+        name = getattr(func.node, "name", "")
+        if not name.startswith("_") or name.startswith("__"):
+            return False
+        parts = self.module.source.toplevel
+        methods = ((inner, mentions) for part in parts for inner, mentions in part.methods.items())
+        functions = ((part.name, part.mentions) for part in parts if part.kind == "function")
+        return any(name in mentions and caller != name for caller, mentions in (*methods, *functions))
 
     def _assumed(self, param: ir.Param, func: Func, st: State) -> Value:
         """An argument that may be a one-shot iterator, as its name or annotation says."""
@@ -440,7 +452,7 @@ class Machine(Methods):
             if found is not None:
                 bound = self.bind_method(*found, instance, st)
                 if isinstance(bound, Func):
-                    starts = self.root(bound, st.fork())[:2] or [st]
+                    starts = _unlike(self.root(bound, st.fork())) or [st]
             if self.hears(Constructed):
                 for start in starts:
                     self.emit(self.constructed(cls, instance, start), start)
@@ -599,6 +611,14 @@ def _starting(
         word for rule in rules if not rule.needs and Produced in dict(rule.handlers()) for word in rule.words
     )
     return alone, tuple((roots, needs) for needs, roots in starting.items()), promised
+
+
+def _unlike(paths: list[State]) -> list[State]:
+    """The first of several paths, and the one that assumes most otherwise: three would take a tenth more time."""
+    if len(paths) < 3:
+        return paths
+    first, rest = paths[0], paths[1:]
+    return [first, max(rest, key=lambda path: sum(first.conds.get(key) != fact for key, fact in path.conds.items()))]
 
 
 def _turns_gradients_on(statement: ir.Statement) -> bool:

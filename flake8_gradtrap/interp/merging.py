@@ -619,6 +619,13 @@ class _Pair:
             entries = tuple(
                 (key, self._join(result, "", item, theirs[key])) for key, item in one.items if key in theirs
             )
+            # Under a key that is not known stands a typical entry: those of two paths are one.
+            loose = [
+                [(key, item) for key, item in record.items if key not in other and not isinstance(key, Const)][-1:]
+                for record, other in ((one, theirs), (two, dict(one.items)))
+            ]
+            if found := [*loose[0], *loose[1]]:
+                entries = (*entries, (found[0][0], self._join(result, "", found[0][1], found[-1][1])))
             return Mapping(entries, one.closed and two.closed and same, one.stamp, one.default)
         return one
 

@@ -49,6 +49,7 @@ from flake8_gradtrap.interp.values import (
     Thingy,
     Tup,
     Value,
+    of_elsewhere,
 )
 from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
@@ -60,6 +61,13 @@ _QUIET = frozenset(
     "add_scalar add_scalars log_metrics set_description set_postfix format join split keys items values get copy "
     "get_last_lr set_epoch write add_image add_histogram".split()
 )
+
+
+_OF_TENSORS = frozenset("view reshape permute unsqueeze shape dim ndim numel flatten".split())
+"""What tensors have, and batches of graphs or of words do not."""
+
+_WRITES = frozenset("copy_ add_ sub_ lerp_ addcmul_ addcdiv_ index_copy_ clamp_ normal_ uniform_".split())
+"""Methods that only tensors have: they change the tensor itself, and keep nothing of what they are given."""
 
 
 _SCALE_SETTINGS = frozenset(
@@ -137,7 +145,9 @@ class Methods(Containers):
         """Whether a receiver can be a module: an unknown that is asked for its parameters is one."""
         record = st.record(receiver)
         if isinstance(record, Thingy):
-            return record.kind in ("module", "lossfn") or (record.kind == "instance" and record.cls is None)
+            if record.kind == "instance":  # of a class of which a base is out of sight
+                return record.cls is None or any(of_elsewhere(base) for base in self.lineage(record.cls))
+            return record.kind in ("module", "lossfn")
         return isinstance(receiver, Sym)
 
     def _unknown_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -176,7 +186,7 @@ class Methods(Containers):
             self.measured(value, name, node, st)
             if st.tensor(value) is not None and name in _QUIET:
                 self.emit(ReadOut(self.site(node, st), self.thing(value), name), st)
-        if name not in _QUIET:
+        if name not in _QUIET and name not in _WRITES:
             misjudged = name == "__call__" and st.tensor(receiver) is not None  # what is called is no tensor
             self.escape([*args.all()] if misjudged else [receiver, *args.all()], node, st, self._called(node) or name)
         if isinstance(receiver, Sym) and name in self.know.methods["number"]:
@@ -233,11 +243,11 @@ class Methods(Containers):
             return False
         if value.op != "derived" and (value.op != "item" or len(value.args) != 2):
             return False
-        if self.know.conventions["no_tensor"].search(value.name):
+        used = self.module.protocol.get(value.name, set())
+        if self.know.conventions["no_tensor"].search(value.name) and used.isdisjoint(_OF_TENSORS):
             return False
         if any(source.partition(".")[0] in _GRAPHS for source, _, _ in self.module.imports.values()):
             return False
-        used = self.module.protocol.get(value.name, set())
         return bool(value.name) and used <= self.know.method_role.keys() | self.know.methods["attributes"]
 
     def on_tensor(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results | None:
@@ -338,6 +348,11 @@ class Methods(Containers):
         owners = self.owners(tensor.parents[0], st) if tensor.parents else None
         if name == "zero_":
             self.emit(Cleared(self.site(node, st), None, owners, True), st)
+        elif name in ("fill_", "set_", "copy_") and not any(
+            self._of_gradients(part, st, self.provenance(st)) for part in args.pos
+        ):
+            values = [owner for owner in owners or () if isinstance(owner, Value)]
+            self.escape(values, node, st, "a gradient set by hand")
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
             in_clip = any(
                 frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames
@@ -348,10 +363,14 @@ class Methods(Containers):
                 st,
             )
         elif name in ("detach_", "data", "detach", "clone", "view", "reshape", "float"):
+            if name == "clone":
+                self.gradients_used((receiver,), name, node, st)
             return [(self.make_tensor("grad", tensor.parents, node, st, how=f".{name}()"), st)]
         elif self.know.method_role.get(name) == "readout":
             self.gradient_taken(receiver, f".{name}()", node, st)
             return [(self.make_tensor("leaf", (), node, st, is_number=True, how=f".{name}()"), st)]
+        elif not name.endswith("_"):
+            self.gradients_used((receiver,), name, node, st)
         of = (receiver,) if self.hears(GradientReadOut) else ()
         return [(self.make_tensor("leaf", of, node, st, how=f".{name}()"), st)]
 
@@ -671,6 +690,8 @@ class Methods(Containers):
         if name in self.know.methods["number"]:
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         value = self.unknown(name)
+        if st.mode is False and self.know.conventions["computes"].search(name):
+            self.forwarded(receiver, value, node, st)
         self.likely.add(value)
         self._note_handed_out(name, value)
         return [(value, st)]

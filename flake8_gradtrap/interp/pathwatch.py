@@ -75,6 +75,7 @@ class PathWatch:
     ) -> None:
         if self.core.assumed_runs and self.code != "GTR103":
             return  # the arguments are only assumed: a finding of another rule would be about them
+        preview = preview or self.core.module.of_test_suite  # a test trains nothing that anybody keeps
         key = (self.code, id(site.node))
         known = self.core.reports.get(key)
         if known is None or (known.preview and not preview):

@@ -25,13 +25,17 @@ DECISIONS = ("hard", "rounded")
 class Provenance:
     """Provenance as one path sees it. `likely`: unknowns that were computed from something with history. `handed_out`:
     those that unseen code made, which had modules in its hands: they may be parts of those, or come from them.
+    `unentered`: those that visible functions returned which were not entered any more.
     """
 
-    def __init__(self, state: State, likely: set[Value], data: set[Value], handed_out: set[Value]) -> None:
+    def __init__(
+        self, state: State, likely: set[Value], data: set[Value], handed_out: set[Value], unentered: set[Value]
+    ) -> None:
         self.state = state
         self.likely = likely
         self.data = data
         self.handed_out = handed_out
+        self.unentered = unentered
         self._history: dict[Value, bool | None] = {}
 
     def history(self, value: Value, guess: bool = False) -> bool | None:
@@ -167,11 +171,11 @@ class Provenance:
 
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
-        picks = tensor.how in _PICKS or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
+        picks = tensor.how in PICKS or (tensor.how.startswith(".") and not tensor.how.endswith(")"))
         if tensor.op != "pass" or not picks or len(tensor.parents) != 1:
             return None
         source = self.state.tensor(tensor.parents[0])
-        while source is not None and source.op == "pass" and source.how in _PICKS and len(source.parents) == 1:
+        while source is not None and source.op == "pass" and source.how in PICKS and len(source.parents) == 1:
             source = self.state.tensor(source.parents[0])  # a part of a part
         if source is None:
             return None
@@ -500,7 +504,8 @@ class Provenance:
         return None
 
 
-_PICKS = frozenset({"unpacked", "element", "[key]"})
+PICKS = frozenset({"unpacked", "element", "[key]"})
+"""How one of several results is taken."""
 """How a part is taken out of what a module or function returned."""
 
 _NUMBERS = frozenset({"min", "max", "len", "float", "int", "round"})

@@ -19,7 +19,7 @@ from flake8_gradtrap.events import (
     Thing,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Core
+from flake8_gradtrap.interp.core import NAMED_PARTS, Core
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
@@ -135,6 +135,17 @@ class Registration(Core):
             whole = whole and self.part(item, st) is not None
             found.extend(more)
         return tuple(found), whole
+
+    def note_named_parts(self, holder: Value, values: Iterable[Value], st: State) -> None:
+        """`nn.ModuleList([encoder, decoder])`: parts that have a name already are used by that name, and what is done
+        to the holder is done to them.
+        """
+        found = [part.thing.key for value in values for part in self.parts(value, st)[0] if part.trains is not False]
+        bound = {value for env in st.envs.values() for value in env.values()}
+        bound |= {value for held in st.overlay.values() for value in held.values()}
+        named = tuple(part for part in found if isinstance(part, Ref) and part in bound)
+        if named:
+            st.set_attr(holder, NAMED_PARTS, Tup(named if len(named) == len(found) else (*named, holder)))
 
     def attribute(self, name: str, value: Value, st: State) -> Attribute:
         """An attribute of an instance, as an event tells it."""

@@ -5,6 +5,7 @@ parameters are frozen, and optimizers are told of new ones.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from flake8_gradtrap.events import GroupAdded, Owners, ParametersFrozen, ParametersReplaced, Thing
 from flake8_gradtrap.interp import ir
@@ -12,7 +13,7 @@ from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.leaves import Leaves
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import FALSE, TRUE, Const, Listing, Sym, Tensor, Thingy, Value
+from flake8_gradtrap.interp.values import FALSE, TRUE, Const, Listing, Ref, Sym, Tensor, Thingy, Value
 
 _DEPTH = 4
 """So deep it is looked whether a module is made of another one."""
@@ -125,6 +126,10 @@ class Replacing(Leaves):
 
     def group_added(self, optimizer: Value | None, params: Value | None, node: ir.Node, st: State) -> None:
         """An optimizer is given more parameters."""
+        record = st.record(optimizer) if optimizer is not None else None
+        if isinstance(optimizer, Ref) and isinstance(record, Thingy) and record.owners is not None:
+            more = self.owners(params, st)
+            st.replace(optimizer, replace(record, owners=record.owners | more if more is not None else None))
         if self.hears(GroupAdded):
             thing = self.thing(optimizer) if optimizer is not None else None
             self.emit(GroupAdded(self.site(node, st), thing, self.owners(params, st)), st)

@@ -10,7 +10,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.iteration import Iteration
-from flake8_gradtrap.interp.provenance import unread
+from flake8_gradtrap.interp.provenance import PICKS, is_loss, unread
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     TRUE,
@@ -73,7 +73,9 @@ class Rewrapping(Iteration):
         value = self.make_tensor("rewrap", inner, node, st, how=how)
         if st.mode is not False:
             if history:
-                certain = [part for part in operands if st.tensor(part) is not None]
+                certain = [
+                    part for part in operands if st.tensor(part) is not None and not self._may_be_number(part, node, st)
+                ]
             else:  # a needless copy, if the source is a tensor for certain
                 certain = [part for part in operands if not arrays and self._surely_tensor(part, st)]
             if certain:
@@ -81,6 +83,14 @@ class Rewrapping(Iteration):
                 made = self.thing(value)
                 self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays), st)
         return value
+
+    def _may_be_number(self, part: Value, node: ir.Node, st: State) -> bool:
+        """Whether a value is one of several that a model returned, which need not all be tensors. A loss is one."""
+        tensor = st.tensor(part)
+        if tensor is None or tensor.how not in PICKS or not tensor.parents:
+            return False
+        source = st.tensor(tensor.parents[0])
+        return source is not None and source.op == "forward" and not is_loss(self.label(self._shown(node)))
 
     def _surely_tensor(self, value: Value, st: State, depth: int = 0) -> bool:
         """Whether a value is a tensor whatever the unknowns are: torch made it, on every path."""

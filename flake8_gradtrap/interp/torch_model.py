@@ -18,7 +18,7 @@ from flake8_gradtrap.events import (
     SchedulerMade,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import HARMLESS, Args, Dead, Results
+from flake8_gradtrap.interp.core import HARMLESS, NAMED_PARTS, Args, Dead, Results
 from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -131,7 +131,9 @@ class TorchModel(Wrappers):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
         if name == "builtins.setattr" and len(args.pos) == 3:
-            if isinstance(args.pos[1], Const):
+            if args.pos[1] in (Const.of("grad"), Const.of("_grad")):
+                self.gradient_assigned(args.pos[0], args.pos[2], node, st)
+            elif isinstance(args.pos[1], Const):
                 self.attribute_set(args.pos[0], str(args.pos[1].value), args.pos[2], st, node)
                 label = f"{self.label(node.args[0].value)}.{args.pos[1].value}" if isinstance(node, ir.Call) else ""
                 self.part_assigned(args.pos[0], args.pos[1].value, args.pos[2], st, node, label)
@@ -251,12 +253,24 @@ class TorchModel(Wrappers):
         if isinstance(record, Thingy):
             made = self.new(replace(record, stamp=st.stamp), st)
             for name, part in list(st.overlay.get(value, {}).items()) if record.kind == "module" else ():
+                if name == NAMED_PARTS:
+                    continue  # the copy has others
                 inner = st.record(part)
                 whole = isinstance(inner, Thingy) and inner.kind == "module" and part != value and depth < _NESTED
                 st.set_attr(made, name, self._copied(part, st, depth + 1) if whole else part)
             return made
         if isinstance(value, Sym) and self.kind(value, st) == "module":
             return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
+        if depth < _NESTED and isinstance(value, Tup):
+            return Tup(tuple(self._copied(part, st, depth + 1) for part in value.items))
+        if depth < _NESTED and isinstance(record, Listing) and record.items:
+            items = tuple(self._copied(part, st, depth + 1) for part in record.items)
+            return self.new(
+                replace(record, items=items, item=record.item and items[-1], owners=self._union(items, st)), st
+            )
+        if depth < _NESTED and isinstance(record, Mapping):
+            entries = tuple((key, self._copied(part, st, depth + 1)) for key, part in record.items)
+            return self.new(replace(record, items=entries), st)
         return value if not isinstance(record, Iterator) else self.unknown()
 
     def _averaged(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
@@ -268,6 +282,12 @@ class TorchModel(Wrappers):
 
     def _make(self, kind: str, name: str, args: Args, node: ir.Node, st: State, flag: bool | None = None) -> Value:
         return self.new(Thingy(kind, None, None, name, flag, tuple(args.pos), self.site(node, st), st.stamp), st)
+
+    def make_chosen(self, func: Sym, args: Args, node: ir.Node, st: State) -> Value | None:
+        """What a variable makes that holds one of several classes of optimizers: `optimizer_class(params, lr=lr)`."""
+        if args.get(0, "params") is None or not self.know.conventions["optimizer_class"].search(func.name):
+            return None
+        return self._make_optimizer("Optimizer", args, node, st)
 
     def _make_optimizer(self, name: str, args: Args, node: ir.Node, st: State) -> Value | None:
         short = name.rpartition(".")[2]
@@ -371,7 +391,10 @@ class TorchModel(Wrappers):
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
         self.handed_over(args.all(), node, st, short)
-        return self._make("module", name, Args() if args.more else args, node, st)
+        module = self._make("module", name, Args() if args.more else args, node, st)
+        if "modules.holders" in self.know.roles(name):
+            self.note_named_parts(module, args.pos, st)
+        return module
 
     def _make_lossfn(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         reduction = _reduction(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 
 from flake8_gradtrap.events import Site, Weights
@@ -21,74 +22,78 @@ class Weighing:
         self.by: set[Hashable] = set()
         self.ragged = False
         """Whether a mean was met that may be over another number in each batch."""
-        self._known: dict[tuple[Value, float | None], float | None] = {}
+        self.seen = True
+        """Whether nothing was met that another call would have shown."""
+        self._known: dict[tuple[Value, float | None, bool], float | None] = {}
 
     def weights(self, loss: Value) -> Weights:
         share = self._share(loss, 1.0, 0)
         uneven = _uneven(self.state, loss, frozenset(), 0, {}) if self.ragged else frozenset()
-        return Weights(share, frozenset(self.by), uneven)
+        return Weights(share, frozenset(self.by), uneven, self.seen)
 
-    def _share(self, value: Value, share: float | None, depth: int) -> float | None:
+    def _share(self, value: Value, share: float | None, depth: int, term: bool = False) -> float | None:
         """The greatest constant that alone weighs a mean below a value; None if there is none. `share`: what weighs
-        the value itself, None where that is unknown.
+        the value itself, None where that is unknown. `term`: it is one of the terms of a sum.
         """
         if depth > _DEEP or isinstance(value, Const):
             return None
-        key = (value, share)
+        key = (value, share, term)
         if key not in self._known:  # many ways lead down to what several paths have in common
             self._known[key] = None
-            self._known[key] = self._found(value, share, depth)
+            self._known[key] = self._found(value, share, depth, term)
         return self._known[key]
 
-    def _found(self, value: Value, share: float | None, depth: int) -> float | None:
+    def _found(self, value: Value, share: float | None, depth: int, term: bool) -> float | None:
         if isinstance(value, Tup):
-            return self._most(value.items, share, depth)
+            return self._most(value.items, share, depth, term)
         tensor = self.state.tensor(value)
+        if value in self.provenance.unentered:
+            self.seen = False
         if tensor is None:
-            return self._of_unknown(value, share, depth) if isinstance(value, Sym) else None
+            return self._of_unknown(value, share, depth, term) if isinstance(value, Sym) else None
         if tensor.op in CUTS or tensor.op == "param" or (tensor.is_number and tensor.op != "scale"):
             return None
         if tensor.op in ("mul", "div"):
-            return self._product(tensor, share, depth)
+            return self._product(tensor, share, depth, term)
         if tensor.op == "phi":
-            found = [self._share(part, share, depth + 1) for part in tensor.parents]
+            found = [self._share(part, share, depth + 1, term) for part in tensor.parents]
             return None if None in found else max((part for part in found if part is not None), default=None)
         if tensor.op in ("add", "sub", "scale", "neg"):
-            return self._most(tensor.parents, share, depth)
+            return self._most(tensor.parents, share, depth, term or tensor.op in ("add", "sub"))
         if tensor.op == "pass":
-            inner = self._most(tensor.parents, share, depth)
+            inner = self._most(tensor.parents, share, depth, term)
             if tensor.how in ("mean", ".mean()", ".nanmean()"):
                 return share
             return None if tensor.how in ("sum", ".sum()", ".nansum()", "nansum") else inner
         if tensor.op == "forward":
             seen = tensor.parents and tensor.parents[0] != Const.of(None)
-            return self._share(tensor.parents[0], share, depth + 1) if seen else share
+            return self._share(tensor.parents[0], share, depth + 1, term) if seen else share
         if tensor.op == "call":
-            self._most(tensor.parents, share, depth)
+            self._most(tensor.parents, share, depth, term)
             return share if _named_loss(tensor.how) else None
-        self._most(tensor.parents, share, depth)
+        self._most(tensor.parents, share, depth, term)
         self.ragged = self.ragged or tensor.reduction == "ragged"
         mean = tensor.reduction in ("mean", "ragged") or (not tensor.reduction and _named_loss(tensor.how))
         return share if mean else None
 
-    def _of_unknown(self, value: Sym, share: float | None, depth: int) -> float | None:
+    def _of_unknown(self, value: Sym, share: float | None, depth: int, term: bool) -> float | None:
         if value.op in ("*", "/", "+", "-"):
             parts = tuple(part for part in value.args if isinstance(part, Value))
             if value.op in ("*", "/"):
                 self._weigh(value)
                 return None
-            return self._most(parts, share, depth)
+            return self._most(parts, share, depth, term)
         if value.op == "joined" or "loss" not in value.name.lower():
             return None  # joined: of several values
         known = self.provenance
         # What unseen code computed may have been divided there; what a model returns is not.
         return share if value.op != "call" or value in known.likely - known.handed_out else None
 
-    def _most(self, values: tuple[Value, ...], share: float | None, depth: int) -> float | None:
-        found = [self._share(value, share, depth + 1) for value in values]
+    def _most(self, values: tuple[Value, ...], share: float | None, depth: int, term: bool) -> float | None:
+        found = [self._share(value, share, depth + 1, term) for value in values]
         return max((part for part in found if part is not None), default=None)
 
-    def _product(self, tensor: Tensor, share: float | None, depth: int) -> float | None:
+    def _product(self, tensor: Tensor, share: float | None, depth: int, term: bool) -> float | None:
         left, right = tensor.parents[0], tensor.parents[-1]
         most: list[float] = []
         self.ragged = self.ragged or tensor.op == "div"  # by what may count tokens
@@ -100,9 +105,11 @@ class Weighing:
                 weighed = _times(share, float(other.value), divides)
             else:
                 self._weigh(other)
+                if term and not divides and weighs_a_term(other):
+                    weighed = share
             if isinstance(value, Const):
                 continue
-            found = self._share(value, weighed, depth + 1)
+            found = self._share(value, weighed, depth + 1, term)
             if found is not None:
                 most.append(found)
         return max(most, default=None)
@@ -122,6 +129,32 @@ class Weighing:
                 stack.extend(part.args)
             elif isinstance(part, Tup):
                 stack.extend(part.items)
+
+
+_OF_TERM = re.compile(
+    r"(^|_)(weights?|wt|coefs?|coeffs?|coefficients?|lambdas?\d*|ratios?|alpha\d*|beta\d*|gamma\d*|w\d*)(_|$)",
+    re.IGNORECASE,
+)
+"""What a setting is called that weighs one of several losses."""
+
+
+_OF_WINDOW = re.compile(r"acc?um|micro|step|iter|freq|batch|scale|norm", re.IGNORECASE)
+
+
+def weighs_a_term(value: Value) -> bool:
+    """Whether a factor is a setting that weighs one loss against others (`kl_weight`, `args.lambda_l1`,
+    `config.ratios["dice"]`), and has nothing to do with how many micro-batches are added up.
+    """
+    while isinstance(value, Sym) and value.op in ("attr", "entry", "item", "param", "global", "derived"):
+        if _OF_WINDOW.search(value.name):
+            return False
+        if _OF_TERM.search(value.name):
+            return True
+        inner = value.args[0] if value.args else None
+        if not isinstance(inner, Value):
+            return False
+        value = inner
+    return False
 
 
 _Weights = frozenset[Hashable]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flake8_gradtrap.events import AcceleratorMade, GradientMeasured, GradientReadOut, WrapperMade
+from collections.abc import Iterable
+
+from flake8_gradtrap.events import AcceleratorMade, GradientMeasured, GradientReadOut, GradientUsed, WrapperMade
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.numerics import Numerics
@@ -61,6 +63,15 @@ class Wrappers(Numerics):
         if any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames):
             return
         self.emit(GradientMeasured(self.site(node, st), self.owners(tensor.parents[0], st), how), st)
+
+    def gradients_used(self, operands: Iterable[Value], how: str, node: ir.Node, st: State) -> None:
+        """Tell of the gradients among the operands of an operation, unless it only takes their measure."""
+        if how.strip(".()").rpartition(".")[2] in _MEASURES or not self.hears(GradientUsed):
+            return
+        for operand in operands:
+            tensor = st.tensor(operand)
+            if tensor is not None and tensor.op == "grad" and tensor.parents:
+                self.emit(GradientUsed(self.site(node, st), self.owners(tensor.parents[0], st)), st)
 
     def gradient_taken(self, value: Value, how: str, node: ir.Node, st: State) -> None:
         """Tell that a value of a gradient is read out, if it is that of one of the parameters that are iterated."""

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
 
+TOTAL = "_get_total_norm"
+"""What `clip_grad_norm_` calls before: it is told which norm is meant."""
+
 INNER = "_clip_grads_with_norm_"
 """What `clip_grad_norm_` calls inside since torch 2.6: also seen where a program imported the outer name before."""
 
@@ -23,11 +26,18 @@ class Listener(Protocol):
 
 _listeners: weakref.WeakSet[Any] = weakref.WeakSet()
 _originals: list[tuple[Any, str, Any]] = []
+_order: list[float] = []
+"""Of which order the norm is that is being clipped by."""
 
 
 def complete() -> bool:
     """Whether every call of `clip_grad_norm_` is seen, else only those by attribute (`nn.utils.clip_grad_norm_`)."""
     return hasattr(clip_grad, INNER)
+
+
+def euclidean() -> bool:
+    """Whether the norm that a clip has just measured is known to be the 2-norm."""
+    return _order == [2.0]
 
 
 def listen(listener: Listener) -> None:
@@ -48,6 +58,8 @@ def leave(listener: Listener) -> None:
 def _install() -> None:
     if complete():
         _wrap(clip_grad, INNER, _inner)
+        if hasattr(clip_grad, TOTAL):
+            _wrap(clip_grad, TOTAL, _total)
     else:
         for owner in (clip_grad, torch.nn.utils):
             _wrap(owner, "clip_grad_norm_", _outer)
@@ -65,9 +77,19 @@ def _inner(original: Any) -> Any:
         given = _listed(parameters)
         for listener in list(_listeners):
             listener.clipped(given, float(max_norm), total_norm)
+        _order.clear()
         return original(given, max_norm, total_norm, *rest, **more)
 
     return clip
+
+
+def _total(original: Any) -> Any:
+    @functools.wraps(original)
+    def total(tensors: Any, norm_type: float = 2.0, *rest: Any, **more: Any) -> Any:
+        _order[:] = [float(norm_type)]
+        return original(tensors, norm_type, *rest, **more)
+
+    return total
 
 
 def _outer(original: Any) -> Any:

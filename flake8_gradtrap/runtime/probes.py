@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +112,7 @@ class Looks:
         self._records = records
         self._modules = [(name, weakref.ref(module)) for name, module in boundaries(model)]
         self._handles: list[Any] = []
-        self._seen: list[tuple[str, Tensor]] = []
+        self._seen: list[tuple[str, Tensor, int]] = []
 
     def start(self) -> None:
         if self._handles:
@@ -129,7 +130,9 @@ class Looks:
                 if tensor.is_floating_point() and tensor.numel():
                     self.order.setdefault(name, len(self.order))
                     values = tensor.detach().float()
-                    self._seen.append((name, torch.stack((values.square().mean().sqrt(), values.abs().amax()))))
+                    size = torch.linalg.vector_norm(values)
+                    largest = values.abs().amax()
+                    self._seen.append((name, torch.stack((size, largest)), values.numel()))
                     return
 
         return hook
@@ -142,19 +145,19 @@ class Looks:
         seen, self._seen = self._seen, []
         if not seen:
             return
-        names = [name for name, _ in seen]
+        names = [(name, math.sqrt(count)) for name, _, count in seen]
         device = seen[0][1].device
         step = self._records.steps
 
         def arrived(values: list[float]) -> None:
-            for place, name in enumerate(names):
-                rms, largest = values[2 * place], values[2 * place + 1]
+            for place, (name, root) in enumerate(names):
+                rms, largest = values[2 * place] / root, values[2 * place + 1]
                 finite = largest < float("inf")  # False for nan, too
                 self._records.activations[name] = Activation(name, rms, largest, not finite)
                 if not finite and self._records.first_bad_output is None:
                     self._records.first_bad_output = f"the output of `{name}` at step {step}"
 
-        mail.send(torch.cat([values.to(device) for _, values in seen]), arrived)
+        mail.send(torch.cat([values.to(device) for _, values, _ in seen]), arrived)
 
     def blame(self, broken: Sequence[str], every: int) -> str:
         """Which gradient was the first to be not finite: backward meets the modules called last first."""

@@ -99,7 +99,8 @@ class Watch:
         self._left_over: dict[int, list[tuple[Group, LeftOver]]] = {}
         self._scale: float | None = None
         self._ahead: list[tuple[tuple[int, ...], Tensor]] = []
-        """Norms before the program's own clip in this step: the parameters' identities, and a norm for each."""
+        """Norms before the program's own clip in this step: the parameters' identities, and a norm for each, or one of
+        them all."""
         self._graphs = GraphCount(model)
         self._looks = Looks(model, self.records)
         if compiled(model):
@@ -229,14 +230,30 @@ class Watch:
             clip.scaled += 1
         if norm is None:
             return
-        before = norms([dense(parameter.grad) for parameter in have if parameter.grad is not None])
-        self._ahead.append((tuple(map(id, have)), before))
+        ids = tuple(map(id, have))
+        if not self._taken(ids, have[0], norm):
+            before = norms([dense(parameter.grad) for parameter in have if parameter.grad is not None])
+            self._ahead.append((ids, before))
 
         def arrived(values: list[float]) -> None:
             clip.last_norm = values[0]
             clip.changed += int(values[0] > max_norm)
 
         self._mail.send(norm.detach().reshape(1).float(), arrived)
+
+    def _taken(self, ids: tuple[int, ...], first: Tensor, norm: Tensor) -> bool:
+        """Whether the norm that a clip has measured can stand for those of the gradients: it need not be taken again.
+
+        It can if it is that of all of the only group there is, and finite; on a device it would have to be waited for.
+        """
+        groups = self.optimizers[0].param_groups
+        alone = len(self.optimizers) == len(groups) == 1 and not self._ahead and clip_probe.euclidean()
+        if not alone or norm.device.type != "cpu" or norm.dtype not in (torch.float32, torch.float64):
+            return False
+        if first.dtype != norm.dtype or ids != _having(groups[0]) or not math.isfinite(norm.item()):
+            return False
+        self._ahead.append((ids, norm.detach().reshape(1).float()))
+        return True
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
@@ -270,16 +287,20 @@ class Watch:
             ids = tuple(map(id, having))
             limiting = clip and self.threshold is not None
             known = next((values for seen, values in self._ahead if seen == ids), None)
-            found = known if known is not None and not limiting else norms([dense(one.grad) for one in having])
-            if limiting:
-                self._limit(record, having, found)
-            self._mail.send(self._before_clip(ids, found) if known is None else known, _Arrival(self, record, ids))
+            if known is None or limiting:
+                with torch.no_grad():
+                    found = norms([dense(one.grad) for one in having])
+                    if limiting:
+                        self._limit(record, having, found)
+                    known = self._before_clip(ids, found) if known is None else known
+            self._mail.send(known, _Arrival(self, record, ids))
 
     def _before_clip(self, ids: tuple[int, ...], found: Tensor) -> Tensor:
         """The norms with those that the program's own clip met, where it clipped other parameters than this group's."""
         if not self._ahead:
             return found
-        before = {one: norm for seen, values in self._ahead for one, norm in zip(seen, values, strict=True)}
+        each = [(seen, values) for seen, values in self._ahead if len(seen) == values.numel()]
+        before = {one: norm for seen, values in each for one, norm in zip(seen, values, strict=True)}
         return torch.stack([before.get(one, norm) for one, norm in zip(ids, found, strict=True)])
 
     def _limit(self, record: Group, parameters: list[Tensor], found: Tensor) -> None:
@@ -407,6 +428,11 @@ class Watch:
         self._mail.send(scale.detach().clone().reshape(1), arrived)
 
 
+def _having(group: dict[str, Any]) -> tuple[int, ...]:
+    """The parameters of a group that have gradients, by their identities."""
+    return tuple([id(parameter) for parameter in group["params"] if parameter.grad is not None])
+
+
 class _Arrival:
     """Takes the norms of a group's gradients when they reach the host."""
 
@@ -430,5 +456,4 @@ class _Hook:
         if watch is None or watch.closed:
             return
         closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None  # args[0] is the optimizer
-        with torch.no_grad():
-            (watch.before_step if self.before else watch.after_step)(self.number, closure)
+        (watch.before_step if self.before else watch.after_step)(self.number, closure)

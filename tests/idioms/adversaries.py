@@ -100,7 +100,8 @@ _LOSS = {
     },
     "features detached": {
         "d_loss": "d_loss = gan(D(real), True) + gan(D({{cut}}), False)",
-        "g_loss": "g_loss = gan(D(fake), True) + sum(F.l1_loss(D.features(a), D.features(b).detach()) for a, b in [(fake, real)])",
+        "g_loss": "pairs = [(fake, real)]\ng_loss = gan(D(fake), True)\n"
+        "g_loss = g_loss + sum(F.l1_loss(D.features(a), D.features(b).detach()) for a, b in pairs)",
     },
     "adaptive weight": {
         "d_loss": "d_loss = gan(D(real), True) + gan(D({{cut}}), False)",

@@ -3,6 +3,9 @@
 A place, `{{name}}`, is filled with the text of a way; a text may have places itself. A place that stands alone in its
 line takes a text of several lines, at that indentation, or of none. The first way of each dimension is its plain one:
 a program is told by the ways in which it differs from the program of plain ways.
+
+What stands between the lines `# elsewhere: a, b` and `# here` belongs to another file, which cannot be seen: `seen`
+puts an import of the names in its place.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass, field
 
 _LINE = re.compile(r"^([ \t]*)\{\{(\w+)\}\}[ \t]*$", re.MULTILINE)
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
+_ELSEWHERE = re.compile(r"^# elsewhere:(.*)\n(?:.*\n)*?# here$", re.MULTILINE)
 
 Way = Mapping[str, str]
 """The texts of the places that a way fills."""
@@ -44,7 +48,7 @@ class Family:
         if trap:
             texts.update(self.traps[trap][1])
         text = textwrap.dedent(self.template).lstrip("\n")
-        for _ in range(20):
+        for _ in range(40):
             if _LINE.search(text):  # all of these first: what they are filled with may have some itself
                 text = _LINE.sub(lambda match: _block(texts[match[2]], match[1]), text)
             elif _PLACE.search(text):
@@ -52,6 +56,10 @@ class Family:
             else:
                 break
         return re.sub(r"\n[ \t]*\n(?=[ \t]*\n)", "\n", text)
+
+    def differing(self, ways: Mapping[str, str]) -> dict[str, str]:
+        """The dimensions that are not plain."""
+        return {name: way for name, way in ways.items() if way != next(iter(self.dimensions[name]))}
 
     def single(self) -> Iterator[dict[str, str]]:
         """What differs, one dimension at a time."""
@@ -71,3 +79,8 @@ class Family:
 
 def _block(text: str, indent: str) -> str:
     return textwrap.indent(textwrap.dedent(text).strip("\n"), indent)
+
+
+def seen(program: str) -> str:
+    """What is to be seen of a program."""
+    return _ELSEWHERE.sub(lambda match: f"from parts import {match[1].strip()}" if match[1].strip() else "", program)

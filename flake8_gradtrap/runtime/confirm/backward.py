@@ -41,6 +41,7 @@ class Cut:
     term: Term
     said: str = ""
     value: float | None = None
+    unit: str = ""
 
 
 class Backwards:
@@ -55,6 +56,8 @@ class Backwards:
         self.forced: dict[Key, Site] = {}
         """Computed values that were made to require a gradient, and where."""
         self.count = 0
+        self.deep = 0
+        """So many backwards to come mark their whole graph: something asks which parts of it they used."""
         self._running = False
         self._retained: dict[Hashable, tuple[set[Key], bool]] = {}
         self._sizes: dict[Hashable, int] = {}
@@ -73,7 +76,8 @@ class Backwards:
             if root.grad_fn is not None:
                 self.tracer.names.mark(root)
         reused = retain and not create and self.tracer.curious("GTR404", site, 4)
-        if reused or ("GTR503" in self.tracer.found and self.tracer.curious("GTR503", site, 4)):
+        if reused or self.deep or ("GTR503" in self.tracer.found and self.tracer.curious("GTR503", site, 4)):
+            self.deep = max(self.deep - 1, 0)
             for root in roots:
                 if root.grad_fn is not None:
                     self._mark_all(root.grad_fn, _WHOLE)
@@ -82,6 +86,7 @@ class Backwards:
         self.tracer.fired = set()
         self.count += 1
         self._running = True
+        self.tracer.trained()
         error: RuntimeError | None = None
         try:
             return call(outputs, *args, **kwargs)
@@ -163,10 +168,12 @@ class Backwards:
         tracer = self.tracer
         twice = error is not None and _TWICE in str(error)
         if own:
-            said = f"every gradient multiplied by {short(float(loss.detach().float().sum()))}, the loss"
+            factor = float(loss.detach().float().sum())
+            said = f"every gradient multiplied by {short(factor)}, the loss"
+            tracer.measure("GTR503", site, True, said, factor, "times every gradient")
         else:
-            said = "raised: a graph that was freed" if twice else "its graph was whole"
-        tracer.measure("GTR503", site, twice or own, said)
+            said = "raised: 1 graph that was freed" if twice else "its graph was whole: 0 freed graphs"
+            tracer.measure("GTR503", site, twice, said, float(twice), "freed graphs")
         added = [parameter for parameter in left if parameter in changed]
         said = ""
         if added and before is not None:
@@ -175,15 +182,16 @@ class Backwards:
                 f"{many(len(added), 'gradient')} left over from an earlier step were added to; "
                 f"one of them had a norm of {short(before)} before, {short(after)} after"
             )
-        tracer.measure("GTR501", site, bool(added), said, float(len(added)), "gradients")
+        if not any(one.blurred for one in self.gradients.of(changed)):
+            tracer.measure("GTR501", site, bool(added), said, float(len(added)), "gradients")
         whole = not changed
         for cut in cuts:
             for code in _RULES.get(cut.term.cut, ()):
-                tracer.measure(code, cut.term.site, True, cut.said, cut.value, counted=True)
+                tracer.measure(code, cut.term.site, True, cut.said, cut.value, cut.unit, counted=True)
                 if cut.term.addend is not None:
-                    tracer.measure(code, cut.term.addend, True, cut.said, cut.value)
+                    tracer.measure(code, cut.term.addend, True, cut.said, cut.value, cut.unit)
                 if cut.term.whole:
-                    tracer.measure(code, site, True, cut.said, cut.value)
+                    tracer.measure(code, site, True, cut.said, cut.value, cut.unit)
         if not any(cut.term.cut in ("detach", "no_grad") for cut in cuts):
             tracer.measure("GTR203", site, False)
         forced = self.forced.get(key)
@@ -275,7 +283,7 @@ class Backwards:
                     size = nodes_behind(loss.grad_fn)
                     first = self._sizes.setdefault(state.site.node, size)
                     said += f"; its graph has grown from {first:,} to {many(size, 'node')}"
-                self.tracer.measure("GTR405", state.site, True, said, counted=True)
+                self.tracer.measure("GTR405", state.site, True, said, float(len(met)), "graphs", counted=True)
         return tuple(
             Carried(state.site, Thing(state.site.node, state.label), frozenset(state.keys)) for state in met.values()
         )
@@ -291,8 +299,8 @@ class Backwards:
             return
         known = self._retained.get(site.node)
         if known is not None:
-            said = "the graph retained before was " + ("used again" if known[1] else "not used again")
-            self.tracer.measure("GTR404", site, not known[1], said)
+            said = "the graph retained before was used by " + ("1 later backward" if known[1] else "0 later backwards")
+            self.tracer.measure("GTR404", site, not known[1], said, float(known[1]), "backwards")
         self._retained[site.node] = (set(fired), False)
 
 

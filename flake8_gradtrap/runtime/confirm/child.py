@@ -70,9 +70,10 @@ def main(configuration: str) -> None:
     evidence.seconds = time.perf_counter() - started
     evidence.stopped = recording.tracer.over or evidence.stopped
     evidence.failed = evidence.failed and not recording.tracer.over
-    recording.finish()
+    recording.finish(not evidence.stopped)
     evidence.device = recording.device()
     evidence.steps = recording.tracer.steps
+    evidence.recorded = min(recording.tracer.pace.recorded, evidence.steps)
     evidence.events = len(recording.tracer.events)
     evidence.fired, broken = replay.replay(recording.tracer.events, rules)
     evidence.notes = [*compiler.notes, *broken, *recording.notes()]

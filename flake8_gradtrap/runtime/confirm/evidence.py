@@ -17,6 +17,8 @@ class Fired:
     column: int
     message: str
     trace: list[tuple[str, str, int]] = field(default_factory=list)
+    callers: list[tuple[str, int]] = field(default_factory=list)
+    """The calls of the project that led there, as (file, row)."""
 
 
 @dataclass(slots=True)
@@ -25,6 +27,7 @@ class Measure:
 
     `hits`: how often, `trapped`: how often the mechanism of the trap was there. `said`: the number in words, with its
     unit; of a hit with the trap, if there is one. `unknown`: why the mechanism could not be seen at some hits.
+    `callers`: the calls of the project that led there, as (file, row).
     """
 
     code: str
@@ -36,6 +39,7 @@ class Measure:
     unit: str = ""
     said: str = ""
     unknown: str = ""
+    callers: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class Evidence:
     torch: str = ""
     python: str = ""
     steps: int = 0
+    recorded: int = 0
+    """Steps that were recorded."""
     stopped: str = ""
     """Why the run ended: "" at its own end, "steps", "timeout", or the error of the program."""
     failed: bool = False
@@ -64,11 +70,22 @@ class Evidence:
     def of_json(cls, data: dict[str, Any]) -> Evidence:
         data = dict(data)
         data["fired"] = [
-            Fired(**{**one, "trace": [(str(a), str(b), int(c)) for a, b, c in one["trace"]]}) for one in data["fired"]
+            Fired(
+                **{
+                    **one,
+                    "trace": [(str(a), str(b), int(c)) for a, b, c in one["trace"]],
+                    "callers": _places(one["callers"]),
+                }
+            )
+            for one in data["fired"]
         ]
-        data["measures"] = [Measure(**one) for one in data["measures"]]
+        data["measures"] = [Measure(**{**one, "callers": _places(one["callers"])}) for one in data["measures"]]
         data["visits"] = [(str(file), int(row), int(count)) for file, row, count in data["visits"]]
         return cls(**data)
+
+
+def _places(data: list[Any]) -> list[tuple[str, int]]:
+    return [(str(file), int(row)) for file, row in data]
 
 
 def merge(ranks: Iterable[Evidence]) -> Evidence:
@@ -79,6 +96,7 @@ def merge(ranks: Iterable[Evidence]) -> Evidence:
     first = ordered[0]
     whole = Evidence(first.rank, first.device, first.torch, first.python)
     whole.steps = max(one.steps for one in ordered)
+    whole.recorded = max(one.recorded for one in ordered)
     whole.failed = any(one.failed for one in ordered)
     whole.stopped = "; ".join(dict.fromkeys(one.stopped for one in ordered if one.stopped))
     whole.seconds = max(one.seconds for one in ordered)
@@ -101,6 +119,7 @@ def merge(ranks: Iterable[Evidence]) -> Evidence:
             known.hits += measure.hits
             known.trapped += measure.trapped
             known.unknown = known.unknown or measure.unknown
+            known.callers += [place for place in measure.callers if place not in known.callers]
         for file, row, count in one.visits:
             visits[file, row] = visits.get((file, row), 0) + count
         whole.notes += [note for note in one.notes if note not in whole.notes]

@@ -16,7 +16,7 @@ from flake8_gradtrap.events import Cleared, Clipped, OptimizerMade, Site, Steppe
 from flake8_gradtrap.runtime.confirm import windows
 from flake8_gradtrap.runtime.confirm.identity import Key
 from flake8_gradtrap.runtime.confirm.numbers import many, norm_of, short
-from flake8_gradtrap.runtime.confirm.places import argument, receiver
+from flake8_gradtrap.runtime.confirm.places import Place, argument, receiver
 from flake8_gradtrap.runtime.confirm.tracer import Tracer
 
 
@@ -47,8 +47,8 @@ class Parameter:
 class Optimizer:
     """An optimizer of the program, and what has become of its gradients since its last step.
 
-    `wiped`: where filled gradients were cleared; `cleared`: where any were. `clips`: sites of clips since, with whether
-    there was anything to limit for a step to come. `window`: its backwards.
+    `wiped`: where filled gradients were cleared; `cleared`: where any were. `clips`: sites of clips since that limited
+    nothing for a step to come, with what they saw. `window`: its backwards.
     """
 
     def __init__(self, optimizer: Any, key: Key, site: Site | None, label: str) -> None:
@@ -57,13 +57,17 @@ class Optimizer:
         self.site = site
         self.label = label
         self.steps = 0
+        self.before = 0
+        """Steps of those that were made at the same place for the same parameters."""
         self.parameters: list[Parameter] = []
         self.owners: frozenset[Key] = frozenset()
         self.wiped: Site | None = None
         self.cleared: Site | None = None
-        self.clips: list[tuple[Site, bool, str]] = []
+        self.clips: list[tuple[Site, str, float]] = []
         self.window = windows.Window()
         self.schedules = 0
+        self.blurred = False
+        """Events since its last step were not seen."""
 
     @property
     def thing(self) -> Thing:
@@ -78,6 +82,7 @@ class Gradients:
         self.scalers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.listeners: list[Callable[[frozenset[Key]], None]] = []
         """Called with the owners when an optimizer is about to step."""
+        tracer.surprises.append(self.blur)
 
     # -- optimizers ---------------------------------------------------------------------------------------------------
 
@@ -89,9 +94,15 @@ class Gradients:
         stateful = not (type(optimizer) is torch.optim.SGD and not optimizer.defaults.get("momentum"))
         name = type(optimizer).__name__
         self.tracer.emit(OptimizerMade(site, known.thing, known.owners, bool(same) or None, stateful, name))
+        known.before = max((one.before + one.steps for one in same), default=0)
         lived = max((one.steps for one in same), default=0)
         said = f"made {many(len(same) + 1, 'time')}; the state of the last one lived for {many(lived, 'step')}"
         self.tracer.measure("GTR508", site, bool(same) and stateful, said, float(lived), "steps")
+
+    def enough(self, optimizer: Any) -> bool:
+        """Whether an optimizer has taken all the steps that were asked for."""
+        known = self.known(optimizer)
+        return bool(self.tracer.limit) and known.before + known.steps >= self.tracer.limit
 
     def known(self, optimizer: Any) -> Optimizer:
         """What is known of an optimizer, also of one that was not seen being made."""
@@ -190,8 +201,8 @@ class Gradients:
                 one.wiped = site
             one.cleared = site
             one.window.cleared(site)
-            for clip, useful, said in one.clips:
-                self.tracer.measure("GTR302", clip, not useful, said)
+            for clip, said, seen in one.clips:
+                self.tracer.measure("GTR302", clip, True, said, seen, "gradients")
             one.clips.clear()
         for parameter in cleared:
             parameter.filled = parameter.applied = False
@@ -211,6 +222,8 @@ class Gradients:
         return 1.0
 
     def scaler_updates(self, scaler: Any, site: Site) -> None:
+        if any(one.blurred for one in self.optimizers.values()):
+            return
         key = self.tracer.names.of(scaler)
         left = [one for one in self.parameters.values() if one.scaled is key and one.seen is not None]
         said = f"{many(len(left), 'gradient')} still multiplied by the loss scale of {short(self.scale_of(key))}"
@@ -224,12 +237,15 @@ class Gradients:
         keys = [tracer.names.known(tensor) for tensor in tensors]
         clipped = [self.parameters[key] for key in keys if key is not None and key in self.parameters]
         present = [tensor for tensor in tensors if tensor.grad is not None]
-        tracer.measure(
-            "GTR101", site, not tensors, f"the clip saw {many(len(tensors), 'parameter')}", float(len(tensors)), "items"
-        )
+        if isinstance(site.node, Place) and site.node.statement not in tracer.consumed:
+            said = f"the clip saw {many(len(tensors), 'parameter')}"
+            tracer.measure("GTR101", site, not tensors, said, float(len(tensors)), "items")
         if not tensors:
             for code in ("GTR301", "GTR302", "GTR308"):
                 tracer.unknown(code, site, "the clip saw no parameters")
+            return
+        owning = self.of(clipped)
+        if any(one.blurred for one in owning):
             return
         scaled = next((parameter.scaled for parameter in clipped if parameter.scaled is not None), None)
         saw = ""
@@ -243,14 +259,15 @@ class Gradients:
         tracer.measure("GTR301", site, scaled is not None, saw, value, "norm")
         waiting = [parameter for parameter in clipped if parameter.filled]
         found = f"the clip saw {len(present)} of {many(len(tensors), 'gradient')}"
-        for one in self.of(clipped):
+        for one in owning:
             one.window.clips += 1
             if waiting:
                 tracer.measure("GTR302", site, False, found, float(len(present)), "gradients")
             elif not present:
                 tracer.measure("GTR302", site, True, found, 0.0, "gradients")
             else:
-                one.clips.append((site, False, found + ", all of them applied by a step before"))
+                said = found + ", all of them applied by a step before"
+                one.clips.append((site, said, float(len(present))))
 
     # -- stepping -----------------------------------------------------------------------------------------------------
 
@@ -271,7 +288,7 @@ class Gradients:
         self.tracer.emit(Stepped(site, known.thing, known.owners, thing, closure))
         for listener in self.listeners:
             listener(known.owners)
-        if not closure:
+        if not closure and not known.blurred:
             self._judge(optimizer, known, site, scaler)
 
     def _judge(self, optimizer: Any, known: Optimizer, site: Site, scaler: Any) -> None:
@@ -304,21 +321,46 @@ class Gradients:
         elif known.cleared is not None:
             tracer.measure("GTR502", known.cleared, False, found, float(len(present)), "gradients")
         tracer.measure("GTR509", site, not present, found, float(len(present)), "gradients")
-        for clip, _, said in known.clips:
-            tracer.measure("GTR302", clip, False, said)
+        for clip, clipped, seen in known.clips:
+            tracer.measure("GTR302", clip, False, clipped, seen, "gradients")
         known.clips.clear()
         known.window.judge(tracer)
 
     def stepped(self, optimizer: Any) -> None:
         known = self.known(optimizer)
-        self.look()
         known.steps += 1
-        self.tracer.steps = max(self.tracer.steps, known.steps)
+        if self.tracer.active:
+            self.look()
+            self._fresh(known)
+        if self.tracer.stepped(known.before + known.steps):
+            self.blur(known)
+            self._fresh(known)
+
+    def _fresh(self, known: Optimizer) -> None:
+        """An optimizer has stepped: nothing waits for its next step."""
+        known.blurred = False
         known.wiped = known.cleared = None
         known.window = windows.Window()
         for parameter in known.parameters:
             parameter.filled = False
             parameter.applied = parameter.seen is not None
+
+    def blur(self, stepped: Optimizer | None = None) -> None:
+        """The recording begins again: of what happened since the last step of each optimizer nothing is known.
+
+        `stepped`: the one that has stepped just now.
+        """
+        self.look()
+        for parameter in self.parameters.values():
+            parameter.filled = parameter.applied = False
+            parameter.scaled = None
+        for one in self.optimizers.values():
+            one.blurred = True
+            one.wiped = one.cleared = None
+            one.window = windows.Window()
+            one.clips.clear()
+        others = frozenset(self.parameters) - (stepped.owners if stepped is not None else frozenset())
+        self.tracer.emit(Cleared(Site(Place("", 0)), None, others))  # what cannot be seen counts as cleared
 
     # -- schedules ----------------------------------------------------------------------------------------------------
 

@@ -52,11 +52,11 @@ class Hooks(Patching):
 
         self._undo.append(register_optimizer_step_pre_hook(self._before_step).remove)
         self._undo.append(register_optimizer_step_post_hook(self._after_step).remove)
-        self._around(torch.optim.Optimizer, "__init__", self._optimizer_made)
+        self._around(torch.optim.Optimizer, "__init__", self._optimizer_made, always=True)
         self._around(torch.optim.Optimizer, "zero_grad", self._zero_grad)
         self._around(torch.nn.Module, "zero_grad", self._module_zero_grad)
         scaler = torch.amp.GradScaler
-        self._around(scaler, "__init__", self._scaler_made)
+        self._around(scaler, "__init__", self._scaler_made, always=True)
         self._around(scaler, "scale", self._scale)
         self._around(scaler, "unscale_", self._unscale)
         self._around(scaler, "step", self._scaler_step)
@@ -90,26 +90,32 @@ class Hooks(Patching):
             self.gradients.meet(optimizer, site)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if not self.tracer.on:
+        tracer = self.tracer
+        if not tracer.here:
             return
-        frames = self.tracer.where.frames(here())
+        if not tracer.active and self._step is None and tracer.steps < (tracer.limit or tracer.steps + 1):
+            self._step = (id(optimizer), 0)
+            if not tracer.where.fresh(here()) or not tracer.surprise():
+                return
+        frames = tracer.where.frames(here())
         outer = self._step
         if outer is not None and outer[0] == id(optimizer) and any(id(frame) == outer[1] for frame in frames):
             return  # `super().step()`
-        if self.tracer.limit and self.gradients.known(optimizer).steps >= self.tracer.limit:
+        if self.gradients.enough(optimizer):
             self.tracer.end("steps")
         self._step = (id(optimizer), id(frames[0]) if frames else 0)
-        if not self._inside:
+        if not self._inside and tracer.active:
             site = self.tracer.site(frames[0] if frames else None)
             closure = (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None
             self.gradients.step(optimizer, site, None, closure)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if not self.tracer.on or self._step is None or self._step[0] != id(optimizer):
+        if self._step is None or self._step[0] != id(optimizer) or not self.tracer.here:
             return
-        frames = self.tracer.where.frames(here())
-        if frames and id(frames[0]) != self._step[1]:
-            return
+        if self._step[1]:
+            frames = self.tracer.where.frames(here())
+            if frames and id(frames[0]) != self._step[1]:
+                return
         self._step = None
         self.gradients.stepped(optimizer)
 
@@ -154,7 +160,7 @@ class Hooks(Patching):
         if not scaler.is_enabled():
             return call(scaler, optimizer, *args, **kwargs)
         site = self.tracer.site(here())
-        if self.tracer.limit and self.gradients.known(optimizer).steps >= self.tracer.limit:
+        if self.gradients.enough(optimizer):
             self.tracer.end("steps")
         self.gradients.step(optimizer, site, scaler, False)
         self._inside += 1

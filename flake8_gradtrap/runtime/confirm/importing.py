@@ -13,7 +13,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from flake8_gradtrap.runtime.confirm.rewriting import Rewriter, Spot, Wanted, relevant_names
+from flake8_gradtrap.runtime.confirm.rewriting import MODES, Rewriter, Spot, Wanted, relevant_names
 
 
 class Compiler:
@@ -30,12 +30,14 @@ class Compiler:
             except (OSError, SyntaxError, ValueError, RecursionError):
                 continue
         self.relevant = relevant_names(trees)
+        found = [codes for one in wanted.values() for rows in (one.reported, one.traced) for codes in rows.values()]
+        self.modes = any(not codes.isdisjoint(MODES) for codes in found)
 
     def compile(self, data: bytes, file: str) -> CodeType:
         tree = ast.parse(data, file)
         kept = len(self.spots)
         try:
-            rewritten = Rewriter(file, tree, self.wanted[file], self.relevant, self.spots).rewrite()
+            rewritten = Rewriter(file, tree, self.wanted[file], self.relevant, self.spots, self.modes).rewrite()
             code: CodeType = compile(rewritten, file, "exec", dont_inherit=True)
         except Exception as error:  # of ours: the program is not to blame, and runs without probes in this file
             del self.spots[kept:]

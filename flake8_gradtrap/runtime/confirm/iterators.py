@@ -11,6 +11,7 @@ from typing import Any
 
 from flake8_gradtrap.events import Iterated, IteratorMade, Site, Thing
 from flake8_gradtrap.runtime.confirm.numbers import many
+from flake8_gradtrap.runtime.confirm.places import Place
 from flake8_gradtrap.runtime.confirm.tracer import Tracer
 
 _LAZY = frozenset({"filter", "map", "zip", "enumerate", "chain", "islice", "takewhile", "dropwhile", "starmap"})
@@ -22,23 +23,25 @@ def exhausted(value: Any, depth: int = 6) -> bool | None:
         return inspect.getgeneratorstate(value) == inspect.GEN_CLOSED
     name = type(value).__name__
     if name in _LAZY and depth:
+        states = [exhausted(one, depth - 1) for one in sources(value)]
         if name == "chain":
-            sources = [one for one in gc.get_referents(value) if isinstance(one, Iterator)]
-            if not sources:
-                return True
-            states = [exhausted(one, depth - 1) for one in sources]
             return all(states) if None not in states else None
-        sources = [
-            one
-            for held in gc.get_referents(value)
-            for one in (held if isinstance(held, tuple) else (held,))
-            if isinstance(one, Iterator)
-        ]
-        states = [exhausted(one, depth - 1) for one in sources]
         return True if True in states else None if None in states or not states else False
     if name.endswith("iterator"):
         return operator.length_hint(value, 1) == 0
     return None
+
+
+def sources(value: Any) -> list[Iterator[Any]]:
+    """The iterators that a lazy one takes from."""
+    if type(value).__name__ not in _LAZY:
+        return []
+    return [
+        one
+        for held in gc.get_referents(value)
+        for one in (held if isinstance(held, tuple) else (held,))
+        if isinstance(one, Iterator)
+    ]
 
 
 class Iterators:
@@ -68,10 +71,17 @@ class Iterators:
             return
         gone = exhausted(value)
         known = self._known.get(id(value))
+        if gone and known is None:  # `zip(…, params)`: it is made anew, what it takes from is used up
+            for source in sources(value):
+                if id(source) in self._known and exhausted(source):
+                    value, known = source, self._known[id(source)]
+                    break
         if known is None or (known[1] and not gone):  # another object where one has been
             self._meet(site, value, label, f"`{label}`" if label else "an iterator", False)
             known = self._known[id(value)]
         key, told, last, who, of_parameters = known
+        if isinstance(site.node, Place):
+            self.tracer.consumed.add(site.node.statement)
         thing = Thing(key, label)
         if gone is None:
             self.tracer.unknown("GTR101", site, f"whether a {type(value).__name__} is used up cannot be seen")

@@ -11,7 +11,7 @@ import torch
 
 from flake8_gradtrap.events import GradientForced, Rewrapped, Site, Term, Thing
 from flake8_gradtrap.runtime.confirm.backward import Backwards, Cut
-from flake8_gradtrap.runtime.confirm.numbers import short
+from flake8_gradtrap.runtime.confirm.numbers import many, short
 from flake8_gradtrap.runtime.confirm.tracer import Tracer
 
 _ADDS = frozenset({"add", "radd", "sub", "rsub", "iadd", "isub", "__add__", "__radd__", "__sub__", "__rsub__"})
@@ -85,6 +85,8 @@ class Leaving:
         """For each probe, whether the value that leaves had history, and what it is."""
         self._tags: dict[int, tuple[weakref.ref[torch.Tensor], Cut]] = {}
         """Tensors without history that were cut out of a graph."""
+        self._made: dict[int, Cut] = {}
+        """What a probe has cut last."""
         self._parts: dict[int, list[Cut | None]] = {}
         self._live: dict[int, list[bool | None]] = {}
         self.recent: Cut | None = None
@@ -106,7 +108,7 @@ class Leaving:
             return value
         term = Term("readout", site, how, had_history=True)
         said = f"read out as {short(value)}: a plain number in the loss, without a gradient"
-        return number(value, Cut(term, said, value), self)
+        return number(value, Cut(term, said, value, "in the loss"), self)
 
     def copied(self, probe: int, site: Site, how: str, forces: bool, value: Any) -> None:
         """A tensor, or numbers of some, were copied."""
@@ -122,7 +124,8 @@ class Leaving:
             made = Rewrapped(site, source, self.tracer.thing(value), how, history, len(sources) > 1)
             self.tracer.emit(made)
             if history:
-                self.tag(value, Cut(Term("rewrap", site, how, had_history=True), _said(value), None))
+                self._made[probe] = Cut(Term("rewrap", site, how, had_history=True), *_said(value))
+                self.tag(value, self._made[probe])
         del sources
 
     def cut(self, probe: int, site: Site, how: str, value: Any) -> None:
@@ -130,7 +133,7 @@ class Leaving:
         history, _ = self._history.pop(probe, (False, ()))
         self.tracer.measure("GTR203", site, False, "" if history else "what was detached had no history")
         if isinstance(value, torch.Tensor) and history and not value.requires_grad:
-            self.recent = Cut(Term("detach", site, how, had_history=True), _said(value), None)
+            self.recent = self._made[probe] = Cut(Term("detach", site, how, had_history=True), *_said(value))
             self.tag(value, self.recent)
 
     def forced(self, site: Site, how: str, value: Any) -> None:
@@ -150,7 +153,7 @@ class Leaving:
         number = id(tensor)
         self._tags[number] = (weakref.ref(tensor, lambda _: self._tags.pop(number, None)), cut)
         if not cut.term.whole:
-            whole = Cut(replace(cut.term, whole=True), cut.said, cut.value)
+            whole = replace(cut, term=replace(cut.term, whole=True))
             self.backwards.cuts[self.tracer.names.of(tensor)] = (whole,)
 
     def tagged(self, value: Any) -> Cut | None:
@@ -159,9 +162,18 @@ class Leaving:
         known = self._tags.get(id(value))
         return known[1] if known is not None and known[0]() is value else None
 
-    def part(self, probe: int, place: int, value: Any) -> None:
-        """An operand of an operation."""
-        self._parts.setdefault(probe, [None, None])[place] = self.tagged(value)
+    def followed(self, inner: int, value: Any) -> Cut | None:
+        """What is computed from what a probe has cut, in one expression: `torch.tensor(parts).sum()`."""
+        cut = self._made.pop(inner, None)
+        if cut is None or not isinstance(value, torch.Tensor) or value.requires_grad:
+            return None
+        if self.tagged(value) is None:
+            self.tag(value, cut)
+        return cut
+
+    def part(self, probe: int, place: int, value: Any, inner: int = -1) -> None:
+        """An operand of an operation; `inner`: a probe in its expression that cuts a value."""
+        self._parts.setdefault(probe, [None, None])[place] = self.tagged(value) or self.followed(inner, value)
         live = value.requires_grad if isinstance(value, torch.Tensor) and value.is_floating_point() else None
         self._live.setdefault(probe, [None, None])[place] = live
 
@@ -185,13 +197,16 @@ class Leaving:
             term = replace(cut.term, addend=site, whole=False)
             known = self.backwards.cuts.get(key, ())
             if all(one.term.site != term.site for one in known):
-                self.backwards.cuts[key] = (*known, Cut(term, cut.said, cut.value))
+                self.backwards.cuts[key] = (*known, replace(cut, term=term))
 
 
-def _said(value: torch.Tensor) -> str:
+def _said(value: torch.Tensor) -> tuple[str, float, str]:
+    """What is measured of a cut part: in words, its number, and the number's unit."""
     if value.numel() == 1:
-        return f"a term of {short(float(value.detach()))} in the loss, without history: no gradient"
-    return "a term of the loss without history: no gradient"
+        size = float(value.detach())
+        return f"a term of {short(size)} in the loss, without history: no gradient", size, "in the loss"
+    said = f"{many(value.numel(), 'element')} of the loss without history: no gradient"
+    return said, float(value.numel()), "elements"
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

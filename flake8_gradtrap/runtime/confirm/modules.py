@@ -48,9 +48,9 @@ class Modules(Patching):
         self._holders: list[tuple[weakref.ref[nn.Module], str, str, Site]] = []
 
     def install(self) -> None:
-        self._around(nn.Module, "train", self._train)
-        self._around(nn.Module, "load_state_dict", self._load)
-        self._around(torch, "save", self._save)
+        self._around(nn.Module, "train", self._train, always=True)
+        self._around(nn.Module, "load_state_dict", self._load, always=True)
+        self._around(torch, "save", self._save, always=True)
         self.gradients.listeners.append(self.stepped)
 
     # -- modes --------------------------------------------------------------------------------------------------------
@@ -124,14 +124,18 @@ class Modules(Patching):
         event = Forwarded(site, thing, keys, recorded, (), function, home)
         self.tracer.emit(event)
         if not module.training:
-            said = "" if tensors else "evaluated with gradients off"
+            said, nodes = "" if tensors else "evaluated with gradients off: 0 nodes recorded", 0
             if tensors and self.tracer.curious("GTR601", site):
-                said = f"a graph of {many(nodes_behind(tensors[0].grad_fn), 'node')} recorded in evaluation mode"
-            self.tracer.measure("GTR601", site, bool(tensors), said)
+                nodes = nodes_behind(tensors[0].grad_fn)
+                said = f"a graph of {many(nodes, 'node')} recorded in evaluation mode"
+            self.tracer.measure("GTR601", site, bool(tensors), said, float(nodes), "nodes")
 
     # -- states -------------------------------------------------------------------------------------------------------
 
     def state_taken(self, site: Site, label: str, value: Any) -> None:
+        if isinstance(value, list | tuple):  # `best, kept = score, model.state_dict()`
+            for part in value:
+                self.state_taken(site, label, part)
         if not isinstance(value, Mapping):
             return
         tensors = [one for one in value.values() if isinstance(one, torch.Tensor)]
@@ -156,7 +160,10 @@ class Modules(Patching):
         changed = state.changed()
         said = f"{state.shared} of {many(len(state.tensors), 'tensor')} share memory with the model"
         said += ", and training has changed them since" if changed else ", and nothing has changed them since"
-        self.tracer.measure("GTR710", state.site, changed and bool(state.shared), said, float(state.shared), "tensors")
+        if state.shared and not changed:  # the last step was the best one: another run may end otherwise
+            self.tracer.unknown("GTR710", state.site, said)
+        else:
+            self.tracer.measure("GTR710", state.site, bool(state.shared), said, float(state.shared), "tensors")
         self.tracer.emit(StateUsed(site, state.thing, how))
 
     def _load(self, call: Callable[..., Any], module: nn.Module, state: Any, *args: Any, **kwargs: Any) -> Any:

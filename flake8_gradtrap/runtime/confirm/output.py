@@ -23,7 +23,10 @@ def shown(file: str) -> str:
 
 def where(outcome: Outcome) -> str:
     evidence = outcome.evidence
-    parts = [count(evidence.steps, "optimizer step"), evidence.device, f"torch {evidence.torch or '?'}"]
+    parts = [count(evidence.steps, "optimizer step")]
+    if evidence.recorded < evidence.steps:
+        parts.append(f"{evidence.recorded:,} of them recorded")
+    parts += [evidence.device, f"torch {evidence.torch or '?'}"]
     if outcome.ranks > 1:
         parts.append(count(outcome.ranks, "rank"))
     return ", ".join(parts)
@@ -78,6 +81,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "gradtrap": __version__,
         "ranks": outcome.ranks,
         "steps": evidence.steps,
+        "recorded": evidence.recorded,
         "seconds": round(evidence.seconds, 3),
         "stopped": evidence.stopped or None,
         "failed": evidence.failed,
@@ -97,11 +101,18 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
                 "trapped": one.trapped,
                 "value": one.value if one.value is None or one.value == one.value else str(one.value),
                 "unit": one.unit,
+                "device": evidence.device,
+                "torch": evidence.torch,
                 "runtime_only": not one.found,
             }
             for one in outcome.verdicts
         ],
     }
+
+
+def _measured(verdict: Verdict, outcome: Outcome) -> str:
+    """On what a claim rests."""
+    return ", ".join(part for part in (hits(verdict), where(outcome)) if part)
 
 
 _LEVEL = {CONFIRMED: "error", INCONCLUSIVE: "warning", NOT_REACHED: "note", REFUTED: "none"}
@@ -139,19 +150,19 @@ def as_sarif(outcome: Outcome) -> dict[str, Any]:
                     }
                 ],
                 "columnKind": "unicodeCodePoints",
-                "results": [_result(one) for one in outcome.verdicts],
+                "results": [_result(one, outcome) for one in outcome.verdicts],
             }
         ],
     }
 
 
-def _result(verdict: Verdict) -> dict[str, Any]:
+def _result(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
     kind = _KIND[verdict.verdict]
     return {
         "ruleId": verdict.code,
         "level": _LEVEL[verdict.verdict] if kind == "fail" else "none",
         "kind": kind,
-        "message": {"text": f"{verdict.verdict}: {verdict.said}. {verdict.message}"},
+        "message": {"text": f"{verdict.verdict}: {verdict.said} ({_measured(verdict, outcome)}). {verdict.message}"},
         "locations": [
             {
                 "physicalLocation": {
@@ -167,6 +178,8 @@ def _result(verdict: Verdict) -> dict[str, Any]:
             "trapped": verdict.trapped,
             "value": verdict.value if verdict.value is None or verdict.value == verdict.value else None,
             "unit": verdict.unit,
+            "device": outcome.evidence.device,
+            "torch": outcome.evidence.torch,
             "runtimeOnly": not verdict.found,
         },
     }

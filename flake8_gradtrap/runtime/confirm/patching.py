@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +21,17 @@ class Patching:
         while self._undo:
             self._undo.pop()()
 
-    def _around(self, owner: Any, name: str, hook: Callable[..., Any]) -> None:
-        """Let `hook(call, *args, **kwargs)` stand around a function; `call` runs it."""
+    def _around(self, owner: Any, name: str, hook: Callable[..., Any], always: bool = False) -> None:
+        """Let `hook(call, *args, **kwargs)` stand around a function; `call` runs it.
+
+        `always`: also while the recording pauses, because it is rare, or something rests on it later.
+        """
         original = getattr(owner, name)
-        tracer = self.tracer
+        tracer, fresh = self.tracer, self.tracer.where.fresh
 
         @functools.wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if not tracer.on:
+            if not (tracer.active or always or (fresh(sys._getframe(1)) and tracer.surprise())) or not tracer.here:
                 return original(*args, **kwargs)
             return hook(original, *args, **kwargs)
 

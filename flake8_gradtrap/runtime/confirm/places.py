@@ -26,15 +26,32 @@ class Place(NamedTuple):
     end_row: int = 0
     end_column: int = 0
 
+    @property
+    def statement(self) -> tuple[str, int, int]:
+        """The statement that it is part of, as a key."""
+        return statement_of(self.file, self.row)
+
 
 class Where:
-    """Finds the site at which the program is: its frames in files of the project, the innermost last."""
+    """Finds the site at which the program is: its frames in files of the project, the innermost last.
+
+    Code objects are told apart by identity, since their hash takes long; those that were met are kept.
+    """
 
     def __init__(self, files: Iterable[str]) -> None:
         self.files = frozenset(files)
-        self._ours: dict[CodeType, bool] = {}
-        self._places: dict[tuple[CodeType, int], Place] = {}
-        self._sites: dict[tuple[tuple[CodeType, int], ...], Site] = {}
+        self._ours: dict[int, CodeType | None] = {}
+        """Code by its identity; None instead of code of the project."""
+        self._kept: list[CodeType] = []
+        self._sites: dict[tuple[int, ...], Site] = {}
+        """By the code and the instruction of each frame, the innermost first."""
+        self._asked: set[tuple[int, int]] = set()
+
+    def _meet(self, code: CodeType) -> CodeType | None:
+        self._kept.append(code)
+        known = None if code.co_filename in self.files else code
+        self._ours[id(code)] = known
+        return known
 
     def frames(self, frame: FrameType | None) -> list[FrameType]:
         """The frames of the project, the innermost first."""
@@ -42,39 +59,61 @@ class Where:
         ours = self._ours
         while frame is not None:
             code = frame.f_code
-            known = ours.get(code)
-            if known is None:
-                known = ours[code] = code.co_filename in self.files
-            if known:
-                found.append(frame)
+            try:
+                if ours[id(code)] is None:
+                    found.append(frame)
+            except KeyError:
+                if self._meet(code) is None:
+                    found.append(frame)
             frame = frame.f_back
         return found
 
     def site(self, frames: list[FrameType], place: Place | None = None) -> Site | None:
         """The site of the innermost frame; `place`: where in it, if that is known better."""
-        key = tuple((frame.f_code, frame.f_lasti) for frame in reversed(frames))
         if place is not None:
-            caller = self._known(key[:-1]) if len(key) > 1 else None
-            return Site(place, caller)
-        return self._known(key) if key else None
+            return Site(place, self._site(frames[1:]) if len(frames) > 1 else None)
+        return self._site(frames) if frames else None
 
-    def _known(self, key: tuple[tuple[CodeType, int], ...]) -> Site:
+    def _site(self, frames: list[FrameType]) -> Site:
+        key = tuple([number for frame in frames for number in (id(frame.f_code), frame.f_lasti)])
         site = self._sites.get(key)
         if site is None:
-            site = Site(self.place(*key[-1]), self._known(key[:-1]) if len(key) > 1 else None)
-            self._sites[key] = site
+            first = frames[0]
+            caller = self._site(frames[1:]) if len(frames) > 1 else None
+            site = self._sites[key] = Site(place_of(first.f_code, first.f_lasti), caller)
+            self._asked.add(key[:2])  # type: ignore[arg-type]
         return site
 
-    def place(self, code: CodeType, instruction: int) -> Place:
-        place = self._places.get((code, instruction))
-        if place is None:
-            row, end_row, column, end_column = next(
-                islice(code.co_positions(), instruction // 2, None), (None, None, None, None)
-            )
-            row = row or code.co_firstlineno
-            place = Place(code.co_filename, row, column or 0, end_row or row, end_column or 0)
-            self._places[code, instruction] = place
-        return place
+    def fresh(self, frame: FrameType | None) -> bool:
+        """Whether the innermost frame of the project is at a place that was never asked for; now it was."""
+        ours = self._ours
+        while frame is not None:
+            if ours.get(id(frame.f_code), frame) is None:
+                place = (id(frame.f_code), frame.f_lasti)
+                if place in self._asked:
+                    return False
+                self._asked.add(place)
+                return True
+            frame = frame.f_back
+        return False
+
+
+def place_of(code: CodeType, instruction: int) -> Place:
+    row, end_row, column, end_column = next(
+        islice(code.co_positions(), instruction // 2, None), (None, None, None, None)
+    )
+    row = row or code.co_firstlineno
+    return Place(code.co_filename, row, column or 0, end_row or row, end_column or 0)
+
+
+def callers(site: Site) -> list[tuple[str, int]]:
+    """The calls that led to a site, as (file, row)."""
+    found = []
+    while site.caller is not None:
+        site = site.caller
+        if isinstance(site.node, Place):
+            found.append((site.node.file, site.node.row))
+    return found
 
 
 def here(depth: int = 1) -> FrameType:

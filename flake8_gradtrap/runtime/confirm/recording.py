@@ -40,12 +40,17 @@ class Recording:
         gc.collect()
         gc.freeze()  # what is there stays: the events that are kept make the collector look for garbage more often
 
-    def finish(self) -> None:
-        """The program is over: hooks out, and the last events."""
-        self.modules.finish()
-        self.tracer.switch_off()
+    def remove(self) -> None:
+        """Take the hooks out of torch."""
         self.modules.remove()
         self.hooks.remove()
+
+    def finish(self, ended: bool = True) -> None:
+        """The program is over: hooks out, and the last events. `ended`: by itself, not because it was stopped."""
+        self.modules.finish()
+        self.probes.keeping.settle(ended)
+        self.tracer.switch_off()
+        self.remove()
         end = Site(Place("", 0))
         self.tracer.events += [RunEnded(end), FileEnded(end)]
 

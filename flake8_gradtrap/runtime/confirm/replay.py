@@ -11,7 +11,7 @@ from typing import Any
 from flake8_gradtrap.events import Event, Site
 from flake8_gradtrap.rule import Remedy, Rule
 from flake8_gradtrap.runtime.confirm.evidence import Fired
-from flake8_gradtrap.runtime.confirm.places import Place
+from flake8_gradtrap.runtime.confirm.places import Place, callers
 
 
 class Memory:
@@ -51,7 +51,8 @@ class Memory:
         place = site.node
         if isinstance(place, Place) and place not in self.reports and not preview:
             steps = [(said, at.node.file, at.node.row) for said, at in trace if isinstance(at.node, Place)]
-            self.reports[place] = Fired(self.code, place.file, place.row, place.column + 1, message, steps)
+            column = place.column + 1
+            self.reports[place] = Fired(self.code, place.file, place.row, column, message, steps, callers(site))
 
 
 def replay(events: Iterable[Event], rules: Iterable[type[Rule]]) -> tuple[list[Fired], list[str]]:

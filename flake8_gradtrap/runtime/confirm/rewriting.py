@@ -25,7 +25,8 @@ RELEVANT = frozenset(
 LEAVE = frozenset({"GTR201", "GTR202", "GTR203", "GTR209"})
 """Rules about values that leave the graph on their way to the loss."""
 
-MODES = frozenset({"GTR601", "GTR602", "GTR603", "GTR503"})
+MODES = frozenset({"GTR601", "GTR602", "GTR603"})
+"""Rules about calls of modules."""
 
 _ONE_SHOT = frozenset(
     "parameters named_parameters buffers named_buffers modules named_modules children named_children filter map zip "
@@ -100,13 +101,21 @@ class Rewriter(ast.NodeTransformer):
     """Rewrites the tree of one file. `spots` is shared by all files: a probe's number is its index."""
 
     def __init__(
-        self, file: str, tree: ast.Module, wanted: Wanted, relevant: frozenset[str], spots: list[Spot]
+        self,
+        file: str,
+        tree: ast.Module,
+        wanted: Wanted,
+        relevant: frozenset[str],
+        spots: list[Spot],
+        modes: bool = True,
     ) -> None:
         self.file = file
         self.tree = tree
         self.wanted = wanted
         self.relevant = relevant
         self.spots = spots
+        self.modes = modes
+        """A finding of the project asks which modules are called."""
         self.function: ast.FunctionDef | ast.AsyncFunctionDef | None = None
         self.follows = True
         """Whether the function that is rewritten is worth following."""
@@ -219,6 +228,10 @@ class Rewriter(ast.NodeTransformer):
         for case in getattr(node, "cases", ()):
             case.body = self._block(case.body)
         self._expressions(node)
+        if isinstance(node, ast.Assign) and not self.rules.isdisjoint(LEAVE) and _simple(node.targets[0]):
+            inner = _cut_in(node.value)
+            if inner >= 0:
+                after.append(self._alone("follow", inner, node, _load(node.targets[0])))
         return [*before, node, *after]
 
     def _expressions(self, node: ast.AST) -> None:
@@ -259,7 +272,7 @@ class Rewriter(ast.NodeTransformer):
         if not told:
             return [node]
         node.body.insert(0, self._alone("turn", number, node))
-        left = self._alone("left", number, node)
+        left = self._alone("left_loop", number, node)
         if isinstance(node, ast.For):
             node.iter = self._probe("loop", number, node.iter, node.iter)
             return [node, left]
@@ -300,7 +313,7 @@ class Rewriter(ast.NodeTransformer):
             len(targets) == 1
             and isinstance(value, ast.BinOp)
             and isinstance(value.op, ast.Add)
-            and (self.loops or "GTR401" in codes)
+            and (self.loops or "GTR401" in codes or isinstance(targets[0], ast.Attribute))
         ):
             own = ast.unparse(targets[0])
             for side, other in (("left", "right"), ("right", "left")):
@@ -309,7 +322,7 @@ class Rewriter(ast.NodeTransformer):
                     setattr(value, other, self._probe("term", number, getattr(value, other), getattr(value, other)))
                     after.append(self._alone("total", number, node, _load(targets[0])))
                     break
-        if self.follows and self.loops and (isinstance(value, ast.Call) or "GTR405" in codes):
+        if "GTR405" in codes or (self.follows and self.loops and isinstance(value, ast.Call)):
             used = _names(value)
             for target in _flat(targets):
                 named = isinstance(target, ast.Name) and target.id in used
@@ -348,7 +361,7 @@ class Rewriter(ast.NodeTransformer):
             after.append(self._alone("joined", number, node, _load(target)))
         if (
             isinstance(node.op, ast.Add)
-            and (self.loops or "GTR401" in codes)
+            and (self.loops or not codes.isdisjoint(("GTR401", "GTR402")) or isinstance(target, ast.Attribute))
             and not isinstance(node.value, ast.Constant)
         ):
             number = self._spot(node.value, label, said)
@@ -372,14 +385,17 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Attribute) and _last(node.func.value) == NAME:
+            return self.generic_visit(node)  # a probe
         codes = self._codes(node)
         name = _last(node.func)
         target = node.func.value if isinstance(node.func, ast.Attribute) else None
-        kept = (self.loops or "GTR402" in codes) and name in _KEEPS and target is not None and bool(node.args)
+        keeps = name in _KEEPS and target is not None and bool(node.args)
+        kept = keeps and (self.loops or "GTR402" in codes or isinstance(target, ast.Attribute))
         module = self._may_be_module(node)
         said = ast.unparse(node)[:60]
         label = ast.unparse(target) if target is not None else ""
-        self._arguments(node, name)
+        self._arguments(node, name, codes)
         self.generic_visit(node)
         if kept and isinstance(node.func, ast.Attribute):
             number = self._spot(node.args[-1], said.partition("(")[2][:-1], label)
@@ -413,10 +429,11 @@ class Rewriter(ast.NodeTransformer):
             node.args[0] = self._probe("source", number, node.args[0], node.args[0])
         return self._probe(how, number, node, node)
 
-    def _arguments(self, node: ast.Call, name: str) -> None:
+    def _arguments(self, node: ast.Call, name: str, codes: frozenset[str]) -> None:
         """One-shot iterators that are handed to what consumes them."""
         lowered = name.lower()
-        if name not in _CONSUMERS and not any(part in lowered for part in ("adam", "sgd", "optim", "prop", "adagrad")):
+        consumes = name in _CONSUMERS or "GTR101" in codes
+        if not consumes and not any(part in lowered for part in ("adam", "sgd", "optim", "prop", "adagrad")):
             return
         parts: list[tuple[list[ast.expr], int]] = [(node.args, place) for place in range(len(node.args))]
         for argument in node.args:
@@ -425,13 +442,14 @@ class Rewriter(ast.NodeTransformer):
                     parts += [(group.values, place) for place in range(len(group.values))]
         for holder, place in parts:
             value = holder[place]
-            if _simple(value) and _last(value) in self.iterators:
+            named = _simple(value) and _last(value) in self.iterators
+            if named or ("GTR101" in codes and not isinstance(value, ast.Constant | ast.Starred)):
                 number = self._spot(node, ast.unparse(value), f"`{name}`")
                 holder[place] = self._probe("used", number, value, value)
 
     def _may_be_module(self, node: ast.Call) -> bool:
         """Whether a call may be that of a module, in a function where that matters."""
-        if not self.follows or not _simple(node.func):
+        if not self.modes or not self.follows or not _simple(node.func):
             return False
         if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
             return False
@@ -465,8 +483,9 @@ class Rewriter(ast.NodeTransformer):
         if sign is None or self.rules.isdisjoint(LEAVE) or not self.follows:
             return node
         number = self._spot(node, said, sign)
-        node.left = self._probe("part", number, node.left, node.left, ast.Constant(0))
-        node.right = self._probe("part", number, node.right, node.right, ast.Constant(1))
+        left, right = ast.Constant(_cut_in(node.left)), ast.Constant(_cut_in(node.right))
+        node.left = self._probe("part", number, node.left, node.left, ast.Constant(0), left)
+        node.right = self._probe("part", number, node.right, node.right, ast.Constant(1), right)
         return self._probe("joined", number, node, node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -502,6 +521,15 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
+
+
+def _cut_in(node: ast.AST) -> int:
+    """The number of a probe in an expression that sees a value leave its graph; -1 if there is none, or it is all."""
+    if isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and _last(node.func) in ("copied", "cut", "joined")):
+        return -1  # the operation, or the probe itself, tells of it
+    found = [one for one in ast.walk(node) if isinstance(one, ast.Call) and _last(one.func) in ("copied", "cut")]
+    found = [one for one in found if isinstance(one.func, ast.Attribute) and _last(one.func.value) == NAME]
+    return found[0].args[0].value if found else -1  # type: ignore[attr-defined]
 
 
 def _load(target: ast.expr) -> ast.expr:

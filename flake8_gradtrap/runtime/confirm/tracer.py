@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -11,10 +11,20 @@ from typing import Any, TypeVar
 from flake8_gradtrap.events import Event, IterationStarted, LoopLeft, LoopStarted, Site, Thing
 from flake8_gradtrap.runtime.confirm.evidence import Measure
 from flake8_gradtrap.runtime.confirm.identity import Identities, Key
-from flake8_gradtrap.runtime.confirm.places import Place, Where, statement_of
+from flake8_gradtrap.runtime.confirm.places import Place, Where, callers, statement_of
 
 EVENTS = 200_000
 """So many events are kept: then rules hear no more, and what they would have said is not known."""
+
+FULL, EVERY, SAMPLE, NEWS = 20, 200, 4, 8
+"""The first `FULL` steps are recorded, then `SAMPLE` of every `EVERY`, and `NEWS` after the program has come to a place
+where it had not been."""
+
+_LOOPS = 50
+"""So many loops may seem to run before it is looked which of them do."""
+
+_CALLERS = 8
+"""In so many hits of a place its callers are noted."""
 
 E = TypeVar("E", bound=Event)
 
@@ -31,6 +41,19 @@ class Loop:
     frame: int
     code: CodeType
     index: int = -1
+    trains: bool = False
+    """A backward has run in it."""
+    told: bool = True
+    """The monitors know of it: it began while the run was recorded."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Which steps are recorded: until which one, when it begins again, and how many were."""
+
+    until: int = FULL
+    wakes: int = 0
+    recorded: int = 0
 
 
 class Tracer:
@@ -57,25 +80,72 @@ class Tracer:
         self.loops: list[Loop] = []
         self.steps = 0
         self.full = False
+        self.pace = Pace()
         self.active = True
+        """The run is being recorded now, in the main thread of the main process."""
+        self.open = True
+        """It is, or will be again."""
         self.over = ""
         self.measures: dict[tuple[str, Place], Measure] = {}
+        self.pauses: list[Callable[[], None]] = []
+        """Called when the recording pauses."""
+        self.surprises: list[Callable[[], None]] = []
+        """Called when it begins again in the midst of a step."""
+        self.consumed: set[tuple[str, int, int]] = set()
+        """Statements whose iterators are looked at where they are used."""
         self._thread = threading.get_ident()
 
     # -- who speaks ---------------------------------------------------------------------------------------------------
 
     @property
-    def on(self) -> bool:
-        """Whether the run is being recorded, here: forked workers and other threads are not."""
-        return self.active and threading.get_ident() == self._thread
+    def here(self) -> bool:
+        """Whether this is watched: forked workers and other threads are not."""
+        return self.open and threading.get_ident() == self._thread
 
     def switch_off(self) -> None:
-        self.active = False
+        self.active = self.open = False
 
     def end(self, why: str) -> None:
         """Stop the program."""
         self.over = self.over or why
         raise RunIsOver(why)
+
+    # -- pace ---------------------------------------------------------------------------------------------------------
+
+    def stepped(self, steps: int) -> bool:
+        """An optimizer has taken its so many-th step: go on recording, or stop, or begin again; True: it has."""
+        ahead = steps > self.steps
+        self.steps = max(self.steps, steps)
+        pace = self.pace
+        if self.active:
+            pace.recorded += ahead
+            if self.steps >= pace.until:
+                self.active = False
+                pace.wakes = self.steps + EVERY - SAMPLE
+                for listener in self.pauses:
+                    listener()
+            return False
+        if self.steps < pace.wakes:
+            return False
+        self.wake(SAMPLE)
+        return True
+
+    def surprise(self) -> bool:
+        """The program has come to a new place: begin to record again, in the midst of a step."""
+        if not self.here:
+            return False
+        self.wake(NEWS)
+        for listener in self.surprises:
+            listener()
+        return True
+
+    def wake(self, steps: int) -> None:
+        self.active = True
+        self.pace.until = self.steps + steps
+        for loop in self.loops:
+            if not loop.told:
+                loop.told = True
+                self.emit(LoopStarted(Site(loop.place), loop.place, None))
 
     # -- places -------------------------------------------------------------------------------------------------------
 
@@ -108,9 +178,15 @@ class Tracer:
 
     def _pop(self) -> None:
         loop = self.loops.pop()
-        self.emit(LoopLeft(Site(loop.place), loop.place))
+        if loop.told:
+            self.emit(LoopLeft(Site(loop.place), loop.place))
 
     def loop_started(self, frame: FrameType, place: Place, count: Thing | None) -> None:
+        if not self.active:
+            if len(self.loops) > _LOOPS:
+                self._leave(self.where.frames(frame))
+            self.loops.append(Loop(place, id(frame), frame.f_code, told=False))
+            return
         site = self.site(frame, place)
         if site is None:
             return
@@ -144,6 +220,18 @@ class Tracer:
         """Where in its loops the run is."""
         return tuple((loop.place, loop.index) for loop in self.loops)
 
+    def trained(self) -> None:
+        """A backward runs: in all the loops that are running."""
+        for loop in self.loops:
+            loop.trains = True
+
+    def training_loop(self) -> Place | None:
+        """The innermost loop that trains, else the innermost one."""
+        for loop in reversed(self.loops):
+            if loop.trains:
+                return loop.place
+        return self.loops[-1].place if self.loops else None
+
     # -- measurements -------------------------------------------------------------------------------------------------
 
     def measure(
@@ -164,6 +252,8 @@ class Tracer:
             return
         known = self._measure(code, site.node)
         known.hits += not counted
+        if known.hits <= _CALLERS and site.caller is not None:
+            known.callers += [place for place in callers(site) if place not in known.callers]
         if trapped:
             known.trapped = min(known.trapped + 1, known.hits)
             if known.trapped == 1 or said:
@@ -176,6 +266,12 @@ class Tracer:
         if site is not None and isinstance(site.node, Place):
             self._measure(code, site.node).unknown = why
 
+    def confirmed_late(self, code: str, site: Site, hits: int) -> None:
+        """Hits that were noted without the trap had it, as is known only now."""
+        if isinstance(site.node, Place):
+            known = self._measure(code, site.node)
+            known.trapped = min(known.trapped + hits, known.hits)
+
     def curious(self, code: str, site: Site | None, often: int = 3) -> bool:
         """Whether a number is still worth its cost at a site: for the first hits only."""
         if site is None or code not in self.codes or not isinstance(site.node, Place):
@@ -184,9 +280,14 @@ class Tracer:
         return known is None or known.hits < often
 
     def asked(self, code: str, site: Site) -> bool:
-        """Whether there is a finding of a rule in the statement of a site."""
-        place = site.node
-        return isinstance(place, Place) and (code, statement_of(place.file, place.row)) in self.findings
+        """Whether there is a finding of a rule in the statement of a site, or of a call that led to it."""
+        at: Site | None = site if code in self.found else None
+        while at is not None:
+            place = at.node
+            if isinstance(place, Place) and (code, statement_of(place.file, place.row)) in self.findings:
+                return True
+            at = at.caller
+        return False
 
     def _measure(self, code: str, place: Place) -> Measure:
         known = self.measures.get((code, place))
@@ -209,4 +310,5 @@ def by_statement(measures: dict[tuple[str, Place], Measure]) -> list[Measure]:
         known.hits += measure.hits
         known.trapped += measure.trapped
         known.unknown = known.unknown or measure.unknown
+        known.callers += [place for place in measure.callers if place not in known.callers]
     return list(merged.values())

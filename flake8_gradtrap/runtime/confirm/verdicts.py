@@ -59,12 +59,14 @@ class Judge:
     def judge(self, findings: Iterable[Finding]) -> Iterator[Verdict]:
         spoken: set[Statement] = set()
         used: set[tuple[str, Statement]] = set()
+        sure: set[tuple[str, Statement]] = set()
         for finding in findings:
             verdict, key = self._of(finding)
             if key is not None:
                 used.add(key)
             if verdict.verdict == CONFIRMED:
                 spoken.add(statement_of(finding.filename, finding.span.row))
+                sure.add((finding.code, statement_of(finding.filename, finding.span.row)))
                 spoken |= {statement_of(step.filename, step.span.row) for step in finding.trace}
                 if key is not None and key in self.fired:
                     spoken |= {statement_of(file, row) for _, file, row in self.fired[key].trace}
@@ -75,6 +77,8 @@ class Judge:
             ruling = RULINGS.get(code)
             if key in used or place in spoken or ruling is None or not ruling.alone:
                 continue
+            if any((code, statement_of(file, row)) in sure for file, row in fired.callers):
+                continue  # said at the call that leads there
             if measure is not None and measure.trapped and not _hidden(fired):
                 yield self._verdict(CONFIRMED, fired, measure.said, measure, found=False)
 
@@ -84,7 +88,7 @@ class Judge:
         visits = self.visits.get(place, 0)
         ruling = RULINGS.get(code)
         key = self._key(finding, place)
-        measure = self.measures.get(key) or self.measures.get((code, place))
+        measure = self.measures.get(key) or self.measures.get((code, place)) or self._below(code, place)
         fired = key in self.fired
         if not visits and (measure is None or not measure.hits) and not fired:
             return self._verdict(NOT_REACHED, finding, "its site did not run"), None
@@ -95,9 +99,8 @@ class Judge:
         if fired and measure is not None and measure.trapped:
             return self._verdict(CONFIRMED, finding, measure.said, measure), key
         if fired:
-            return self._verdict(
-                INCONCLUSIVE, finding, f"{ran}; the rule fired, its quantity was not measured", measure
-            ), key
+            why = measure.unknown if measure is not None and measure.unknown else "its quantity was not measured"
+            return self._verdict(INCONCLUSIVE, finding, f"{ran}; the rule fired, but {why}", measure), key
         if measure is None or not measure.hits:
             why = measure.unknown if measure is not None else ""
             said = why or f"{ran}, but what happens there was not observed ({ruling.quantity})"
@@ -123,7 +126,18 @@ class Judge:
                 return other, where
             if other == code and place in {statement_of(file, row) for _, file, row in fired.trace}:
                 return other, where
+            if other == code and place in {statement_of(file, row) for file, row in fired.callers}:
+                return other, where
         return code, place
+
+    def _below(self, code: str, place: Statement) -> Measure | None:
+        """What was measured in a function that the statement calls, of a trap rather than of none."""
+        found = [
+            measure
+            for (other, _), measure in self.measures.items()
+            if other == code and measure.hits and place in {statement_of(file, row) for file, row in measure.callers}
+        ]
+        return max(found, key=lambda measure: measure.trapped, default=None)
 
     @staticmethod
     def _verdict(
