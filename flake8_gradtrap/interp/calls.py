@@ -566,6 +566,8 @@ class Calls(Classes):
                 terms = provenance.terms(part)
                 if by == "penalty":  # of other terms, its callers decide
                     terms = tuple(term for term in terms if term.cut == "first order")
+                elif by == "forward" and st.frame.call is not None:  # what was cut before is not its business
+                    terms = tuple(term for term in terms if not term.cut or within(term.site, st.frame.call))
                 walked = provenance.graph(part).reaches if self.hears(LogarithmTaken) else ()
                 self.emit(Produced(site, self.thing(part), by, terms, frozenset(walked)), st)
         reaches: set[Value] = set()
@@ -663,6 +665,14 @@ def _abstract(node: ir.FunctionDef | ir.Lambda) -> bool:
         if not text and not isinstance(part, ir.Raise | ir.Pass):
             return False
     return True
+
+
+def within(site: Site, call: Site) -> bool:
+    """Whether something happened in the function that a call entered, or in what that called."""
+    around = site.caller
+    while around is not None and around != call:
+        around = around.caller
+    return around is not None
 
 
 def _endless(body: tuple[ir.Statement, ...]) -> bool:
