@@ -502,14 +502,6 @@ _POLICIES = Family(
                 "optimizer.zero_grad()\nerror.backward()\noptimizer.step()\nlosses.append(error)",
             },
         ),
-        "running value": (
-            "GTR405",
-            {
-                "tell_start": "baseline, running = None, 0.0",
-                "tell": "_, _, _, v = policy.act(torch.randn(6, 4))\nrunning = 0.9 * running + 0.1 * v.mean()\n"
-                "error = (v - running).pow(2).mean()\noptimizer.zero_grad()\nerror.backward()\noptimizer.step()",
-            },
-        ),
     },
 )
 

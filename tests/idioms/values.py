@@ -233,7 +233,6 @@ _VALUES = Family(
     """,
     {"target": _TARGET, "goal": _TD, "error": _ERROR, "select": _SELECT, "store": _STORE},
     {
-        "rounded": ("GTR204", {"error": "loss = F.mse_loss(q(s).gather(1, a).squeeze(1).round(), y)"}),
         "read out": (
             "GTR209",
             {
