@@ -61,6 +61,7 @@ _FREEZE = {
         "extra = Features()\nfor part in (extra.one, extra.two):\n    part.eval()\n"
         "    for p in part.parameters():\n        p.requires_grad = False"
     ),
+    "map": _frozen("extra = Features().eval()\nlist(map(lambda p: p.requires_grad_(False), extra.parameters()))"),
     "frozen in train": _frozen(
         "extra = Still()",
         """
