@@ -180,24 +180,27 @@ class KeepsGraph(InLoops):
     @on(Backpropagated, Differentiated)
     def walk(self, event: Event, watch: Watch) -> None:
         assert isinstance(event, Backpropagated | Differentiated)
-        tensors = graph_of(event) if isinstance(event, Backpropagated) else event.reaches
+        backward = event if isinstance(event, Backpropagated) else None
+        tensors = graph_of(backward) if backward is not None else event.reaches
         loops = self.running(watch)
         for key, kept in tagged(watch, "kept"):
-            own = (
-                isinstance(event, Backpropagated) and kept.loops <= loops
-            )  # all loops that it was kept in are still running
+            own = backward is not None and kept.loops <= loops  # all loops that it was kept in are still running
             later = kept.totals | kept.earlier if own else kept.totals | kept.earlier | kept.now
             if not tensors.isdisjoint(later):
                 self.spared.add(place_key(kept.site))
                 watch.drop(key)
-            elif isinstance(event, Backpropagated) and own and kept.now and not tensors.isdisjoint(kept.graph):
-                if not (kept.history or event.owners is not None or event.loss.key in kept.graph):
-                    continue
-                retained = kept.retained or event.retains is not False
-                watch.put(key, replace(kept, walked=True, backward=event.site, retained=retained))
-        if isinstance(event, Backpropagated):
-            retains = event.retains is not False
-            watch.put(("walk", event.loss.key), Walk(event.site, tensors, loops, retains, event.owners is not None))
+            elif (
+                backward is not None
+                and own
+                and kept.now
+                and not tensors.isdisjoint(kept.graph)
+                and (kept.history or backward.owners is not None or backward.loss.key in kept.graph)
+            ):
+                retained = kept.retained or backward.retains is not False
+                watch.put(key, replace(kept, walked=True, backward=backward.site, retained=retained))
+        if backward is not None:
+            retains, trains = backward.retains is not False, backward.owners is not None
+            watch.put(("walk", backward.loss.key), Walk(backward.site, tensors, loops, retains, trains))
             for loop in loops:
                 watch.put(("trains", loop), Mark(event.site))
 

@@ -283,9 +283,10 @@ class Iteration(Contexts):
             part for value in args.pos[1:] for part in (*(self.elements(value, st) or ()), *self.trained(value, st))
         ]
         body = args.pos[0].node.body if args.pos and isinstance(args.pos[0], Func) else None
-        if isinstance(body, ir.Call) and _clears(body.func):
+        called = body.func if isinstance(body, ir.Call) else None
+        if called is not None and _clears(called):
             self.emit(Cleared(self.site(node, st), None, None), st)
-        if isinstance(body, ir.Call) and isinstance(body.func, ir.Attr) and body.func.attr == "requires_grad_":
+        if isinstance(called, ir.Attr) and called.attr == "requires_grad_":
             for owner in {owner for value in args.pos[1:] for owner in self.owners(value, st) or ()}:
                 if isinstance(owner, Value):
                     st.set_attr(owner, "frozen", TRUE)

@@ -38,12 +38,13 @@ def reads(part: Any) -> set[str]:
     return found
 
 
-def _bound(target: ir.Expression) -> set[str]:
+def bound(target: ir.Expression) -> set[str]:
+    """The names that a target binds."""
     if isinstance(target, ir.Name):
         return {target.id}
     if isinstance(target, ir.Sequence):
-        return {name for part in target.elts for name in _bound(part)}
-    return _bound(target.value) if isinstance(target, ir.Starred) else set()
+        return {name for part in target.elts for name in bound(part)}
+    return bound(target.value) if isinstance(target, ir.Starred) else set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Liveness:
 
     def _before(self, node: ir.Statement, out: Names, context: _Context) -> Names:
         if isinstance(node, ir.Assign):
-            killed = {name for target in node.targets for name in _bound(target)}
+            killed = {name for target in node.targets for name in bound(target)}
             inner = {
                 name for target in node.targets if not isinstance(target, ir.Name) for name in reads(target)
             } - killed
@@ -85,7 +86,7 @@ class Liveness:
             return self._loop(node, out, context)
         if isinstance(node, ir.With):
             inside = self._block(node.body, out, context)
-            targets = {name for item in node.items if item.target is not None for name in _bound(item.target)}
+            targets = {name for item in node.items if item.target is not None for name in bound(item.target)}
             return (
                 (inside - targets)
                 | reads(tuple(item.value for item in node.items))
@@ -117,7 +118,7 @@ class Liveness:
 
     def _loop(self, node: ir.For | ir.While, out: Names, context: _Context) -> Names:
         behind = self._block(node.orelse, out, context) | out
-        targets = _bound(node.target) if isinstance(node, ir.For) else set()
+        targets = bound(node.target) if isinstance(node, ir.For) else set()
         test = frozenset(reads(node.test)) if isinstance(node, ir.While) else _NONE
         head = behind | test
         for _ in range(2):

@@ -15,6 +15,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.assignment import Assignment
 from flake8_gradtrap.interp.core import TRAINED, Dead, End
+from flake8_gradtrap.interp.liveness import bound
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import (
     Const,
@@ -137,10 +138,7 @@ class Loops(Assignment):
                         elif index:
                             element = self.again(element, path)
                         entering.extend(self.assign(node.target, element, path, node))
-                        if entering and any(
-                            self.kind(self.lookup(name, entering[-1]), entering[-1]) in ("optimizer", "module")
-                            for name in _names(node.target)
-                        ):
+                        if loop not in self.over_parts and entering and self._over_parts(node, entering[-1]):
                             self.over_parts.add(loop)
             live = []
             before = {test for path in entering for test in path.conds}
@@ -173,6 +171,10 @@ class Loops(Assignment):
         ends.extend(self.exec_block(node.orelse, self.merger.merge(finished)))
         ends.extend((path, "", None) for path in self.merger.merge(broken))
         return ends
+
+    def _over_parts(self, node: ir.For, st: State) -> bool:
+        """Whether an iteration gets a model or an optimizer."""
+        return any(self.kind(self.lookup(name, st), st) in ("optimizer", "module") for name in bound(node.target))
 
     @staticmethod
     def _last_of_keys(known: tuple[Value, ...], index: int, turns: int) -> bool:
@@ -342,10 +344,3 @@ def _counts(value: Any) -> bool:
     if isinstance(value, Sym) and value.op == "+":
         return _counts(value.args[0])
     return isinstance(value, Sym) and value.op == "index"
-
-
-def _names(target: ir.Node) -> list[str]:
-    """The names that a target binds."""
-    if isinstance(target, ir.Sequence):
-        return [name for part in target.elts for name in _names(part)]
-    return [target.id] if isinstance(target, ir.Name) else []
