@@ -171,6 +171,8 @@ class Core:
         """For each parameter of a function that was called visibly, the kinds of its arguments."""
         self.data: set[Value] = set()
         """Unknowns that come from a data loader."""
+        self.plain_contexts: set[Value] = set()
+        """Unknowns that are contexts which leave gradients as they are: `nullcontext()`."""
         self.optimized = False
         """Whether an optimizer was made."""
         self.inferring = False

@@ -38,6 +38,7 @@ class Services(Protocol):
 
     likely: set[Value]
     data: set[Value]
+    plain_contexts: set[Value]
 
     def fresh(self) -> int: ...
     def kind(self, value: Value, st: State) -> str: ...
@@ -581,6 +582,11 @@ class _Pair:
         for marked in (self.core.likely, self.core.data):
             if x in marked and y in marked:
                 marked.add(unknown)
+        if all(
+            isinstance(record, Thingy) and record.kind == "autocast" if record else value in self.core.plain_contexts
+            for value, record in ((x, one), (y, two))
+        ):
+            self.core.plain_contexts.add(unknown)
         return unknown
 
     def _new(self, result: State, record: Record) -> Ref:

@@ -335,7 +335,8 @@ class Modes(Core):
         root = shown.id if isinstance(shown, ir.Name) else ""
         module = st.frame.func.module if st.frame.func is not None else self.module
         origin = module.imports.get(root, (root, None, 0))[0].partition(".")[0]
-        if isinstance(entered, Sym) and origin not in _PLAIN_CONTEXTS and not _RECORDS.search(self.label(node)):
+        plain = origin in _PLAIN_CONTEXTS or entered in self.plain_contexts
+        if isinstance(entered, Sym) and not plain and not _RECORDS.search(self.label(node)):
             st.conds[IN_DOUBT] = "unseen"
             if st.mode is False:
                 st.mode = None  # it may turn them on
