@@ -64,8 +64,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from flake8_gradtrap.events import Iterated, IteratorMade
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 OPTIMIZER = re.compile(
@@ -82,6 +84,11 @@ class Story:
     made: IteratorMade = field(compare=False)
     exhausted: bool = False
     by: Iterated | None = field(default=None, compare=False)
+
+    meets: ClassVar[Level] = Level.FIRM
+
+    def meet(self, other: Story | None) -> None:
+        """Where it is used up on one of many paths, a condition that is forgotten may say so: nothing is known then."""
 
 
 class OneShotIteratorReused(Rule):

@@ -51,8 +51,10 @@ def clip_grad_norm(parameters, max_norm):
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from flake8_gradtrap.events import Iterated, IteratorMade, Site
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 
@@ -66,6 +68,11 @@ class Story:
     used: bool = False
     told: bool = False
     by: Iterated | None = field(default=None, compare=False)
+
+    meets: ClassVar[Level] = Level.FIRM
+
+    def meet(self, other: Story | None) -> None:
+        """Where many paths differ in what they have taken of it, nothing is known."""
 
 
 class IterableParameterIteratedTwice(Rule):

@@ -189,7 +189,7 @@ class Modes(Core):
         undecided = IN_DOUBT in st.conds or self.frozen(module, st)
         started = st.frames[1].func if len(st.frames) > 1 else None
         left = started is not None and started.ident in self.stalled  # its caller was run, and could not enter it
-        forgotten = st.mode is None and (st.lossy or left)  # else nobody in sight has turned them off
+        forgotten = st.mode is None and ("" in st.lossy or left)  # else nobody in sight has turned them off
         provenance = self.provenance(st)
         live = any(provenance.history(one) for one in outputs)
         undecided = undecided or (quieted is not None and quieted != self.quieted and not live)
