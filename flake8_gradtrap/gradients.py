@@ -34,7 +34,7 @@ TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm"
 
 APART = re.compile(
     r"target|teacher|ema|momentum|shadow|frozen|froze|reference"
-    r"|hidden(?!_?(layer|block|conv|linear|fc|unit|dense|net))"
+    r"|hidden(?!s|_?(layer|block|conv|linear|fc|unit|dense|net))"
     r"|(^|[_.])(ref|old|prev|pretrained|lpips|vgg|perceptual|inception)([_.]|$)",
     re.IGNORECASE,
 )

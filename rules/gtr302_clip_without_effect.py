@@ -309,11 +309,18 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
         for key, suspect in tagged(watch, "late"):
             watch.drop(key)
             cleared = self.head(suspect, watch)
-            if cleared is not None:
+            if cleared is not None or self.steps_only(suspect, watch):
                 self.late(suspect, cleared)
         if event.again:
             self.again(watch)
         super().ended(event, watch)
+
+    @staticmethod
+    def steps_only(suspect: Suspect, watch: Watch) -> bool:
+        """Whether all that this path does is to step and to clip, as the `step` of a wrapper does: whoever calls it
+        goes backward before the step, and clears what was clipped, or adds to it.
+        """
+        return not watch.lossy and not suspect.doubtful and not tagged(watch, "begun", "empty", "first")
 
     def head(self, suspect: Suspect, watch: Watch) -> Site | None:
         """Where this path, should it be run again, clears what was clipped before it steps."""
@@ -355,21 +362,22 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
             remedy=self.move(suspect, place, step),
         )
 
-    def late(self, suspect: Suspect, cleared: Site) -> None:
-        """A clip of gradients that were applied already."""
+    def late(self, suspect: Suspect, cleared: Site | None) -> None:
+        """A clip of gradients that were applied already. `cleared`: where they are cleared, if that can be seen."""
         if suspect.before is not None:
             self.suspect(suspect.site.node, partial(self.tell_late, suspect, suspect.before, cleared))
 
-    def tell_late(self, suspect: Suspect, before: Site, cleared: Site, watch: Watch) -> None:
+    def tell_late(self, suspect: Suspect, before: Site, cleared: Site | None, watch: Watch) -> None:
         place = clip_site(suspect.site, suspect.by, before)
+        then = f", and line {watch.line(cleared)} clears" if cleared is not None else ""
         watch.report(
             place,
-            f"this clips gradients that the step at line {watch.line(before)} has already applied, and "
-            f"line {watch.line(cleared)} clears: no update is ever limited; clip before the step",
+            f"this clips gradients that the step at line {watch.line(before)} has already applied{then}: no update is "
+            "ever limited; clip before the step",
             trace=[
                 ("the gradients are applied here", before),
                 ("clipped here, after that", place),
-                ("and cleared here, before any other step", cleared),
+                *([("and cleared here, before any other step", cleared)] if cleared is not None else []),
             ],
             remedy=self.move(suspect, place, None if suspect.scaled else before),
         )

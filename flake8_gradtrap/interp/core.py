@@ -367,6 +367,8 @@ class Core:
             return by_name or "engine", by_name
         if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
             return by_name, by_name
+        if kind == "optimizer" and by_name == "module" and done & {"backward", "train", "eval", "parameters"}:
+            return by_name, by_name  # an engine around a model, on some paths
         if not kind and by_name == "optimizer" and not done & {"step", "zero_grad", "param_groups"}:
             return "", by_name
         return kind or by_name, by_name

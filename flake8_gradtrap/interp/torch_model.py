@@ -397,8 +397,11 @@ class TorchModel(Wrappers):
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
         self.handed_over(args.all(), node, st, short)
-        module = self._make("module", name, Args() if args.more else args, node, st)
-        if "modules.holders" in self.know.roles(name):
+        holds = "modules.holders" in self.know.roles(name)
+        if args.more:  # of which kinds they are, and not how many
+            args = Args([self.new(Listing(tuple(args.pos)), st)] if holds and args.pos else [])
+        module = self._make("module", name, args, node, st)
+        if holds:
             self.note_named_parts(module, args.pos, st)
         return module
 
