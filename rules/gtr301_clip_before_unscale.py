@@ -136,7 +136,7 @@ class Suspect:
     def meet(self, other: Suspect | None) -> Any:
         """By force: some path has clipped them as they were, and what that path does next, the merged one does."""
         if other is None:
-            return replace(self, fixable=False)
+            return self
         if other.owners != self.owners:
             return NotImplemented
         return replace(

@@ -108,7 +108,8 @@ def no_grad_dropped(source: Source) -> Iterator[Site]:
 
 
 _MODED = re.compile(
-    r"drop(?!_?last|na\b|_dup)|BatchNorm|InstanceNorm|SyncBN|pretrained *=|from_pretrained|checkpoint|torchvision|timm|transformers|diffusers|monai|resnet|"
+    r"drop(?!_?last|na\b|_dup)|BatchNorm|InstanceNorm|SyncBN|pretrained *=|from_pretrained|torchvision|timm|"
+    r"transformers|diffusers|monai|resnet|"
     r"create_model|get_model|build|models?\.__dict__",
     re.IGNORECASE,
 )
