@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -25,6 +25,7 @@ from flake8_gradtrap.events import (
     Site,
     Thing,
 )
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Rule, Watch, on
 
 RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
@@ -128,6 +129,16 @@ def concerns(watch: Watch, one: Owners, other: Owners) -> bool:
 
 
 # -- premises in memory -----------------------------------------------------------------------------------------------
+
+
+class Uncertain:
+    """A memory that many paths may forget where they differ in it: nothing is reported because it is missing."""
+
+    __slots__ = ()
+    meets: ClassVar[Level] = Level.FIRM
+
+    def meet(self, other: Any) -> None:
+        """Nothing is left: a condition that is forgotten may say which path it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from flake8_gradtrap.events import Iterated, IteratorMade
-from flake8_gradtrap.levels import Level
+from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 OPTIMIZER = re.compile(
@@ -78,17 +77,12 @@ AVERAGE = re.compile(r"\w*(ema|swa|average|averaged|moving)\w*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Story(Uncertain):
     """What has happened to an iterator on this path."""
 
     made: IteratorMade = field(compare=False)
     exhausted: bool = False
     by: Iterated | None = field(default=None, compare=False)
-
-    meets: ClassVar[Level] = Level.FIRM
-
-    def meet(self, other: Story | None) -> None:
-        """Where it is used up on one of many paths, a condition that is forgotten may say so: nothing is known then."""
 
 
 class OneShotIteratorReused(Rule):

@@ -57,10 +57,9 @@ def make_optimizer(model):
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from flake8_gradtrap.events import Iterated, IteratorMade
-from flake8_gradtrap.levels import Level
+from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 ORDINARY = {
@@ -83,18 +82,13 @@ ORDINARY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Story(Uncertain):
     """What has happened to an iterator on this path."""
 
     made: IteratorMade = field(compare=False)
     of_parameters: bool
     by: str = ""
     part: Iterated | None = field(default=None, compare=False)
-
-    meets: ClassVar[Level] = Level.FIRM
-
-    def meet(self, other: Story | None) -> None:
-        """Where many paths differ in what they have taken of it, nothing is known."""
 
 
 class OneShotIteratorPartlyConsumed(Rule):

@@ -51,15 +51,14 @@ def clip_grad_norm(parameters, max_norm):
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from flake8_gradtrap.events import Iterated, IteratorMade, Site
-from flake8_gradtrap.levels import Level
+from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Story(Uncertain):
     """What has happened to an iterator on this path: an argument, or one that is handed to functions."""
 
     made: IteratorMade = field(compare=False)
@@ -68,11 +67,6 @@ class Story:
     used: bool = False
     told: bool = False
     by: Iterated | None = field(default=None, compare=False)
-
-    meets: ClassVar[Level] = Level.FIRM
-
-    def meet(self, other: Story | None) -> None:
-        """Where many paths differ in what they have taken of it, nothing is known."""
 
 
 class IterableParameterIteratedTwice(Rule):
