@@ -141,11 +141,16 @@ def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings)
     tree = source.tree  # a syntax error is told whatever the file is about
     if not tree.body or not is_about_training(source.text, settings.apis):
         return Result(())
-    rules, words, pattern = _trigger(settings.codes_for(source.path))
-    if pattern is None:
-        return Result(())
+    codes = settings.codes_for(source.path)
     own = settings.apis.mentioned
-    if not pattern.search(source.text) and not (own and own.search(source.text)):
+
+    def mentions_any(pattern: re.Pattern[str] | None) -> bool:
+        if pattern is None:
+            return False
+        return bool(pattern.search(source.text) or (own and own.search(source.text)))
+
+    rules, words, pattern = _trigger(codes)
+    if not mentions_any(pattern):
         return Result(())
     from flake8_gradtrap.interp.machine import Machine
     from flake8_gradtrap.interp.project import Module, Project
@@ -155,7 +160,12 @@ def _analyse(source: SourceFile, settings: Settings, surroundings: Surroundings)
     except (OSError, ValueError):
         exists = False
     project = Project(exists or source.path in surroundings.unsaved, surroundings.unsaved)
-    machine = Machine(Module(source, project), rules, words)
+    module = Module(source, project)
+    if module.of_test_suite:  # what is found there is a preview: only rules whose previews are shown need to run
+        rules, words, pattern = _trigger(codes & settings.codes.preview)
+        if not mentions_any(pattern):
+            return Result(())
+    machine = Machine(module, rules, words)
     surroundings.watch(machine)
     failure: list[Finding] = []
     try:

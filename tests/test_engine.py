@@ -116,3 +116,5 @@ def test_findings_in_a_test_suite_are_previews() -> None:
         "pkg/test/deep/ema_test.py": suite,
     }
     assert check_source(f"import pytest\n{text}", "check.py", Settings()).findings == ()
+    run = [check_source(text, "tests/test_train.py", told).statistics.functions_run for told in (Settings(), PREVIEW)]
+    assert run == [0, 1]

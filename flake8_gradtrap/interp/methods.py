@@ -53,6 +53,8 @@ from flake8_gradtrap.interp.values import (
 )
 from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
 
+_REQUIRES_GRAD = frozenset({"requires_grad", "requires_grad_"})
+
 _GRAPHS = frozenset({"dgl", "torch_geometric", "torch_cluster", "ogb", "graphbolt"})
 """Packages whose batches are graphs: their `to` may work in place."""
 
@@ -640,6 +642,8 @@ class Methods(Containers):
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             elif name in ("train", "eval"):
                 self.set_mode(receiver, name, args, node, st)
+            elif name == "apply" and args.pos and isinstance(function := args.pos[0], Func) and _freezes(function):
+                return [(receiver, path) for _, path in self.enter(function, Args([receiver]), node, st)]
             return [(receiver, st)]
         if name in ("add_module", "append", "register_module") and args.pos:
             st.set_attr(receiver, "last layer", args.pos[-1])
@@ -729,6 +733,11 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
+
+
+def _freezes(function: Func) -> bool:
+    """Whether a function says which parameters get gradients; `model.apply(function)` asks for it."""
+    return not ir.mentions(function.node).isdisjoint(_REQUIRES_GRAD)
 
 
 def _leaves_zeros(args: Args) -> bool:
