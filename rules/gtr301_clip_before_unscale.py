@@ -132,11 +132,13 @@ class Suspect:
     fixable: bool = True
     mixed: bool = False
     """On the same path, those of this backward were unscaled in an earlier step: no setting decides."""
+    merged: bool = False
+    """The path stands for another one, too, which may have other optimizers."""
 
     def meet(self, other: Suspect | None) -> Any:
         """By force: some path has clipped them as they were, and what that path does next, the merged one does."""
         if other is None:
-            return self
+            return replace(self, merged=True)
         if other.owners != self.owners:
             return NotImplemented
         return replace(
@@ -146,6 +148,7 @@ class Suspect:
             steps=(*self.steps, *other.steps),
             fixable=self.fixable and other.fixable,
             mixed=self.mixed and other.mixed,
+            merged=True,
         )
 
 
@@ -287,7 +290,7 @@ class ClipBeforeUnscale(MeetsOptimizers, Waiting):
 
     def decide(self, suspect: Suspect, watch: Watch) -> None:
         """Report a clip for which no step named the optimizer for certain."""
-        only = alone(watch, suspect.owners)
+        only = not suspect.merged and alone(watch, suspect.owners)
         if suspect.certain or only:
             self.keep(suspect, suspect.steps[0] if only and suspect.steps else None)
 

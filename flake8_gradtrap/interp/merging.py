@@ -512,7 +512,7 @@ class _Pair:
                         and not (self.lost and any(oid in self.lost for oid in oids(key)))
                     ):
                         kept[key] = inner[key]  # there is no such thing on the other path
-                    elif self._optimizer_of_either(key):
+                    elif self._whose_differs(key, inner[key], there):
                         kept[key] = None
                     elif (left := self._met(inner[key], there)) is NotImplemented:
                         if self.level < Level.FORCE:
@@ -524,9 +524,11 @@ class _Pair:
                 result[code] = kept
         return result
 
-    def _optimizer_of_either(self, key: Hashable) -> bool:
-        """Whether a memory says whose an optimizer is that stands for two of different ones."""
-        return isinstance(key, tuple) and key[0] == "optimizer" and key[1] in self._new_names()
+    def _whose_differs(self, key: Hashable, value: Any, other: Any) -> bool:
+        """Whether a memory says whose an optimizer is that stands for two, and these were of different ones."""
+        if not isinstance(key, tuple) or key[0] != "optimizer" or key[1] not in self._new_names():
+            return False
+        return all(isinstance(owners, frozenset | None) for owners in (value, other))
 
     def _met(self, value: Any, other: Any) -> Any:
         """What is left of a memory where the other path has another one, or none; NotImplemented where they clash."""
