@@ -8,7 +8,7 @@ from types import MappingProxyType
 from flake8_gradtrap.events import Cleared, Iterated, IteratorMade, Owners, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.contexts import Contexts
-from flake8_gradtrap.interp.core import Args, Results
+from flake8_gradtrap.interp.core import NAMED_PARTS, Args, Results
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.values import TRUE, Const, Func, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
 
@@ -348,6 +348,9 @@ class Iteration(Contexts):
             held = frozenset(owners) if owners else None
             holder = self.new(Thingy("module", None, held, name, None, (source,), self.site(node, st)), st)
             self.note_named_parts(holder, (source,), st)
+            whose = [owner for owner in held or () if isinstance(owner, Value) and st.tensor(owner) is None]
+            if short == "ParameterList" and held and len(whose) == len(held):  # those of models: it is no owner itself
+                st.set_attr(holder, NAMED_PARTS, Tup(tuple(sorted(whose, key=str))))
             return holder
         if short in ("sum", "stack", "cat", "hstack", "vstack", "max", "min", "fsum"):
             parts = items if items is not None else (item,)
