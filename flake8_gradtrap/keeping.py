@@ -54,7 +54,7 @@ class Kept:
 
     `loops`: those that were running. `now` and `earlier`: the tensors of this iteration, and of those before; `graph`:
     what those of this one were computed from. `totals`: the sums that hold them. `walked`: one of them, or a part
-    of its graph, was back-propagated in its own iteration.
+    of its graph, was back-propagated in its own iteration. `bounded`: what keeps it has a greatest length.
     """
 
     site: Site = field(compare=False)
@@ -75,6 +75,7 @@ class Kept:
     retained: bool = False
     read: bool = False
     escaped: bool = False
+    bounded: bool = False
     count: int = 1
 
     meets: ClassVar[Level] = Level.FIRM
@@ -169,6 +170,7 @@ class KeepsGraph(InLoops):
                 backward=walks[-1].site if walks else new.backward,
                 walked=new.walked or bool(walks) or (bool(event.made_by) and event.had_history is not True),
                 retained=new.retained or any(walk.retains for walk in walks),
+                bounded=isinstance(event, Stored) and event.bounded,
                 count=new.count + 1 if old is not None else 1,
             ),
         )

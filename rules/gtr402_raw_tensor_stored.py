@@ -95,9 +95,10 @@ class RawTensorStored(KeepsGraph):
         container = quoted(kept.holder, "a container")
         where = f" at line {watch.line(kept.backward)}" if kept.backward is not None else ""
         if trained:
+            pile = "stay, as many as it holds" if kept.bounded else "pile up (a slow leak)"
             what = (
                 f"{container} keeps {tensor} with its graph: backward{where} frees the buffers, the nodes of every "
-                "iteration pile up (a slow leak)"
+                f"iteration {pile}"
             )
         else:
             what = (
