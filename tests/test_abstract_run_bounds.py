@@ -144,6 +144,41 @@ def test_hard_programs_end(program: str) -> None:
     assert result.statistics.functions_run >= 1
 
 
+@pytest.mark.parametrize("expression", ["{{{pairs}}}", "[{parts}]", "save({parts})", "dict({named})", "f'{fields}'"])
+def test_many_choices_in_one_expression_do_not_multiply(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of ten things that may be None: a thousand ways, of which few are followed."""
+    from flake8_gradtrap.interp.merging import Merger
+
+    most, merge = 0, Merger.merge
+
+    def count(self: Merger, states: list[Any]) -> list[Any]:
+        nonlocal most
+        most = max(most, len(states))
+        return merge(self, states)
+
+    monkeypatch.setattr(Merger, "merge", count)
+    parts = [f"None if c{number} is None else c{number}.state_dict()" for number in range(10)]
+    made = expression.format(
+        pairs=", ".join(f"'c{number}': {part}" for number, part in enumerate(parts)),
+        parts=", ".join(parts),
+        named=", ".join(f"c{number}={part}" for number, part in enumerate(parts)),
+        fields=" ".join(f"{{{part}}}" for part in parts),
+    )
+    arguments = ", ".join(f"c{number}" for number in range(10))
+    text = f"""
+def keep(model, save, {arguments}):
+    params = model.parameters()
+    optimizer = Adam(params)
+    state = {made}
+    save(state)
+    clip_grad_norm_(params, 1.0)  # GTR101
+    return optimizer, state
+"""
+    text = PRELUDE + text
+    assert places(run(text).findings) == marks(text)
+    assert 1 < most <= 32
+
+
 @pytest.mark.parametrize(
     ("program", "deepest"),
     [

@@ -106,6 +106,8 @@ HARMLESS = (
 NAMED_PARTS = ("parts that have a name",)
 """What is noted of a `ModuleList` or `Sequential`: the modules in it that are used by another name, too."""
 
+OPERAND_PATHS = 16
+"""Of more paths than these the parts of one expression are merged: ten choices in a dict would make a thousand."""
 Results = list[tuple[Value, State]]
 
 
@@ -665,8 +667,20 @@ class Core:
                     following.append((values, pairs[0][1]))
                 else:
                     following.extend(([*values, value], after) for value, after in pairs)
-            results = following
+            results = following if len(following) <= OPERAND_PATHS else self._fewer(following)
         return results
+
+    def _fewer(self, results: list[tuple[list[Value], State]]) -> list[tuple[list[Value], State]]:
+        """Merge the paths on which the first parts of an expression were evaluated."""
+        parts = Sym("operands", (self.fresh(),))
+        for values, path in results:
+            for index, value in enumerate(values):
+                path.set_attr(parts, str(index), value)
+        count = len(results[0][0])
+        return [
+            ([path.drop_attr(parts, str(index)) or self.unknown() for index in range(count)], path)
+            for path in self.merger.merge([path for _, path in results])
+        ]
 
     def elements(self, value: Value, st: State) -> tuple[Value, ...] | None:
         """The elements of a container, if all are known."""
