@@ -50,6 +50,9 @@ OFTEN = 3
 SHARE = 7
 """The part of the steps that a helper which does not train may take."""
 
+_DIFFERENTIATES = frozenset({"autograd", "backward", "grad"})
+"""Words of a function that may go backward through what it computes, further down."""
+
 _MODES = frozenset({"train", "super"})
 """Words of functions that may put a module back into training mode, themselves or as their class's base does."""
 
@@ -343,7 +346,9 @@ class Calls(Classes):
         finally:
             self.limit = limit
         if not results:  # if it came to its end: more likely a test was misjudged than that the program ends
-            self.take_back(waiting)
+            mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
+            if mentions & _DIFFERENTIATES:
+                self.take_back(waiting)
             return [pair for args, st in before for pair in self._out_of_sight(func, args, node, st)]
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
         if not all(self.provenance(path).history(value, guess=True) for value, path in results):
