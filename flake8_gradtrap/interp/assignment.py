@@ -350,6 +350,10 @@ class Assignment(Expressions):
                 return loop
         return None
 
+    def for_few(self, loop: Any, st: State) -> bool:
+        """Whether a loop goes over a few things that are written there, and no other runs within it."""
+        return loop in self.over_few and st.stamp[-1][0] == loop
+
     def _watch_total(
         self, old: Value | None, value: Value, label: str, st: State, node: ir.Node, inside: Value | None = None
     ) -> None:
@@ -374,6 +378,8 @@ class Assignment(Expressions):
             loop = carried_loop(before.stamp, st.stamp)
         if loop is None or self.in_a_test(st):
             return
+        if "." not in total.label and self.for_few(loop, st):
+            return  # of no more than these
         provenance = self.provenance(st)
         if any(number == loop for number, _ in before.stamp) and provenance.history(old) is False:
             return  # each iteration cuts it
@@ -480,10 +486,13 @@ class Assignment(Expressions):
             record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
         loop = self.outlived_loop(stamp, st)
-        if loop is None and (st.stamp or (isinstance(container, Ref) and container > self.began)):
+        local = isinstance(container, Ref) and container > self.began  # it was made in this call
+        if loop is None and (st.stamp or local):
             return  # it was made in this iteration, or in this call
         if loop in self.over_parts or (by == "setitem" and stamp and isinstance(record, Listing)):
             return  # one for each model, or each place of a list that is soon made anew: there are no more of them
+        if local and self.for_few(loop, st):
+            return
         if self.in_a_test(st):
             return
         bounded = isinstance(record, Listing) and record.bounded

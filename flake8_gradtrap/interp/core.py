@@ -185,6 +185,8 @@ class Core:
         """How many things were made when an iteration began."""
         self.over_parts: set[Hashable] = set()
         """Loops that go over models or optimizers."""
+        self.over_few: set[Hashable] = set()
+        """Loops over the few things that are written where they begin."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()

@@ -31,6 +31,7 @@ from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
+from flake8_gradtrap.interp.selecting import gives_indices
 from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
@@ -299,6 +300,8 @@ class Methods(Containers):
             output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
             first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
             self.numerical(name, output, [*first, receiver, *args.pos[len(first) :]], node, st)
+            if (args.pos or args.kw) and gives_indices(name, args.pos, args, st, presumed=True):
+                return [(Tup((output, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
             return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
@@ -334,7 +337,7 @@ class Methods(Containers):
                     st.replace(receiver, replace(new, parents=parents, stamp=tensor.stamp))
                 return [(receiver, st)]
             return [(result, st)]
-        if name in ("max", "min", "topk", "sort") and (args.pos or args.kw):
+        if gives_indices(name, args.pos, args, st, presumed=True):
             values = self.make_tensor("pass", (receiver,), node, st, how=f".{name}()")
             return [(Tup((values, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
         if (

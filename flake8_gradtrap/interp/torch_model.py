@@ -19,6 +19,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, NAMED_PARTS, Args, Dead, Results
+from flake8_gradtrap.interp.selecting import gives_indices
 from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -645,6 +646,8 @@ class TorchModel(Wrappers):
         self.computed_loss(name, result, args, node, st)
         if args.pos:
             self.numerical(short, result, args.pos, node, st)
+        if gives_indices(short, args.pos[1:], args, st, presumed=False):
+            return Tup((result, self.make_tensor("hard", operands[:1], node, st, how=short)))
         return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------
