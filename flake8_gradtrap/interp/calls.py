@@ -50,6 +50,9 @@ OFTEN = 3
 SHARE = 7
 """The part of the steps that a helper which does not train may take."""
 
+_DIFFERENTIATES = frozenset({"autograd", "backward", "grad"})
+"""Words of a function that may go backward through what it computes, further down."""
+
 _CUTTING = frozenset({"detach", "detach_", "data", "no_grad"})
 """What a `forward` mentions that may cut off what it is given."""
 
@@ -340,7 +343,7 @@ class Calls(Classes):
     def _within_limits(self, func: Func, calls: Sequence[Entered], node: ir.Node) -> Results:
         """Run a helper that does not train. One that takes too many steps is left, and not entered again."""
         before = [(args, st.fork()) for args, st in calls]
-        acts, entered, limit = self.acts, set(self.entered), self.limit
+        acts, entered, limit, waiting = self.acts, set(self.entered), self.limit, self.waiting()
         left = min(limit, self.budget) - self.steps
         self.limit = self.steps + max(left // SHARE, min(left // 2, LEAST))
         try:
@@ -351,7 +354,10 @@ class Calls(Classes):
             results = []
         finally:
             self.limit = limit
-        if not results:  # if it came to its end: it is more likely that a test was misjudged than that the program ends
+        if not results:  # if it came to its end: more likely a test was misjudged than that the program ends
+            mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
+            if mentions & _DIFFERENTIATES:
+                self.take_back(waiting)
             return [pair for args, st in before for pair in self._out_of_sight(func, args, node, st)]
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
         if not all(self.provenance(path).history(value, guess=True) for value, path in results):

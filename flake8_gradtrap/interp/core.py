@@ -589,13 +589,22 @@ class Core:
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
 
+    def waiting(self) -> list[tuple[Rule, str, dict[Any, Any]]]:
+        """The findings that wait in the rules."""
+        return [(rule, name, dict(getattr(rule, name))) for rule in self.monitors for name in rule.waits]
+
+    def take_back(self, waiting: list[tuple[Rule, str, dict[Any, Any]]]) -> None:
+        """A run was given up: it has not shown what would prove its findings innocent, so they wait no more."""
+        for rule, name, before in waiting:
+            setattr(rule, name, before)
+
     def escape(
         self, values: Iterable[Value], node: ir.Node, st: State, to: str = "", *, harmless: bool = False
     ) -> None:
         """Tell that things were handed to code that cannot be seen. `harmless`: which leaves gradients alone."""
         if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
-        things = []
+        values, things = tuple(values), []
         measured = MEASURES.search(to.rpartition(".")[0].partition("[")[0]) is not None
         for value in values:
             for part in self.reachable(value, st, attributes=True):
@@ -609,7 +618,8 @@ class Core:
                 if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
                     things += [Thing(owner) for owner in self.owners(tensor.parents[0], st) or ()]
         if things:
-            self.emit(Escaped(self.site(node, st), tuple(things), to), st)
+            modules = tuple(value for value in values if self.kind(value, st) == "module")
+            self.emit(Escaped(self.site(node, st), tuple(things), to, modules), st)
 
     def _harmless(self, value: Value, st: State) -> bool:
         """Whether who gets a value gets hold of no module, no optimizer and no loss. Elements that are known are

@@ -272,15 +272,14 @@ class Machine(Methods):
         self.helped = 0
         self.limit = math.inf
         entered, reports = set(self.entered), dict(self.reports)
-        waiting = [(rule, name, dict(getattr(rule, name))) for rule in self.monitors for name in rule.waits]
+        waiting = self.waiting()
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.over_budget.append(name)
             self.entered = entered  # what was entered may still be run by itself
             self.reports = reports
-            for rule, name, before in waiting:
-                setattr(rule, name, before)
+            self.take_back(waiting)
             if self.outermost[1] < self.steps // 2:
                 self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
