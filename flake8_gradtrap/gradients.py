@@ -211,8 +211,11 @@ def touches(watch: Watch, event: Escaped, owners: Owners, walked: frozenset[Hash
 def computes_loss(watch: Watch, event: Escaped) -> bool:
     """Whether the code that got hold of things only computes a loss with them, as its name says.
 
-    An optimizer is not needed for that: who is given one may do more.
+    An optimizer is not needed for that: who is given one may do more. So may who is given several models: the loss of
+    an adversary calls both, and may clear what it leaves in the one that it does not train.
     """
+    if len(event.modules) > 1:
+        return False
     missing = object()
     if any(watch.get(("optimizer", thing.key), missing) is not missing for thing in event.things):
         return False

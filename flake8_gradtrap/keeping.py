@@ -64,7 +64,7 @@ class Kept:
 
     `loops`: those that were running. `now` and `earlier`: the tensors of this iteration, and of those before; `graph`:
     what those of this one were computed from. `totals`: the sums that hold them. `walked`: one of them, or a part
-    of its graph, was back-propagated in its own iteration.
+    of its graph, was back-propagated in its own iteration. `bounded`: what keeps it has a greatest length.
     """
 
     site: Site = field(compare=False)
@@ -85,6 +85,7 @@ class Kept:
     retained: bool = False
     read: bool = False
     escaped: bool = False
+    bounded: bool = False
     count: int = 1
 
     meets: ClassVar[Level] = Level.FIRM
@@ -124,7 +125,9 @@ class KeepsGraph(InLoops):
         self.waiting: dict[Hashable, tuple[Kept, bool]] = {}
         """Findings, by place."""
         self.windows: set[Hashable] = set()
-        """Places whose container is emptied in the same loop, on whatever path: what it keeps is bounded."""
+        """Places whose total or container is let go in the same loops, on whatever path: what it keeps is bounded."""
+        self.resets: set[tuple[str, Hashable, frozenset[Hashable]]] = set()
+        """Totals and containers that their name lets go: how they are called, in which call, in which loops."""
         self.stepping: set[Hashable] = set()
         """Loops in which an optimizer steps, on whatever path."""
         self.steps = False
@@ -177,6 +180,7 @@ class KeepsGraph(InLoops):
                 backward=walks[-1].site if walks else new.backward,
                 walked=new.walked or bool(walks) or (bool(event.made_by) and event.had_history is not True),
                 retained=new.retained or any(walk.retains for walk in walks),
+                bounded=isinstance(event, Stored) and event.bounded,
                 count=new.count + 1 if old is not None else 1,
             ),
         )
@@ -262,12 +266,26 @@ class KeepsGraph(InLoops):
 
     @on(Emptied)
     def emptied(self, event: Emptied, watch: Watch) -> None:
+        loops = self.running(watch)
         for key, kept in tagged(watch, "kept"):
-            running = kept.loop is None or watch.get(("active", kept.loop)) is not None
-            if running and (kept.holder.key == event.container.key or event.container.key in kept.totals):
+            if kept.holder.key != event.container.key and event.container.key not in kept.totals:
+                continue
+            if kept.loops <= loops:
                 self.windows.add(place_key(kept.site))
                 watch.drop(key)
-        watch.put(("emptied", event.container.key), Sign())
+            elif not event.rebound and (kept.loop is None or kept.loop in loops):
+                watch.drop(key)
+        if event.rebound:
+            self.resets.add((event.container.label, frame(event.site), loops))
+        else:
+            watch.put(("emptied", event.container.key), Sign())
+
+    def in_windows(self, place: Hashable, kept: Kept) -> bool:
+        """Whether what is kept is let go time and again, in the loops that extend it."""
+        return place in self.windows or any(
+            label == kept.holder.label and call == frame(kept.site) and kept.loops <= loops
+            for label, call, loops in self.resets
+        )
 
     @on(Produced)
     def promised(self, event: Produced, watch: Watch) -> None:
@@ -298,7 +316,7 @@ class KeepsGraph(InLoops):
                 watch.drop(key)
                 self.judge(kept, watch)
         for place, (kept, trained) in self.waiting.items():
-            if place not in self.spared and not (trained and self.one_window(kept)):
+            if place not in self.spared and not (trained and (self.one_window(kept) or self.in_windows(place, kept))):
                 self.tell(kept, trained, watch)
         self.waiting.clear()
 

@@ -78,6 +78,7 @@ class HardDecisionInLoss(Rule):
     summary = "A loss, or a term of it, depends on what is trained through a hard decision only"
     words = ("backward", "training_step")
     roots = ("backward",)
+    waits = ("suspects",)
 
     def __init__(self) -> None:
         self.always: dict[Hashable, set[Hashable]] = {}

@@ -19,7 +19,8 @@ The total holds the graph of every iteration. There are two strengths, and the m
 False positives: a total of a few terms that dies with its function, when it is read out there.
 
 False negatives: in a loop without a backward, a total that is returned or handed to code that cannot be seen; a total
-of something else than what was back-propagated in a training loop.
+of something else than what was back-propagated in a training loop. A total that is set back within the loop that trains
+(after each print or accumulation window) holds the nodes of one window, which is no leak.
 
 The fix is `.detach()` on what is added. The value of the total stays the same.
 

@@ -17,7 +17,8 @@ activations stay. A `deque(maxlen=…)` only bounds the leak.
 False positives: a container that is emptied by code that cannot be seen.
 
 False negatives: whatever may be meant to be back-propagated later (rollouts, inner losses): a container of which any
-tensor is, on any path; and in a loop without a backward, a container that is returned or handed on.
+tensor is, on any path; and in a loop without a backward, a container that is returned or handed on. A container that is
+emptied within the loop that trains, after each window, holds the nodes of one window.
 
 The fix is `.detach()` on what is stored. For logging, `.item()` stores a plain number.
 
@@ -68,7 +69,7 @@ from __future__ import annotations
 
 from flake8_gradtrap.events import Accumulated, Stored
 from flake8_gradtrap.gradients import quoted
-from flake8_gradtrap.keeping import KeepsGraph, Kept, detach, place_key, place_of
+from flake8_gradtrap.keeping import KeepsGraph, Kept, detach, place_of
 from flake8_gradtrap.rule import Watch, on
 
 
@@ -94,7 +95,7 @@ class RawTensorStored(KeepsGraph):
         container = quoted(kept.holder, "a container")
         where = f" at line {watch.line(kept.backward)}" if kept.backward is not None else ""
         if trained:
-            pile = "pile up until it is emptied" if place_key(kept.site) in self.windows else "pile up (a slow leak)"
+            pile = "stay, as many as it holds" if kept.bounded else "pile up (a slow leak)"
             what = (
                 f"{container} keeps {tensor} with its graph: backward{where} frees the buffers, the nodes of every "
                 f"iteration {pile}"

@@ -17,7 +17,9 @@ It also hides mistakes: a state that is carried on with its history no longer ra
 False positives: a second backward through a graph that a module has kept for itself, out of sight.
 
 False negatives: an inner loop of which only the last backward need not retain; losses next to each other that come out
-of code which cannot be seen, and may share a graph; a `retain_graph` that is a setting.
+of code which cannot be seen, and may share a graph; a `retain_graph` that is a setting; a function that the loop calls,
+where neither what it returns nor another name or attribute is seen to hold the graph: it is gone when the function
+returns.
 
 There is no fix: if the step raises without it, something carries a graph on, which is the mistake to look for.
 
@@ -74,7 +76,7 @@ from flake8_gradtrap.events import (
     Site,
     Stepped,
 )
-from flake8_gradtrap.gradients import InLoops, forget, graph_of, quoted, tagged
+from flake8_gradtrap.gradients import InLoops, forget, frame, graph_of, quoted, tagged
 from flake8_gradtrap.rule import Watch, on
 
 LOGS = re.compile(r"log|print|info|write|add_scalar|update|append|set_postfix|step$|save", re.IGNORECASE)
@@ -82,7 +84,9 @@ LOGS = re.compile(r"log|print|info|write|add_scalar|update|append|set_postfix|st
 
 @dataclass
 class Retained:
-    """A backward that retains its graph, as all paths have seen it. `used`: something may go through it again."""
+    """A backward that retains its graph, as all paths have seen it. `used`: something may go through it again.
+    `outlives`: it stands in the function of the loop, or something holds the graph when its own function has returned.
+    """
 
     site: Site
     loss: str
@@ -91,6 +95,7 @@ class Retained:
     tensors: set[Hashable] = field(default_factory=set)
     partial: bool = False
     used: bool = False
+    outlives: bool = False
 
 
 class GraphRetainedInLoop(InLoops):
@@ -100,6 +105,7 @@ class GraphRetainedInLoop(InLoops):
     name = "graph-retained-in-loop"
     summary = "A training loop retains the graph of each backward, and nothing uses it again"
     words = ("retain_graph",)
+    waits = ("retained",)
 
     def __init__(self) -> None:
         self.retained: dict[Hashable, Retained] = {}
@@ -125,6 +131,7 @@ class GraphRetainedInLoop(InLoops):
             known.tensors |= graph
             known.partial = known.partial or event.partial
             known.used = known.used or known.loop != loop
+            known.outlives = known.outlives or event.outlives or frame(event.site) == frame(mark.site)
             watch.put(("walked", place), graph)
             watch.put(("open", place), True)
 
@@ -145,8 +152,11 @@ class GraphRetainedInLoop(InLoops):
 
     @on(FunctionLeft)
     def returned(self, event: FunctionLeft, watch: Watch) -> None:
+        values = frozenset(thing.key for thing in event.values)
         if not tagged(watch, "active"):  # out of sight; in a loop, its caller is seen
-            self.use(frozenset(thing.key for thing in event.values))
+            self.use(values)
+        for retained in self.retained.values():
+            retained.outlives = retained.outlives or not retained.tensors.isdisjoint(values)
 
     def use(self, tensors: frozenset[Hashable], but: Hashable = None) -> None:
         """Something goes through these; `but`: a backward at this place, which other paths have at the same tensors."""
@@ -168,7 +178,7 @@ class GraphRetainedInLoop(InLoops):
         for place, retained in self.retained.items():
             step = self.trains.get(retained.loop)
             shared = retained.partial and self.partial.get(retained.loop, set()) - {place}
-            if step is None or retained.used or shared:
+            if step is None or retained.used or shared or not retained.outlives:
                 continue
             watch.report(
                 retained.site,

@@ -25,9 +25,10 @@ of the window, or sums; a window whose micro-batches are parts of one loss over 
 losses); an optimizer that normalises its gradients.
 
 False negatives: a loss that anything unknown multiplies or divides as a whole; a loss of which it cannot be told that
-it is a mean; windows of other forms than those above; inner loops whose number is not called after what it is (`accum`,
-`micro`, …); a model or an optimizer that is handed to code out of sight between backward and step. Accelerate, when it
-was told `gradient_accumulation_steps`, and DeepSpeed divide by themselves.
+it is a mean, such as one of several results of code out of sight (`loss, output = model(x)`); windows of other forms
+than those above; inner loops whose number is not called after what it is (`accum`, `micro`, …); a model or an optimizer
+that is handed to code out of sight between backward and step. Accelerate, when it was told
+`gradient_accumulation_steps`, and DeepSpeed divide by themselves.
 
 ## Trap
 

@@ -104,6 +104,7 @@ class EvaluationRecordsGraph(InModes):
     words = ("eval", "autograd")
     roots = ("eval",)
     fix = "safe"
+    waits = ("calls",)
 
     def __init__(self) -> None:
         self.calls: dict[Hashable, Call] = {}

@@ -72,7 +72,8 @@ class Backpropagated(Event):
     received gradients. `scaler`: the gradient scaler that had scaled the loss. `weight`: the explicit gradient
     argument. `opaque`: an engine or wrapper did it, which may also step and clear. `through`: the accelerator whose
     `backward` it was. `carried`: where the graph goes on into those of earlier iterations. `asked`: `retain_graph=True`
-    stands there, and nothing else asks for it. `partial`: the graph may go on where it is not seen.
+    stands there, and nothing else asks for it. `partial`: the graph may go on where it is not seen. `outlives`: more
+    than the running function's own names holds a part of the graph (looked for where it is asked to be retained).
     """
 
     loss: Thing
@@ -93,6 +94,7 @@ class Backpropagated(Event):
     through: Thing | None = None
     carried: tuple[Carried, ...] = ()
     asked: bool = False
+    outlives: bool = False
     partial: bool = True
     begins: frozenset[Hashable] = frozenset()
     sure: frozenset[Hashable] = frozenset()
@@ -192,17 +194,23 @@ class Stored(Event):
 
 @dataclass(frozen=True, slots=True)
 class Emptied(Event):
-    """A container was cleared, or the name of it was given a new one."""
+    """A container was cleared. `rebound`: a total or a container was let go in the loop that fills it, because its name
+    was given a number, or an empty one.
+    """
 
     container: Thing
+    rebound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Escaped(Event):
-    """Things were handed to code that cannot be seen, returned out of sight, or stored where the run loses them."""
+    """Things were handed to code that cannot be seen, returned out of sight, or stored where the run loses them.
+    `modules`: those that are modules, and were given themselves.
+    """
 
     things: tuple[Thing, ...]
     to: str = ""
+    modules: tuple[Hashable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

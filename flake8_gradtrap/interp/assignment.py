@@ -9,13 +9,14 @@ from flake8_gradtrap.events import (
     Accumulated,
     Cleared,
     Clipped,
+    Emptied,
     Escaped,
     GradientForced,
     Stored,
     Thing,
 )
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.carrying import carried_loop, note_carrier
+from flake8_gradtrap.interp.carrying import carried_loop, note_carrier, set_back
 from flake8_gradtrap.interp.core import End, Results
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.provenance import is_loss
@@ -148,7 +149,7 @@ class Assignment(Expressions):
         self._call(value, name)
         env = self._home(name, st)
         before = st.envs.get(env, {}).get(name)
-        self._watch_total(before, value, Thing(value, name), st, node)
+        self._watch_total(before, value, name, st, node)
         self.rebound(before, value, name, node, st)
         self.module_rebound(before, value, name, node, st)
         self.progress_bound(name, value, node, st)
@@ -211,7 +212,7 @@ class Assignment(Expressions):
         if name == "data" and st.tensor(value) is not None:
             value = self.make_tensor("detach", (value,), node, st, how=".data")  # of whatever it is: no graph is kept
         old = st.attr(base, name)
-        self._watch_total(old, value, Thing(value, self.label(target)), st, node)
+        self._watch_total(old, value, self.label(target), st, node)
         if st.stamp:
             note_carrier(old, value, self.label(target), self.site(node, st), st, outlives=True)
         self._call(value, name)
@@ -291,7 +292,7 @@ class Assignment(Expressions):
         record = st.record(base)
         if isinstance(record, Tensor) and isinstance(base, Ref):
             # Written in place: the tensor has now the history of what was written, too.
-            self._watch_total(base, value, Thing(base, self.label(target)), st, node)
+            self._watch_total(base, value, self.label(target), st, node, base)
             before = self.new(record, st)
             st.replace(base, Tensor("pass", (before, value), self.site(node, st), st.mode, how="[]=", stamp=st.stamp))
             self.overwritten(base, "[…] =", (value,), node, st, target.value, before)
@@ -336,7 +337,7 @@ class Assignment(Expressions):
             st.set_attr(base, index, value)
         if index == Const.of("params"):
             self.group_added(None, value, node, st)
-        self._watch_total(old, value, Thing(value, self.label(target)), st, node)
+        self._watch_total(old, value, self.label(target), st, node)
         if not isinstance(index, Const):  # a constant key is overwritten: nothing grows
             self._store(base, value, st, node, self.label(target.value))
 
@@ -349,10 +350,23 @@ class Assignment(Expressions):
                 return loop
         return None
 
-    def _watch_total(self, old: Value | None, value: Value, total: Thing, st: State, node: ir.Node) -> None:
-        """Emit Accumulated where a value extends one from an earlier iteration."""
-        if old is None or old == value or not st.stamp or st.mode is False or IN_DOUBT in st.conds:
+    def for_few(self, loop: Any, st: State) -> bool:
+        """Whether a loop goes over a few things that are written there, and no other runs within it."""
+        return loop in self.over_few and st.stamp[-1][0] == loop
+
+    def _watch_total(
+        self, old: Value | None, value: Value, label: str, st: State, node: ir.Node, inside: Value | None = None
+    ) -> None:
+        """Emit Accumulated where a value extends one from an earlier iteration, or one `inside` of which it is written;
+        Emptied where it takes the place of a total.
+        """
+        if old == value or not st.stamp or st.mode is False or IN_DOUBT in st.conds:
             return  # a sum under no_grad holds no graph, whatever is added
+        if set_back(old, value, st):
+            self.emit(Emptied(self.site(node, st), Thing(value if old is None else old, label), rebound=True), st)
+        if old is None:
+            return
+        total = Thing(value if inside is None else inside, label)
         before, after = st.tensor(old), st.tensor(value)
         if before is None or after is None:
             return
@@ -364,6 +378,8 @@ class Assignment(Expressions):
             loop = carried_loop(before.stamp, st.stamp)
         if loop is None or self.in_a_test(st):
             return
+        if "." not in total.label and self.for_few(loop, st):
+            return  # of no more than these
         provenance = self.provenance(st)
         if any(number == loop for number, _ in before.stamp) and provenance.history(old) is False:
             return  # each iteration cuts it
@@ -470,10 +486,13 @@ class Assignment(Expressions):
             record = st.record(root)
         stamp = record.stamp if isinstance(record, Listing | Mapping | Thingy | Iterator) else ()
         loop = self.outlived_loop(stamp, st)
-        if loop is None and (st.stamp or (isinstance(container, Ref) and container > self.began)):
+        local = isinstance(container, Ref) and container > self.began  # it was made in this call
+        if loop is None and (st.stamp or local):
             return  # it was made in this iteration, or in this call
         if loop in self.over_parts or (by == "setitem" and stamp and isinstance(record, Listing)):
             return  # one for each model, or each place of a list that is soon made anew: there are no more of them
+        if local and self.for_few(loop, st):
+            return
         if self.in_a_test(st):
             return
         bounded = isinstance(record, Listing) and record.bounded

@@ -50,6 +50,12 @@ OFTEN = 3
 SHARE = 7
 """The part of the steps that a helper which does not train may take."""
 
+_DIFFERENTIATES = frozenset({"autograd", "backward", "grad"})
+"""Words of a function that may go backward through what it computes, further down."""
+
+_CUTTING = frozenset({"detach", "detach_", "data", "no_grad"})
+"""What a `forward` mentions that may cut off what it is given."""
+
 _MODES = frozenset({"train", "super"})
 """Words of functions that may put a module back into training mode, themselves or as their class's base does."""
 
@@ -182,38 +188,44 @@ class Calls(Classes):
         results: Results = []
         quieted = self.quieted
         if self.matters(bound, args, st):
+            cuts = not _CUTTING.isdisjoint(ir.mentions(bound.node))
             for value, path in self.enter(bound, args, node, st):
-                results.append((self._output(module, value, args, node, path), path))
+                results.append((self._output(module, value, args, node, path, cuts), path))
         else:
             results.append((self.output(module, NONE, args, node, st), st))
         for value, path in results:
             self.forwarded(module, value, node, path, quieted)
         return results
 
-    def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
+    def _output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State, cuts: bool = False) -> Value:
         record = st.record(value)
         if isinstance(value, Tup):
-            return Tup(tuple(self._output(module, part, args, node, st) for part in value.items))
+            return Tup(tuple(self._output(module, part, args, node, st, cuts) for part in value.items))
         if isinstance(record, Listing):
             items = (
-                tuple(self._output(module, part, args, node, st) for part in record.items)
+                tuple(self._output(module, part, args, node, st, cuts) for part in record.items)
                 if record.items is not None
                 else None
             )
-            item = self._output(module, record.item, args, node, st) if record.item is not None else None
+            item = self._output(module, record.item, args, node, st, cuts) if record.item is not None else None
             return self.new(Listing(items, items[0] if items else item, stamp=st.stamp), st)
         if isinstance(record, Mapping):
-            entries = tuple((key, self._output(module, item, args, node, st)) for key, item in record.items)
+            entries = tuple((key, self._output(module, item, args, node, st, cuts)) for key, item in record.items)
             return self.new(Mapping(entries, record.closed, st.stamp), st)
         if isinstance(record, Tensor) and (record.is_number or record.op in ("readout", "hard")):
             return value  # a number, or an index: no output of the module goes with it
         if isinstance(value, Const | Func) or (record is not None and not isinstance(record, Tensor)):
             return value
-        return self.output(module, value, args, node, st)
+        return self.output(module, value, args, node, st, cuts)
 
-    def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State) -> Value:
-        """The output of a module: `value` is what its visible `forward` returned, None where that is not seen."""
+    def output(self, module: Value, value: Value, args: Args, node: ir.Node, st: State, cuts: bool = False) -> Value:
+        """The output of a module: `value` is what its visible `forward` returned, None where that is not seen. `cuts`:
+        it may cut off what it is given.
+        """
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
+        if cuts and inputs and not isinstance(value, Const):
+            without = self.provenance(st).cut_off(value)
+            inputs = tuple(part for part in inputs if part not in without)
         doubtful = st.conds.get(IN_DOUBT) == "unseen" or self.frozen(module, st)
         mode = None if st.mode and doubtful else st.mode
         output = self.make_tensor(
@@ -331,7 +343,7 @@ class Calls(Classes):
     def _within_limits(self, func: Func, calls: Sequence[Entered], node: ir.Node) -> Results:
         """Run a helper that does not train. One that takes too many steps is left, and not entered again."""
         before = [(args, st.fork()) for args, st in calls]
-        acts, entered, limit = self.acts, set(self.entered), self.limit
+        acts, entered, limit, waiting = self.acts, set(self.entered), self.limit, self.waiting()
         left = min(limit, self.budget) - self.steps
         self.limit = self.steps + max(left // SHARE, min(left // 2, LEAST))
         try:
@@ -342,7 +354,10 @@ class Calls(Classes):
             results = []
         finally:
             self.limit = limit
-        if not results:  # if it came to its end: it is more likely that a test was misjudged than that the program ends
+        if not results:  # if it came to its end: more likely a test was misjudged than that the program ends
+            mentions = func.node.mentions if isinstance(func.node, ir.FunctionDef) else frozenset()
+            if mentions & _DIFFERENTIATES:
+                self.take_back(waiting)
             return [pair for args, st in before for pair in self._out_of_sight(func, args, node, st)]
         self.idle[func.ident] = self.idle.get(func.ident, 0) + 1 if self.acts == acts else -1_000
         if not all(self.provenance(path).history(value, guess=True) for value, path in results):

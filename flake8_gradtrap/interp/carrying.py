@@ -5,7 +5,7 @@ from __future__ import annotations
 from flake8_gradtrap.events import Carried, Site, Thing
 from flake8_gradtrap.interp.provenance import CUTS, Graph, Provenance, unscaled
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Listing, Ref, Stamp, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.values import Const, Listing, Mapping, Ref, Stamp, Sym, Tensor, Tup, Value
 
 
 def carried_loop(stamp: Stamp, now: Stamp) -> int | None:
@@ -16,6 +16,27 @@ def carried_loop(stamp: Stamp, now: Stamp) -> int | None:
         if stamp[place][1] < iteration:
             return loop
     return None
+
+
+def set_back(old: Value | None, value: Value, st: State) -> bool:
+    """Whether a name lets go of a total, in the run of the loop that extended it, or of what a container holds.
+
+    `old` is None where nothing reads it any more.
+    """
+    if not st.stamp or old == value:
+        return False
+    before, after = st.record(old) if old is not None else None, st.record(value)
+    if isinstance(before, Tensor):
+        last = len(before.stamp) - 1
+        if not 0 <= last < len(st.stamp) or before.stamp[:last] != st.stamp[:last]:
+            return False
+        if before.stamp[last][0] != st.stamp[last][0]:
+            return False
+    elif old is not None and not isinstance(before, Listing | Mapping):
+        return False
+    if isinstance(after, Listing | Mapping):
+        return not after.items and not (isinstance(after, Listing) and after.items is None)
+    return isinstance(value, Const) or (isinstance(after, Tensor) and after.op == "leaf")
 
 
 def note_carrier(old: Value | None, value: Value, label: str, site: Site, st: State, outlives: bool = False) -> None:

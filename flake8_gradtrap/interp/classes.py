@@ -7,6 +7,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Results
 from flake8_gradtrap.interp.leaves import KNOWING
 from flake8_gradtrap.interp.project import ProjectModule
+from flake8_gradtrap.interp.selecting import field_of
 from flake8_gradtrap.interp.state import State
 from flake8_gradtrap.interp.statements import Statements, methods_of
 from flake8_gradtrap.interp.values import (
@@ -148,6 +149,8 @@ class Classes(Statements):
             if method:
                 return [(self.bind_method(*method, base.receiver, st), st)]
             return [(Method(base, name), st)]
+        if not called and (field := field_of(base, name)) is not None:
+            return [(field, st)]
         record = st.record(base)
         if isinstance(record, Thingy) and record.cls is not None:
             found = self._instance_attr(base, record.cls, name, node, st)

@@ -201,6 +201,8 @@ class Core:
         """How many things were made when an iteration began."""
         self.over_parts: set[Hashable] = set()
         """Loops that go over models or optimizers."""
+        self.over_few: set[Hashable] = set()
+        """Loops over the few things that are written where they begin."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()
@@ -605,13 +607,22 @@ class Core:
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
 
+    def waiting(self) -> list[tuple[Rule, str, dict[Any, Any]]]:
+        """The findings that wait in the rules."""
+        return [(rule, name, dict(getattr(rule, name))) for rule in self.monitors for name in rule.waits]
+
+    def take_back(self, waiting: list[tuple[Rule, str, dict[Any, Any]]]) -> None:
+        """A run was given up: it has not shown what would prove its findings innocent, so they wait no more."""
+        for rule, name, before in waiting:
+            setattr(rule, name, before)
+
     def escape(
         self, values: Iterable[Value], node: ir.Node, st: State, to: str = "", *, harmless: bool = False
     ) -> None:
         """Tell that things were handed to code that cannot be seen. `harmless`: which leaves gradients alone."""
         if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
-        things = []
+        values, things = tuple(values), []
         harmless = harmless or (_ACTING.search(to) is None and any(map(_computes, st.frames)))
         measured = MEASURES.search(to.rpartition(".")[0].partition("[")[0]) is not None
         for value in values:
@@ -626,7 +637,8 @@ class Core:
                 if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
                     things += [Thing(owner) for owner in self.owners(tensor.parents[0], st) or ()]
         if things:
-            self.emit(Escaped(self.site(node, st), tuple(things), to), st)
+            modules = tuple(value for value in values if self.kind(value, st) == "module")
+            self.emit(Escaped(self.site(node, st), tuple(things), to, modules), st)
 
     def _harmless(self, value: Value, st: State) -> bool:
         """Whether who gets a value gets hold of no module, no optimizer and no loss. Elements that are known are

@@ -8,9 +8,22 @@ from types import MappingProxyType
 from flake8_gradtrap.events import Cleared, Iterated, IteratorMade, Owners, Site
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.contexts import Contexts
-from flake8_gradtrap.interp.core import Args, Results
+from flake8_gradtrap.interp.core import NAMED_PARTS, Args, Results
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import TRUE, Const, Func, Iterator, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
+from flake8_gradtrap.interp.values import (
+    NONE,
+    TRUE,
+    Const,
+    Func,
+    Iterator,
+    Listing,
+    Mapping,
+    Sym,
+    Tensor,
+    Thingy,
+    Tup,
+    Value,
+)
 
 _NOTHING: MappingType[Value, Value] = MappingProxyType({})
 
@@ -299,16 +312,17 @@ class Iteration(Contexts):
         short = name.rpartition(".")[2]
         values = args.pos[:1] if name in self.know.lists["iterators.consumers"] else args.pos
         results: Results = []
+        bounded = short == "deque" and args.get(1, "maxlen") not in (None, NONE)
         if not values:
             shape = short if short in ("deque", "ModuleList", "ParameterList") else "list"
-            return [(self.new(Listing((), None, stamp=st.stamp, shape=shape), st), st)]
+            return [(self.new(Listing((), None, bounded=bounded, stamp=st.stamp, shape=shape), st), st)]
         source = values[0]
         for item, path in self.iterate(source, f"`{short}`", node, st):
-            results.append((self._collected(name, short, source, item, args, node, path), path))
+            results.append((self._collected(name, short, source, item, bounded, node, path), path))
         return results
 
     def _collected(
-        self, name: str, short: str, source: Value, item: Value, args: Args, node: ir.Node, st: State
+        self, name: str, short: str, source: Value, item: Value, bounded: bool, node: ir.Node, st: State
     ) -> Value:
         record = st.record(source)
         items = self.elements(source, st)
@@ -316,7 +330,6 @@ class Iteration(Contexts):
             item = self.one_of(item, source, st)
         owners = record.owners if isinstance(record, Iterator | Listing) else None
         if name in self.know.lists["iterators.materialisers"]:
-            bounded = short == "deque" and args.get(1, "maxlen") not in (None, Const.of(None))
             of_parameters = isinstance(record, Iterator | Listing) and record.of_parameters
             if owners is None and items:
                 owners = self._union(items, st)
@@ -350,6 +363,9 @@ class Iteration(Contexts):
             held = frozenset(owners) if owners else None
             holder = self.new(Thingy("module", None, held, name, None, (source,), self.site(node, st)), st)
             self.note_named_parts(holder, (source,), st)
+            whose = [owner for owner in held or () if isinstance(owner, Value) and st.tensor(owner) is None]
+            if short == "ParameterList" and held and len(whose) == len(held):  # those of models: it is no owner itself
+                st.set_attr(holder, NAMED_PARTS, Tup(tuple(sorted(whose, key=str))))
             return holder
         if short in ("sum", "stack", "cat", "hstack", "vstack", "max", "min", "fsum"):
             parts = items if items is not None else (item,)

@@ -53,6 +53,8 @@ class _Entry:
 class Loops(Assignment):
     def run_For(self, node: ir.For, live: list[State]) -> list[End]:
         leaves = _leaves_early(node.body)
+        if _few(node.iter):
+            self.over_few.add(id(node))
         groups: list[_Entry] = []
         before_items = self.counter
         for path in live:
@@ -345,3 +347,15 @@ def _counts(value: Any) -> bool:
     if isinstance(value, Sym) and value.op == "+":
         return _counts(value.args[0])
     return isinstance(value, Sym) and value.op == "index"
+
+
+def _few(iterable: ir.Expression) -> bool:
+    """Whether a loop goes over few things that are all written there: `for x in (real, fake)`."""
+    if isinstance(iterable, ir.Call) and isinstance(iterable.func, ir.Name):
+        walks = iterable.func.id in ("zip", "enumerate", "reversed", "sorted")
+        return walks and any(_few(arg.value) for arg in iterable.args[:1] if not arg.star)
+    return (
+        isinstance(iterable, ir.Sequence)
+        and len(iterable.elts) <= EACH
+        and not any(isinstance(element, ir.Starred) for element in iterable.elts)
+    )

@@ -273,15 +273,14 @@ class Machine(Methods):
         self.helped = 0
         self.limit = math.inf
         entered, reports = set(self.entered), dict(self.reports)
-        waiting = [(rule, name, dict(getattr(rule, name))) for rule in self.monitors for name in rule.waits]
+        waiting = self.waiting()
         try:
             work()  # type: ignore[operator]
         except (OverBudget, RecursionError):
             self.tally.over_budget.append(name)
             self.entered = entered  # what was entered may still be run by itself
             self.reports = reports
-            for rule, name, before in waiting:
-                setattr(rule, name, before)
+            self.take_back(waiting)
             if self.outermost[1] < self.steps // 2:
                 self.entered.add(self.outermost[0])  # but this one would fail again: it took the most part of the steps
             return False
@@ -354,9 +353,13 @@ class Machine(Methods):
         return env
 
     def _assumable(self, param: ir.Param, func: Func) -> bool:
-        """Whether an argument may be one-shot; its name alone does not say so where all visible callers pass lists."""
+        """Whether an argument may be one-shot; its name alone does not say so where all visible callers pass lists, or
+        where it is documented as one.
+        """
         if not _may_be_one_shot(param) or param.annotation is not None:
             return _may_be_one_shot(param)
+        if _documented_as_list(func.node, param.name):
+            return False
         kinds = self.handed_kinds.get((func.ident, param.name), set())
         return not kinds <= {"list", "tuple"} if kinds else not self._called_unseen(func)
 
@@ -642,6 +645,17 @@ def _takes_one_shot(arguments: ast.arguments) -> bool:
 
 def _may_be_one_shot(param: ir.Param) -> bool:
     return param.kind not in ("star", "starstar") and _one_shot(param.name, param.annotation)
+
+
+def _documented_as_list(node: ir.Node, name: str) -> bool:
+    """Whether the docstring gives a parameter the type of a list: in the ways of NumPy, Google and Sphinx."""
+    definition = node.origin
+    text = ast.get_docstring(definition) if isinstance(definition, ast.FunctionDef) else None
+    if text is None:
+        return False
+    ways = rf"{name}\s*(?::|\()\s*|:type\s+{name}\s*:\s*|:param\s+(?=\w+\s+{name}\s*:)"
+    found = re.search(rf"^\s*(?:{ways})((?:list|tuple|sequence)\b.*)", text, re.MULTILINE | re.IGNORECASE)
+    return found is not None and re.search(r"iter|generator", found[1], re.IGNORECASE) is None
 
 
 def _one_shot(name: str, annotation: str | None) -> bool:

@@ -31,6 +31,7 @@ from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results
 from flake8_gradtrap.interp.overwriting import in_place
+from flake8_gradtrap.interp.selecting import gives_indices
 from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.torch_model import ASKS_FINITE
 from flake8_gradtrap.interp.values import (
@@ -76,6 +77,9 @@ _SCALE_SETTINGS = frozenset(
     f"{verb}_{name}" for verb in ("get", "set") for name in ("growth_factor", "backoff_factor", "growth_interval")
 )
 """How a scaler is told how its scale shall change: no update of it."""
+
+_BEGINNINGS = ("param", "leaf", "data")
+"""Operations with which a graph begins: what they made holds no graph."""
 
 _ADDS = frozenset({"add_module", "register_module", "register_parameter", "append", "extend", "insert"})
 """Methods by which a module gets another part."""
@@ -296,6 +300,8 @@ class Methods(Containers):
             output = self.make_tensor("op", operands, node, st, how="." + name, saves=True)
             first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
             self.numerical(name, output, [*first, receiver, *args.pos[len(first) :]], node, st)
+            if (args.pos or args.kw) and gives_indices(name, args.pos, args, st, presumed=True):
+                return [(Tup((output, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
             return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
@@ -331,7 +337,7 @@ class Methods(Containers):
                     st.replace(receiver, replace(new, parents=parents, stamp=tensor.stamp))
                 return [(receiver, st)]
             return [(result, st)]
-        if name in ("max", "min", "topk", "sort") and (args.pos or args.kw):
+        if gives_indices(name, args.pos, args, st, presumed=True):
             values = self.make_tensor("pass", (receiver,), node, st, how=f".{name}()")
             return [(Tup((values, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
         if (
@@ -413,6 +419,7 @@ class Methods(Containers):
             node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) and not wrapped else None
         )
         owners = self.owners_of(graph, st)
+        asked = _asks_to_retain(node) and create == FALSE
         self.emit(
             Backpropagated(
                 self.site(node, st), self.thing(loss, shown), frozenset(graph.reaches), frozenset(graph.frees), retain,
@@ -423,7 +430,8 @@ class Methods(Containers):
                 weights=Weighing(provenance).weights(loss) if self.hears_windows and not weighs else Weights(),
                 through=through,
                 carried=carried(graph, provenance, st),
-                asked=_asks_to_retain(node) and create == FALSE,
+                asked=asked,
+                outlives=asked and self._held_elsewhere(graph.reaches, st),
                 partial=graph.unknown,
                 sure=self.known_owners(graph, st) if owners is None else owners,
                 begins=frozenset(value for value in graph.reaches if self._begins(value, st)),
@@ -441,6 +449,13 @@ class Methods(Containers):
         nowhere = isinstance(loss, Sym) and loss.op == "global"  # bound nowhere in sight: each time another one
         if not nowhere and (record is None or not record.is_number):
             st.conds[("live", loss)] = True  # else backward would have raised
+
+    def _held_elsewhere(self, graph: set[Value], st: State) -> bool:
+        """Whether a part of a graph has a name out of the running function, or is an attribute."""
+        made = {part for part in graph if part in self.likely or ((t := st.tensor(part)) and t.op not in _BEGINNINGS)}
+        names = (held.values() for env, held in st.envs.items() if env != st.frame.env)
+        parts = (held.values() for holder, held in st.overlay.items() if holder not in graph)
+        return any(value in made for held in (*names, *parts) for value in held)
 
     def _begins(self, value: Value, st: State) -> bool:
         """Whether a part of a graph is a Parameter, or an unknown that nothing seen was computed into."""
@@ -673,6 +688,7 @@ class Methods(Containers):
                     if isinstance(part, Value):
                         st.set_attr(part, "loaded", Sym("stamp", st.stamp))
             if name in _ADDS:
+                self.note_added(receiver, args.all()[-1:], st)
                 self.parts_added(receiver, args.all(), name, node, st)
             self.handed_over(args.all(), node, st, name)
             return [(self.unknown(name), st)]

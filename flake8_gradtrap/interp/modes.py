@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
@@ -10,7 +11,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import IN_DOUBT, Frame, State
-from flake8_gradtrap.interp.values import NONE, Api, Class, Const, Func, Listing, Sym, Tensor, Thingy, Value
+from flake8_gradtrap.interp.values import FALSE, NONE, Api, Class, Const, Func, Listing, Sym, Tensor, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -47,6 +48,8 @@ _WITHOUT_MODES = frozenset(
     "random warnings time json re".split()
 )
 """Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
+
+_ADDED = ("what was added has modes",)
 
 _PLAIN_CONTEXTS = frozenset(
     "open suppress nullcontext contextlib torch tqdm os io time tempfile pathlib warnings threading multiprocessing "
@@ -135,8 +138,16 @@ class Modes(Core):
             return any(self.modal(part, st, depth + 1) for part in held.values() if self.kind(part, st) == "module")
         roles = self.know.roles(record.what)
         if "modules.holders" in roles:
-            return not record.args or any(self.modal(part, st, depth + 1) for part in record.args)
+            added = st.attr(module, _ADDED)
+            if added is None and not record.args:
+                return True
+            return added not in (None, FALSE) or any(self.modal(part, st, depth + 1) for part in record.args)
         return "modules.stateless" not in roles and "modules.same_in_both_modes" not in roles
+
+    def note_added(self, holder: Value, parts: Iterable[Value], st: State) -> None:
+        """Parts are put into a holder of modules, which may have modes by them."""
+        modal = st.attr(holder, _ADDED) not in (None, FALSE) or any(self.modal(part, st, 1) for part in parts)
+        st.set_attr(holder, _ADDED, Const.of(modal))
 
     def _class_is_modal(self, cls: Class) -> bool:
         """Whether a class, or anything that it mentions, may ask for the mode, as far as its words say."""

@@ -169,6 +169,24 @@ class Provenance:
             stack.extend(new)
         return found
 
+    def cut_off(self, value: Value) -> set[Value]:
+        """What went into a value no other way than through a cut."""
+        live: set[Value] = set()
+        cut: set[Value] = set()
+        stack = [(value, True)]
+        while stack:
+            current, flows = stack.pop()
+            if current in live or (not flows and current in cut):
+                continue
+            (live if flows else cut).add(current)
+            if len(live) + len(cut) > _LIMIT:
+                return set()
+            tensor = self.state.tensor(current)
+            parents = current.items if isinstance(current, Tup) else tensor.parents if tensor is not None else ()
+            flows = flows and (tensor is None or (tensor.op not in CUTS and (tensor.mode is not False)))
+            stack.extend((parent, flows) for parent in parents)
+        return cut - live
+
     def _whole(self, tensor: Tensor) -> Value | None:
         """The output of an unseen module of which a tensor is a part: whether the parts share a graph is not known."""
         picks = tensor.how in PICKS or (tensor.how.startswith(".") and not tensor.how.endswith(")"))

@@ -18,10 +18,15 @@ from flake8_gradtrap.interp.values import (
     Const,
     Listing,
     Sym,
+    Tup,
     Value,
 )
 
-_ARRAYS = frozenset({"numpy.ndarray", "builtins.list", "builtins.float", "builtins.int"})
+_NO_TENSORS = frozenset(
+    "numpy.ndarray builtins.list builtins.tuple builtins.float builtins.int typing.List typing.Tuple typing.Sequence "
+    "collections.abc.Sequence".split()
+)
+"""Types of what is no tensor."""
 
 
 class Rewrapping(Iteration):
@@ -115,10 +120,9 @@ class Rewrapping(Iteration):
             if not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
             symbol = test[1]
-            if symbol.op in ("pure torch.is_tensor", "pure builtins.isinstance") and symbol.args[:1] == (value,):
-                other = len(symbol.args) > 1 and isinstance(symbol.args[1], Api) and symbol.args[1].name in _ARRAYS
-                if fact is other:  # known to be no tensor
-                    return self._is_array(value, st)
+            asked = symbol.op in ("pure torch.is_tensor", "pure builtins.isinstance") and symbol.args[:1] == (value,)
+            if asked and fact is _asks_for_others(symbol):  # known to be no tensor
+                return self._is_array(value, st)
         return st.tensor(value) is not None or self.is_tensor(value, st) or value in self.likely
 
     def _variable(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -145,3 +149,10 @@ class Rewrapping(Iteration):
         record = st.tensor(source)
         taken = record is not None and record.op in ("detach", "readout", "rewrap")
         return self.make_tensor("param", (), node, st, how="Variable(…, requires_grad=True)", taken=taken)
+
+
+def _asks_for_others(test: Sym) -> bool:
+    """Whether what passes a type test is no tensor; else, what does not."""
+    types = test.args[1] if len(test.args) > 1 else None
+    tests = types.items if isinstance(types, Tup) else (types,)
+    return all(isinstance(each, Api) and each.name in _NO_TENSORS for each in tests)

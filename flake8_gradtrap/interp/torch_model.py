@@ -19,6 +19,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import HARMLESS, NAMED_PARTS, Args, Dead, Results
+from flake8_gradtrap.interp.selecting import gives_indices
 from flake8_gradtrap.interp.state import IN_DOUBT, State
 from flake8_gradtrap.interp.values import (
     FALSE,
@@ -64,6 +65,13 @@ _CLIPS = re.compile(r"(dispatch_|adaptive_)?clip_(grad|gradient)s?(_|$)")
 
 ASKS_FINITE = frozenset({"isnan", "isinf", "isfinite", "isneginf", "isposinf", "nan_to_num", "nan_to_num_"})
 """Functions and methods that look for what is not finite, or replace it."""
+
+
+_PARAMS = Const.of("params")
+
+
+_NUMBERS = frozenset({"ndarray", "number", "Number", "Real", "generic", "floating", "integer", "float", "int", "str"})
+"""Types of what is no tensor, and holds none."""
 
 
 GRAD_MODE = "grad mode"
@@ -240,13 +248,17 @@ class TorchModel(Wrappers):
             )
         if isinstance(record, Listing):
             return Const.of(bool(names & {"list", "tuple", "Sequence", "Iterable", "Sized", "Collection", "set"}))
-        if isinstance(record, Tensor) and not record.is_number and names == {"Tensor"}:
+        if isinstance(record, Tensor) and record.is_number and names == {"Tensor"}:
+            return FALSE
+        if isinstance(record, Tensor) and not record.is_number and "Tensor" in names:
             return TRUE
-        if isinstance(record, Tensor) and names == {"ndarray"}:
-            if self._is_array(args.pos[0], st):
+        if isinstance(record, Tensor) and names <= _NUMBERS:
+            if names == {"ndarray"} and self._is_array(args.pos[0], st):
                 return TRUE
             source = st.behind(args.pos[0])  # what a module returned, or a part of it
-            if self._surely_tensor(args.pos[0], st) or (source is not None and source.op == "forward"):
+            if source is not None and (source.op == "forward" or self.provenance(st).history(args.pos[0], guess=True)):
+                return FALSE  # what carries a graph is a tensor
+            if self._surely_tensor(args.pos[0], st):
                 return FALSE
         if isinstance(record, Mapping):
             return Const.of(bool(names & {"dict", "Mapping", "Iterable", "MutableMapping", "OrderedDict"}))
@@ -340,16 +352,22 @@ class TorchModel(Wrappers):
         return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
     def _consume_groups(self, params: Value, short: str, node: ir.Node, st: State) -> None:
-        """An optimizer iterates its parameters, and those of each group."""
+        """An optimizer iterates its parameters, and those of each group, in which it leaves a list of them."""
         if isinstance(st.record(params), Iterator):
             self.iterated(params, f"`{short}`", node, st, True)
             return
         for group in self.elements(params, st) or ():
             record = st.record(group)
             if isinstance(record, Mapping):
-                for key, value in record.items:
-                    if key == Const.of("params") and isinstance(st.record(value), Iterator):
-                        self.iterated(value, f"`{short}`", node, st, True)
+                entries = dict(record.items)
+                value = entries.get(_PARAMS)
+                if value is not None and isinstance(it := st.record(value), Iterator):
+                    self.iterated(value, f"`{short}`", node, st, True)
+                    if isinstance(group, Ref):
+                        owners = self.owners(value, st)
+                        left = Listing(None, it.item, owners, of_parameters=it.of_parameters, stamp=st.stamp)
+                        entries[_PARAMS] = self.new(left, st)
+                        st.replace(group, replace(record, items=tuple(entries.items())))
 
     def _make_scaler(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         enabled = args.kw.get("enabled", TRUE)
@@ -637,6 +655,8 @@ class TorchModel(Wrappers):
         self.computed_loss(name, result, args, node, st)
         if args.pos:
             self.numerical(short, result, args.pos, node, st)
+        if gives_indices(short, args.pos[1:], args, st, presumed=False):
+            return Tup((result, self.make_tensor("hard", operands[:1], node, st, how=short)))
         return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------

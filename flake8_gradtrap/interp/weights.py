@@ -61,6 +61,8 @@ class Weighing:
         if tensor.op in ("add", "sub", "scale", "neg"):
             return self._most(tensor.parents, share, depth, term or tensor.op in ("add", "sub"))
         if tensor.op == "pass":
+            if tensor.how == "unpacked" and self._unseen_model(tensor.parents[0]):
+                return None  # `loss, output = model(x)`: it may as well be a sum
             inner = self._most(tensor.parents, share, depth, term)
             if tensor.how in ("mean", ".mean()", ".nanmean()"):
                 return share
@@ -76,6 +78,11 @@ class Weighing:
         mean = tensor.reduction in ("mean", "ragged") or (not tensor.reduction and _named_loss(tensor.how))
         return share if mean else None
 
+    def _unseen_model(self, value: Value) -> bool:
+        """Whether a value is what a model returned that was not entered."""
+        tensor = self.state.tensor(value)
+        return tensor is not None and tensor.op == "forward" and tensor.parents[:1] in ((), (Const.of(None),))
+
     def _of_unknown(self, value: Sym, share: float | None, depth: int, term: bool) -> float | None:
         if value.op in ("*", "/", "+", "-"):
             parts = tuple(part for part in value.args if isinstance(part, Value))
@@ -83,8 +90,8 @@ class Weighing:
                 self._weigh(value)
                 return None
             return self._most(parts, share, depth, term)
-        if value.op == "joined" or "loss" not in value.name.lower():
-            return None  # joined: of several values
+        if value.op in ("joined", "item") or "loss" not in value.name.lower():
+            return None  # joined: of several values; one of several that a call returned may as well be a sum
         known = self.provenance
         # What unseen code computed may have been divided there; what a model returns is not.
         return share if value.op != "call" or value in known.likely - known.handed_out else None
