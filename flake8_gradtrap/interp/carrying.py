@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flake8_gradtrap.events import Carried, Site, Thing
 from flake8_gradtrap.interp.provenance import CUTS, Graph, Provenance, unscaled
-from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Listing, Mapping, Ref, Stamp, Sym, Tensor, Tup, Value
+from flake8_gradtrap.interp.state import IN_DOUBT, State
+from flake8_gradtrap.interp.values import NONE, Const, Listing, Mapping, Ref, Stamp, Sym, Tensor, Tup, Value
 
 
 def carried_loop(stamp: Stamp, now: Stamp) -> int | None:
@@ -54,7 +54,7 @@ def note_carrier(old: Value | None, value: Value, label: str, site: Site, st: St
     for part in parts:
         tensor = st.tensor(part)
         if isinstance(tensor, Tensor) and tensor.stamp == st.stamp and tensor.op not in CUTS and tensor.mode:
-            st.set_attr(part, "carried by", Sym("carried", (site, label)))
+            st.set_attr(part, "carried by", NONE if IN_DOUBT in st.conds else Sym("carried", (site, label)))
 
 
 def carried(graph: Graph, provenance: Provenance, st: State) -> tuple[Carried, ...]:
@@ -70,6 +70,8 @@ def carried(graph: Graph, provenance: Provenance, st: State) -> tuple[Carried, .
     for value in entering & earlier:
         mark, site = st.attr(value, "carried by"), made[value].site
         label = ""
+        if mark == NONE:
+            continue  # it may have been computed without gradients
         if isinstance(mark, Sym) and isinstance(mark.args[0], Site):
             site, label = mark.args[0], str(mark.args[1])
         # Where nothing is known of what is behind a loss, that loss stands for it.
