@@ -592,8 +592,8 @@ class Core:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
 
     def modal(self, module: Value, st: State, depth: int = 0) -> bool:
-        """Whether a module may do something else in training than in evaluation."""
-        return True
+        """Whether a module may do something else in training than in evaluation; in `modes`."""
+        raise NotImplementedError
 
     def waiting(self) -> list[tuple[Rule, str, dict[Any, Any]]]:
         """The findings that wait in the rules."""
