@@ -16,6 +16,8 @@ computed in the constructor keeps its one graph, too: the second `backward()` th
 
 False positives: a constant that is written as a Parameter.
 
+An attribute that holds a Parameter already is not reported: torch raises where a plain tensor is to take its place.
+
 False negatives: conversions of which it is not known whether they return the same object (`.float()`, `.to(dtype)`);
 Parameters that are made in code out of sight.
 
@@ -81,7 +83,9 @@ class ParameterNotRegistered(InRegistry):
     def __init__(self) -> None:
         super().__init__()
         self.suspects: dict[tuple[Hashable, str], AttributeSet] = {}
-        """By holder and name, the last value that is no Parameter and was computed from one."""
+        """By holder and name, the first value that is no Parameter and was computed from one."""
+        self.held: set[tuple[Hashable, str]] = set()
+        """Holders and names that are given a Parameter or a module, too: torch lets nothing else take its place."""
 
     @on(AttributeSet)
     def assigned(self, event: AttributeSet, watch: Watch) -> None:
@@ -89,15 +93,20 @@ class ParameterNotRegistered(InRegistry):
         if event.computed is not None:
             self.suspects.setdefault(key, event)
         elif event.attribute.kind in ("parameter", "module"):
-            self.suspects.pop(key, None)
+            self.held.add(key)
             self.remember(event.attribute.parts)
 
     @on(FileEnded)
     def judge(self, event: FileEnded, watch: Watch) -> None:
-        for kept in self.suspects.values():
+        for key, kept in self.suspects.items():
             computed = kept.computed
             assert computed is not None
-            if computed.parameter.key in self.registered or computed.made is None or computed.site is None:
+            if (
+                key in self.held
+                or computed.parameter.key in self.registered
+                or computed.made is None
+                or computed.site is None
+            ):
                 continue
             if computed.made.node not in self.registered:
                 name = f"{kept.holder.label or 'self'}.{kept.attribute.name}"

@@ -106,7 +106,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from flake8_gradtrap.events import Activation, LossComputed, RunEnded
+from flake8_gradtrap.events import Activation, FileEnded, LossComputed, RunEnded
 from flake8_gradtrap.keeping import place_key
 from flake8_gradtrap.rule import Rule, Watch, on
 
@@ -134,12 +134,18 @@ class ActivationBeforeLogitLoss(Rule):
         "BCEWithLogitsLoss", "nll_loss", "NLLLoss", "ctc_loss", "CTCLoss", "sigmoid_focal_loss",
         "MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", "criterion",
     )  # fmt: skip
-    waits = ("trapped",)
+    waits = ("trapped", "waiting")
 
     def __init__(self) -> None:
         self.trapped: dict[Hashable, LossComputed] = {}
         self.innocent: set[Hashable] = set()
-        """Places where a loss is given what it takes, or something that is not known, on some path."""
+        """Places where a loss is given what it takes, or something that is not known, on some path of the run."""
+        self.waiting: dict[Hashable, LossComputed] = {}
+        """What is left of a run, by place and what the loss takes."""
+        self.served: set[Hashable] = set()
+        """Places, and what the loss takes there, where it is given that on some path of any run: a constructor that
+        chooses what it makes is run for each choice.
+        """
 
     @on(LossComputed)
     def computed(self, event: LossComputed, watch: Watch) -> None:
@@ -148,18 +154,27 @@ class ActivationBeforeLogitLoss(Rule):
             return  # what it is given was seen another time
         if event.activation is None or not wrong(event.expects, event.activation.kind)[0]:
             self.innocent.add(place)
+            self.served.add((place, event.expects))
         elif event.trains is not False:
             self.trapped.setdefault(place, event)
 
     @on(RunEnded)
     def ended(self, event: RunEnded, watch: Watch) -> None:
-        causes: dict[Hashable, list[LossComputed]] = {}
         for place, loss in self.trapped.items():
-            if place not in self.innocent and loss.activation is not None:
+            if place not in self.innocent:
+                self.waiting.setdefault((place, loss.expects), loss)
+        self.trapped.clear()
+        self.innocent.clear()
+
+    @on(FileEnded)
+    def judge(self, event: FileEnded, watch: Watch) -> None:
+        causes: dict[Hashable, list[LossComputed]] = {}
+        for place, loss in self.waiting.items():
+            if place not in self.served and loss.activation is not None:
                 site = loss.activation.site
                 cause = (site.node if site is not None else place, wrong(loss.expects, loss.activation.kind))
                 causes.setdefault(cause, []).append(loss)
-        self.trapped.clear()
+        self.waiting.clear()
         for first, *others in causes.values():
             assert first.activation is not None
             self.tell(first, first.activation, others, watch)

@@ -207,6 +207,24 @@ def test_an_edit_ends_the_check_of_what_was_before_it(slow: tuple[Slow, Checker[
     assert delay >= 0.05
 
 
+def test_an_edit_after_a_pause_is_checked_at_once(slow: tuple[Slow, Checker[int, int]]) -> None:
+    work, checker = slow
+
+    async def main() -> list[float]:
+        delays = []
+        for number in (1, 2):
+            started = time.monotonic()
+            checker.touch("a", 0.2, pause=0.1)
+            asked = asyncio.ensure_future(checker.newest("a"))
+            await begun(work, number)
+            delays.append(time.monotonic() - started)
+            asked.cancel()
+        return delays
+
+    at_once, in_a_burst = asyncio.run(main())
+    assert at_once < 0.2 <= in_a_burst
+
+
 def test_a_check_ends_when_nobody_waits_any_more(slow: tuple[Slow, Checker[int, int]]) -> None:
     work, checker = slow
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flake8_gradtrap.events import Activation
+from flake8_gradtrap.interp.core import CHOSEN
 from flake8_gradtrap.interp.knowledge import Knowledge
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import NONE, Const, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
+from flake8_gradtrap.interp.values import NONE, TRUE, Const, Listing, Mapping, Sym, Tensor, Thingy, Tup, Value
 
 _DEEP = 24
 """So many operations are followed."""
@@ -110,9 +111,11 @@ class Activations:
     def kind_of(self, module: Value | None) -> str:
         """What a layer of torch makes, by the lists of the table; "" where it is none of them."""
         record = self.state.record(module)
-        if isinstance(record, Thingy) and record.kind == "module" and record.cls is None:
-            return self.know.role_in("activations", record.what)
-        return ""
+        if module is None or not isinstance(record, Thingy) or record.kind != "module" or record.cls is not None:
+            return ""
+        if self.state.attr(module, CHOSEN) == TRUE:
+            return ""  # as good as any other
+        return self.know.role_in("activations", record.what)
 
     def _name(self, module: Value | None) -> str:
         record = self.state.record(module)

@@ -103,6 +103,9 @@ HARMLESS = (
 )
 """Libraries and functions that do nothing to gradients."""
 
+CHOSEN = ("one of several",)
+"""What is noted of a part of an instance that a setting chooses, where another choice cannot be seen."""
+
 NAMED_PARTS = ("parts that have a name",)
 """What is noted of a `ModuleList` or `Sequential`: the modules in it that are used by another name, too."""
 

@@ -316,6 +316,8 @@ class Expressions(Comprehensions):
         if isinstance(record, Tensor):
             keyed = isinstance(index, Const) or (isinstance(index, Sym) and index.op == "joined")
             how = "[key]" if keyed else "[]"  # a key may pick one of several outputs
+            if _tests(index, base, st):
+                how = "[mask]"  # those parts of it that pass a test
             return self.make_tensor("pass", (base,), node, st, is_number=record.is_number, how=how)
         if isinstance(record, Iterator):
             raise Dead  # an iterator cannot be indexed
@@ -411,6 +413,19 @@ class Expressions(Comprehensions):
         return results
 
     # -- comprehensions -----------------------------------------------------------------------------------------------
+
+
+def _tests(mask: Value, value: Value, st: State, depth: int = 0) -> bool:
+    """Whether a mask is the result of comparing a value with something."""
+    tensor = st.tensor(mask)
+    if tensor is None or depth > 3 or tensor.op not in ("hard", "op", "mul"):
+        return False
+    if tensor.how.strip(".()") in _COMPARISONS:
+        return value in tensor.parents
+    return any(_tests(parent, value, st, depth + 1) for parent in tensor.parents)
+
+
+_COMPARISONS = frozenset({">", "<", ">=", "<=", "!=", "gt", "lt", "ge", "le", "ne"})
 
 
 _BUILTINS = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
@@ -23,13 +23,13 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
-from flake8_gradtrap.interp.core import OverBudget
+from flake8_gradtrap.interp.core import CHOSEN, OverBudget
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.registration import MODULES
 from flake8_gradtrap.interp.state import Frame, State
-from flake8_gradtrap.interp.values import Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
+from flake8_gradtrap.interp.values import TRUE, Class, Const, Func, Iterator, Listing, Mapping, Ref, Sym, Thingy, Value
 from flake8_gradtrap.rule import Rule
 from flake8_gradtrap.source import TopLevel
 from flake8_gradtrap.traits import KEEPS_SEVERAL, OF_CLASSES, REGISTERS
@@ -455,7 +455,9 @@ class Machine(Methods):
             if found is not None:
                 bound = self.bind_method(*found, instance, st)
                 if isinstance(bound, Func):
-                    starts = _unlike(self.root(bound, st.fork())) or [st]
+                    paths = self.root(bound, st.fork())
+                    _note_choices(instance, paths)
+                    starts = _unlike(paths) or [st]
             if self.hears(Constructed):
                 for start in starts:
                     self.emit(self.constructed(cls, instance, start), start)
@@ -622,6 +624,17 @@ def _unlike(paths: list[State]) -> list[State]:
         return paths
     first, rest = paths[0], paths[1:]
     return [first, max(rest, key=lambda path: sum(first.conds.get(key) != fact for key, fact in path.conds.items()))]
+
+
+def _note_choices(instance: Value, paths: list[State]) -> None:
+    """Mark the parts of an instance that a setting chooses, if another choice of it cannot be seen."""
+    held = [path.overlay.get(instance, {}) for path in paths]
+    for name in frozenset[Hashable]().union(*held) if len(paths) > 1 else ():
+        values = [attributes.get(name) for attributes in held]
+        if any(isinstance(value, Sym) for value in values):
+            for path, value in zip(paths, values, strict=True):
+                if isinstance(value, Ref):
+                    path.set_attr(value, CHOSEN, TRUE)
 
 
 def _turns_gradients_on(statement: ir.Statement) -> bool:

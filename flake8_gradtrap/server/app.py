@@ -31,7 +31,9 @@ from flake8_gradtrap.server.text import Text
 from flake8_gradtrap.source import SourceError, decode
 
 TYPING = 0.15
-"""Seconds after an edit before a check begins."""
+"""Seconds after an edit before a check begins, while somebody types."""
+PAUSE = 0.5
+"""Seconds without an edit after which the next one is checked at once."""
 BEHIND = 0.5
 """Seconds after an edit before programs are checked that use the edited file."""
 
@@ -238,7 +240,7 @@ class Server(LanguageServer):
     def changed(self, uri: str, delay: float = 0.0) -> None:
         """A document is another one than before: its program is checked, then those that use it."""
         program = self.documents.program_of(uri)
-        self.checker.touch(program, delay)
+        self.checker.touch(program, delay, PAUSE)
         self._publish_soon(program)
         self.check_users([path_of(uri)], BEHIND if delay else 0.0)
 

@@ -7,6 +7,7 @@ and when none of them waits any more, it ends too.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ class _Work(Generic[R]):
 
     stamp: int = 0
     """Counts what happened to it: what was found before does not hold any more."""
+    touched: float = 0.0
+    """When something happened to it last."""
     due: float = 0.0
     """When it may be checked: not while somebody types."""
     found: tuple[int, R] | None = None
@@ -56,11 +59,15 @@ class Checker(Generic[J, R]):
         """Call something in the thread, when nothing is checked: the engine is not made for two threads."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    def touch(self, uri: str, delay: float = 0.0) -> None:
-        """Something has changed: what is known does not hold any more, and a check begins `delay` seconds from now."""
+    def touch(self, uri: str, delay: float = 0.0, pause: float = math.inf) -> None:
+        """Something has changed: what is known does not hold any more, and a check begins `delay` seconds from now; at
+        once, where nothing had changed for `pause` seconds: that is no burst yet, and one that follows ends the check.
+        """
         work = self._works.setdefault(uri, _Work())
         work.stamp += 1
-        work.due = time.monotonic() + delay
+        now = time.monotonic()
+        work.due = now if now - work.touched >= pause else now + delay
+        work.touched = now
         if work.running is not None:
             work.running.stop()
 
