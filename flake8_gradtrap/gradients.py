@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -25,6 +25,7 @@ from flake8_gradtrap.events import (
     Site,
     Thing,
 )
+from flake8_gradtrap.levels import Level
 from flake8_gradtrap.rule import Rule, Watch, on
 
 RESTORING = re.compile(r"load|restore|resume|save|checkpoint", re.IGNORECASE)
@@ -34,7 +35,7 @@ TORCH_CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm"
 
 APART = re.compile(
     r"target|teacher|ema|momentum|shadow|frozen|froze|reference"
-    r"|hidden(?!_?(layer|block|conv|linear|fc|unit|dense|net))"
+    r"|hidden(?!s|_?(layer|block|conv|linear|fc|unit|dense|net))"
     r"|(^|[_.])(ref|old|prev|pretrained|lpips|vgg|perceptual|inception)([_.]|$)",
     re.IGNORECASE,
 )
@@ -128,6 +129,16 @@ def concerns(watch: Watch, one: Owners, other: Owners) -> bool:
 
 
 # -- premises in memory -----------------------------------------------------------------------------------------------
+
+
+class Uncertain:
+    """A memory that many paths may forget where they differ in it: nothing is reported because it is missing."""
+
+    __slots__ = ()
+    meets: ClassVar[Level] = Level.FIRM
+
+    def meet(self, other: Any) -> None:
+        """Nothing is left: a condition that is forgotten may say which path it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,16 @@ _MICRO_BATCHES = re.compile(r"accum|micro_?batch", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """That something speaks for a candidate: where paths merge of which only one says so, it still does."""
+
+    meets: ClassVar[Level] = Level.SOFT
+
+    def meet(self, other: Sign | None) -> Sign:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Walk:
     """A backward that was seen: its tensors, and the loops that were running. `trains`: it is known whose gradients it
     computes; else of a mere part of its loss, which may be data, no graph is known.
@@ -229,7 +239,7 @@ class KeepsGraph(InLoops):
     def iteration(self, event: IterationStarted, watch: Watch) -> None:
         if watch.get(("over parameters",)):
             watch.drop(("over parameters",))
-            watch.put(("small", event.loop), True)
+            watch.put(("small", event.loop), Sign())
         for key, kept in tagged(watch, "kept"):
             if kept.now and event.loop in kept.loops:
                 earlier = kept.earlier | kept.now
@@ -238,12 +248,12 @@ class KeepsGraph(InLoops):
     @on(IteratorMade)
     def iterator(self, event: IteratorMade, watch: Watch) -> None:
         if event.of_parameters:
-            watch.put(("parameters", event.it.key), True)
+            watch.put(("parameters", event.it.key), Sign())
 
     @on(Iterated)
     def iterated(self, event: Iterated, watch: Watch) -> None:
         if "for" in event.by and watch.get(("parameters", event.it.key)):
-            watch.put(("over parameters",), True)
+            watch.put(("over parameters",), Sign())
 
     @on(LoopLeft)
     def left(self, event: LoopLeft, watch: Watch) -> None:
@@ -268,7 +278,7 @@ class KeepsGraph(InLoops):
         if event.rebound:
             self.resets.add((event.container.label, frame(event.site), loops))
         else:
-            watch.put(("emptied", event.container.key), True)
+            watch.put(("emptied", event.container.key), Sign())
 
     def in_windows(self, place: Hashable, kept: Kept) -> bool:
         """Whether what is kept is let go time and again, in the loops that extend it."""

@@ -66,6 +66,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Iterated, IteratorMade
+from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 OPTIMIZER = re.compile(
@@ -76,7 +77,7 @@ AVERAGE = re.compile(r"\w*(ema|swa|average|averaged|moving)\w*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Story(Uncertain):
     """What has happened to an iterator on this path."""
 
     made: IteratorMade = field(compare=False)

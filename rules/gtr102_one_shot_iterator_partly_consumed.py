@@ -59,6 +59,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Iterated, IteratorMade
+from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 ORDINARY = {
@@ -81,7 +82,7 @@ ORDINARY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Story(Uncertain):
     """What has happened to an iterator on this path."""
 
     made: IteratorMade = field(compare=False)

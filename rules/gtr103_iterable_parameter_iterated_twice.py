@@ -53,11 +53,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from flake8_gradtrap.events import Iterated, IteratorMade, Site
+from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Story(Uncertain):
     """What has happened to an iterator on this path: an argument, or one that is handed to functions."""
 
     made: IteratorMade = field(compare=False)

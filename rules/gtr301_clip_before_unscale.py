@@ -78,6 +78,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from flake8_gradtrap.events import (
     Backpropagated,
@@ -131,6 +132,24 @@ class Suspect:
     fixable: bool = True
     mixed: bool = False
     """On the same path, those of this backward were unscaled in an earlier step: no setting decides."""
+    merged: bool = False
+    """The path stands for another one, too, which may have other optimizers."""
+
+    def meet(self, other: Suspect | None) -> Any:
+        """By force: some path has clipped them as they were, and what that path does next, the merged one does."""
+        if other is None:
+            return replace(self, merged=True)
+        if other.owners != self.owners:
+            return NotImplemented
+        return replace(
+            self,
+            certain=self.certain and other.certain,
+            optimizers=tuple(dict.fromkeys((*self.optimizers, *other.optimizers))),
+            steps=(*self.steps, *other.steps),
+            fixable=self.fixable and other.fixable,
+            mixed=self.mixed and other.mixed,
+            merged=True,
+        )
 
 
 class ClipBeforeUnscale(MeetsOptimizers, Waiting):
@@ -271,7 +290,7 @@ class ClipBeforeUnscale(MeetsOptimizers, Waiting):
 
     def decide(self, suspect: Suspect, watch: Watch) -> None:
         """Report a clip for which no step named the optimizer for certain."""
-        only = alone(watch, suspect.owners)
+        only = not suspect.merged and alone(watch, suspect.owners)
         if suspect.certain or only:
             self.keep(suspect, suspect.steps[0] if only and suspect.steps else None)
 

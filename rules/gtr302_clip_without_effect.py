@@ -108,6 +108,9 @@ LOGGING = re.compile(r"\b(log|log_dict|logger|logging|print|info|debug|add_scala
 STEPPING = re.compile(r"(^|[._])(\w*_step|step|optimi[sz]e\w*|train\w*|fit|learn|minimize|backward|apply_grad\w*)$")
 """What code that cannot be seen is called when it may step once more with gradients that were applied already."""
 
+STEPS = re.compile(r"(optimizer_)?step|optimi[sz]e(_fn)?|update(_parameters|_weights)?|apply_grad(ient)?s")
+"""What a function is called that does no more than a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
@@ -152,7 +155,8 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
 
     Where it is not known whose gradients were clipped, "last" (the step that was the last thing done to gradients)
     makes a "late" suspect, and a finding when all optimizers of the path have cleared theirs before they step again;
-    "first" are the optimizers that clear before any step of this path, should it be run again.
+    "first" are the optimizers that clear before any step of this path, should it be run again; "steps" says that its
+    function is called like a step.
 
     Acquitted: clips that meet the gradients of a backward on some path (the rest of a window, after the loop)."""
 
@@ -286,7 +290,10 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
 
     @on(FunctionLeft)
     def leave(self, event: FunctionLeft, watch: Watch) -> None:
-        if event.function.rpartition(".")[2] != "training_step" or not event.values:
+        name = event.function.rpartition(".")[2]
+        if event.site.caller is None and STEPS.fullmatch(name):
+            watch.put(("steps",), True)
+        if name != "training_step" or not event.values:
             return
         for key, suspect in tagged(watch, "early"):
             watch.drop(key)
@@ -309,11 +316,19 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
         for key, suspect in tagged(watch, "late"):
             watch.drop(key)
             cleared = self.head(suspect, watch)
-            if cleared is not None:
+            if cleared is not None or self.steps_only(suspect, watch):
                 self.late(suspect, cleared)
         if event.again:
             self.again(watch)
         super().ended(event, watch)
+
+    @staticmethod
+    def steps_only(suspect: Suspect, watch: Watch) -> bool:
+        """Whether all that this path does is to step and to clip, and its function is called so: whoever calls it has
+        gone backward before, and clears what was clipped, or adds to it.
+        """
+        seen = tagged(watch, "begun", "empty", "first")
+        return bool(watch.get(("steps",))) and not (watch.lossy or suspect.doubtful or seen)
 
     def head(self, suspect: Suspect, watch: Watch) -> Site | None:
         """Where this path, should it be run again, clears what was clipped before it steps."""
@@ -355,21 +370,22 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
             remedy=self.move(suspect, place, step),
         )
 
-    def late(self, suspect: Suspect, cleared: Site) -> None:
-        """A clip of gradients that were applied already."""
+    def late(self, suspect: Suspect, cleared: Site | None) -> None:
+        """A clip of gradients that were applied already. `cleared`: where they are cleared, if that can be seen."""
         if suspect.before is not None:
             self.suspect(suspect.site.node, partial(self.tell_late, suspect, suspect.before, cleared))
 
-    def tell_late(self, suspect: Suspect, before: Site, cleared: Site, watch: Watch) -> None:
+    def tell_late(self, suspect: Suspect, before: Site, cleared: Site | None, watch: Watch) -> None:
         place = clip_site(suspect.site, suspect.by, before)
+        then = f", and line {watch.line(cleared)} clears" if cleared is not None else ""
         watch.report(
             place,
-            f"this clips gradients that the step at line {watch.line(before)} has already applied, and "
-            f"line {watch.line(cleared)} clears: no update is ever limited; clip before the step",
+            f"this clips gradients that the step at line {watch.line(before)} has already applied{then}: no update is "
+            "ever limited; clip before the step",
             trace=[
                 ("the gradients are applied here", before),
                 ("clipped here, after that", place),
-                ("and cleared here, before any other step", cleared),
+                *([("and cleared here, before any other step", cleared)] if cleared is not None else []),
             ],
             remedy=self.move(suspect, place, None if suspect.scaled else before),
         )

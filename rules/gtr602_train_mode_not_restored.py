@@ -86,10 +86,12 @@ from flake8_gradtrap.events import (
     Backpropagated,
     Escaped,
     Forwarded,
+    FunctionLeft,
     IterationStarted,
     LoopLeft,
     ModeRead,
     ModeSet,
+    Overwritten,
     Site,
     Stepped,
 )
@@ -216,9 +218,27 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
             shared = overlap(owners, trained.mark.parts)
             if shared or (shared is None and trained.reached and alone(watch)):
                 watch.drop(key)
-                self.judge(trained, event, watch)
+                self.judge(trained, event.site, watch)
 
-    def judge(self, trained: Trained, event: Stepped, watch: Watch) -> None:
+    @on(Overwritten)
+    def update(self, event: Overwritten, watch: Watch) -> None:
+        """A step written by hand: `p.data.add_(p.grad, alpha=-lr)`."""
+        if event.leaf and event.by_gradient and not tagged(watch, "optimizer"):
+            for key, trained in tagged(watch, "trained"):
+                if trained.reached:
+                    watch.drop(key)
+                    self.judge(trained, event.site, watch)
+
+    @on(FunctionLeft)
+    def evaluated(self, event: FunctionLeft, watch: Watch) -> None:
+        """A function that evaluates by its name has done so, whatever method of the model it called."""
+        if EVALUATES.search(event.function):
+            within = frame(event.site)
+            for _, mark in tagged(watch, "eval"):
+                if frame(mark.site) == within:
+                    self.use(mark, watch)
+
+    def judge(self, trained: Trained, step: Site, watch: Watch) -> None:
         mark = trained.mark
         around = [(key[1], value.site) for key, value in tagged(watch, "active") if key[1] in mark.loops]
         if not around:
@@ -230,7 +250,7 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
             ("put into evaluation mode here", mark.site),
             ("called in that mode here", trained.forward),
             ("back-propagated here", trained.backward),
-            ("and trained on here", event.site),
+            ("and trained on here", step),
         ]
         watch.report(
             place,

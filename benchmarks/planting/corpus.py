@@ -65,7 +65,7 @@ def read(path: Path) -> Source | None:
             text = handle.read()
         if "torch" not in text or text.count("\n") > MAX_LINES:
             return None
-        source = Source(text)
+        source = Source(text, path)
     except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
         return None
     return source if source.uses_torch else None

@@ -191,6 +191,8 @@ def item_dropped_append(source: Source) -> Iterator[Site]:
         target = call.func.value
         if pair is None or (not source.loops(stmt) and not dotted(target).startswith("self.")):
             continue
+        if re.search(rf"(np|numpy)\.\w+\({re.escape(dotted(target))}\b", source.text):
+            continue  # an array of tensors with a graph cannot be made: that trap would be loud
         backward = keeps_live(source, stmt, pair[1])
         if backward is not None and outlives(source, stmt, target, backward, EMPTY):
             edit = Edit(*source.span(pair[0]), source.segment(pair[1]))

@@ -63,7 +63,9 @@ def evaluates(source: Source, function: FunctionNode) -> bool:
     for call in source.calls:
         if source.function(call) is function and dotted(call.func) in put and source.loops(call):
             returned = re.findall(r"^\s*return (.+)$", text, re.MULTILINE)
-            return not any(re.search(r"\b(outputs?|logits|preds?|predictions?|y_hat)\b", value) for value in returned)
+            return not any(
+                re.search(r"(\b|_)(outputs?|logits|preds?|predictions?|y_hat)\b", value) for value in returned
+            )
     return False
 
 
@@ -105,6 +107,31 @@ def no_grad_dropped(source: Source) -> Iterator[Site]:
             )
 
 
+_MODED = re.compile(
+    r"drop(?!_?last|na\b|_dup)|BatchNorm|InstanceNorm|SyncBN|pretrained *=|from_pretrained|torchvision|timm|"
+    r"transformers|diffusers|monai|resnet|"
+    r"create_model|get_model|build|models?\.__dict__",
+    re.IGNORECASE,
+)
+"""What speaks for a model that does something else in training than in evaluation, or for one that cannot be seen."""
+
+
+def modes_matter(source: Source) -> bool:
+    """Whether the model may do something else in the one mode than in the other, by the text of this file and of those
+    that it imports from beside it.
+    """
+    texts = [source.text]
+    if source.path is not None:
+        for node in ast.walk(source.tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in filter(None, names):
+                beside = source.path.parent / (name.replace(".", "/") + ".py")
+                if beside.is_file():
+                    texts.append(beside.read_text(encoding="utf-8", errors="replace"))
+    return any(map(_MODED.search, texts))
+
+
 @kind("train-dropped")
 def train_dropped(source: Source) -> Iterator[Site]:
     """The only `train()` of a loop that also validates is lost: after the first validation, dropout is off.
@@ -119,7 +146,7 @@ def train_dropped(source: Source) -> Iterator[Site]:
     ]
     trains = [call for call in calls if call.func.attr == "train"]  # type: ignore[attr-defined]
     evals = [call for call in calls if call not in trains]
-    if len(trains) != 1 or not evals or ".training" in source.text:
+    if len(trains) != 1 or not evals or ".training" in source.text or not modes_matter(source):
         return
     call = trains[0]
     stmt, function = source.statement(call), source.function(call)

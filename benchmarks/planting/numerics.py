@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from planting.kinds import kind
-from planting.source import FUNCTIONS, Edit, Site, Source, dotted, is_reference, last_name
+from planting.source import FUNCTIONS, Edit, FunctionNode, Site, Source, dotted, is_reference, last_name
 from planting.training import bindings
 
 ACTIVATED = re.compile(r"softmax|sigmoid|prob", re.I)
@@ -38,13 +38,29 @@ def criteria(source: Source, classes: set[str]) -> set[str]:
     return found - other
 
 
+def handed_in(source: Source, function: FunctionNode, name: str) -> bool:
+    """Whether a name is a parameter of a function that no function of the file calls with that name as its own."""
+    if name not in {arg.arg for arg in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}:
+        return False
+    for call in source.calls:
+        around = source.function(call)
+        if dotted(call.func).rpartition(".")[2] == function.name and around is not function:
+            scope = source.tree if around is None else around
+            if re.search(rf"^\s*{re.escape(name)} = ", ast.unparse(scope), re.MULTILINE):
+                return False
+    return True
+
+
 def trains(source: Source, call: ast.Call) -> bool:
-    """Whether the function around a loss back-propagates it, or says that it computes one."""
+    """Whether the function around a loss back-propagates it to train, and not to measure time, or says that it computes
+    one.
+    """
     function = source.function(call)
     if function is None or MEASURES.search(function.name) or source.gradients_off(call):
         return False
-    if any(isinstance(node, ast.Call) and last_name(node.func) == "backward" for node in ast.walk(function)):
-        return True
+    called = {last_name(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+    if "backward" in called:
+        return not (called & {"default_timer", "perf_counter", "synchronize"} and "step" not in called)
     return function.name == "training_step"
 
 
@@ -55,7 +71,10 @@ def losses(source: Source, names: dict[str, str]) -> Iterator[tuple[ast.Call, as
     held = {held: names[cls] for cls, one in made.items() for held in criteria(source, one)}
     for call in source.calls:
         name = dotted(call.func)
+        function = source.function(call)
         if name in held:
+            if function is not None and handed_in(source, function, name):
+                continue  # what is called so elsewhere may be another one
             activation = held[name]
         elif name.rpartition(".")[2] in functional and re.match(r"(F|nn\.functional|torch\.nn\.functional)\.", name):
             activation = names[name.rpartition(".")[2]]

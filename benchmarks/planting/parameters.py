@@ -58,6 +58,8 @@ def module_list_to_list(source: Source) -> Iterator[Site]:
             continue
         function, holder = found
         text = ast.unparse(holder)
+        if re.search(r"lpips|perceptual", name, re.IGNORECASE):
+            continue  # of a network that is only loaded
         if len(re.findall(rf"{re.escape(name)} = ", text)) != 1 or re.search(
             rf"(ModuleList|Sequential)\([^\n]*{re.escape(name)}\b|add_module|setattr|register", text
         ):
@@ -84,8 +86,8 @@ def parameter_moved(source: Source) -> Iterator[Site]:
         if not re.search(r"(^|\.)Parameter$", dotted(call.func)) or constructor(source, call) is None:
             continue
         name = attribute_of(source.statement(call), call)
-        if not name or "requires_grad=False" in ast.unparse(call) or "cuda" in ast.unparse(call):
-            continue
+        if not name or re.search(r"requires_grad=(?!True)|cuda", ast.unparse(call)):
+            continue  # perhaps not to be trained
         holder = source.parent[source.function(call)]  # type: ignore[index]
         if len(re.findall(rf"{re.escape(name)} = ", ast.unparse(holder))) == 1:
             end = source.span(call)[1]

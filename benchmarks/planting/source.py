@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 MAX_LINES = 3000
 MAX_PLANTS = 3
@@ -48,8 +49,9 @@ class Site:
 class Source:
     """A file, its tree, and the questions that eligibility asks."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, path: Path | None = None) -> None:
         self.text = text
+        self.path = path
         self.lines = text.split("\n")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -150,6 +150,8 @@ def scheduler_optimizer_swapped(source: Source) -> Iterator[Site]:
             what = step_statement(source, step)
             if what is None or not source.loops(step) or not source.owns_lines(step):
                 continue
+            if not re.search(r"backward|loss", ast.unparse(source.scope_node(source.scope(step)))):
+                continue  # a schedule is only drawn, or printed
             for later in block[index + 1 : index + 4]:
                 call = later.value if isinstance(later, ast.Expr) else None
                 if (

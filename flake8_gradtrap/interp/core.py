@@ -31,7 +31,7 @@ from flake8_gradtrap.interp.merging import Merger
 from flake8_gradtrap.interp.pathwatch import PathWatch, Report
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.provenance import Graph, Provenance
-from flake8_gradtrap.interp.state import State
+from flake8_gradtrap.interp.state import Frame, State
 from flake8_gradtrap.interp.values import (
     TRUE,
     Class,
@@ -59,6 +59,12 @@ _PLAIN_IN_FORWARD = frozenset({"backward", "loss", "losses", "criterion", "math"
 
 _ACTS = (Backpropagated, Cleared, Clipped, Differentiated, OptimizerMade, ScalerUpdated, Stepped, Unscaled)
 """What happens to gradients: a helper that does it is entered each time."""
+
+_WALKS = frozenset({"backward", "manual_backward", "autograd", "zero_grad"})
+"""Words of a `forward` that does more than to compute."""
+
+_ACTING = re.compile(r"backward|step|optim|minimi|train(?!ed)|fit|clear|zero|engine|update", re.IGNORECASE)
+"""What something is called that may do more, when a `forward` hands a loss to it."""
 
 TRAINED = frozenset({"module", "optimizer", "scaler", "lossfn"})
 """Kinds of things that take part in training."""
@@ -150,6 +156,14 @@ class Args:
         return [*self.pos, *self.kw.values()]
 
 
+def _computes(frame: Frame) -> bool:
+    """Whether a module's `forward` runs: what it calls computes something, and does not clear, step or go backward."""
+    func = frame.func
+    if func is None or func.owner is None or not isinstance(func.node, ir.FunctionDef):
+        return False
+    return func.node.name == "forward" and func.node.mentions.isdisjoint(_WALKS)
+
+
 class Core:
     """State and services of one abstract run over one file; the other parts of the machine inherit from it."""
 
@@ -178,6 +192,8 @@ class Core:
         """Unknowns that are one of several modules, all of which do the same in training as in evaluation."""
         self.data: set[Value] = set()
         """Unknowns that come from a data loader."""
+        self.plain_contexts: set[Value] = set()
+        """Unknowns that are contexts which leave gradients as they are: `nullcontext()`."""
         self.optimized = False
         """Whether an optimizer was made."""
         self.inferring = False
@@ -374,6 +390,8 @@ class Core:
             return by_name or "engine", by_name
         if kind == "tensor" and by_name in ("module", "accelerator", "scaler", "optimizer"):
             return by_name, by_name
+        if kind == "optimizer" and by_name == "module" and done & {"backward", "train", "eval", "parameters"}:
+            return by_name, by_name  # an engine around a model, on some paths
         if not kind and by_name == "optimizer" and not done & {"step", "zero_grad", "param_groups"}:
             return "", by_name
         return kind or by_name, by_name
@@ -614,6 +632,7 @@ class Core:
         if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
         values, things = tuple(values), []
+        harmless = harmless or (_ACTING.search(to) is None and any(map(_computes, st.frames)))
         measured = MEASURES.search(to.rpartition(".")[0].partition("[")[0]) is not None
         for value in values:
             for part in self.reachable(value, st, attributes=True):

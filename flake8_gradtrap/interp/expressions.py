@@ -429,7 +429,7 @@ _COMPARISONS = frozenset({">", "<", ">=", "<=", "!=", "gt", "lt", "ge", "le", "n
 
 
 _BUILTINS = frozenset(
-    "abs all any bool bytes callable dict dir enumerate filter float format frozenset getattr hasattr hash id input "
-    "int isinstance issubclass iter len list map max min next object open pow print property range repr reversed round "
-    "set setattr slice sorted staticmethod classmethod str sum super tuple type vars zip exit quit".split()
+    "abs all any bool bytes callable dict dir enumerate exec filter float format frozenset getattr hasattr hash id "
+    "input int isinstance issubclass iter len list map max min next object open pow print property range repr reversed "
+    "round set setattr slice sorted staticmethod classmethod str sum super tuple type vars zip exit quit".split()
 )

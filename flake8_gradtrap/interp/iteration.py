@@ -82,6 +82,8 @@ class Iteration(Contexts):
         item_value = self.unknown("", "item")
         if self.kind(value, st) == "loader" or value in self.data or (isinstance(value, Sym) and value.op == "param"):
             self.data.add(item_value)
+        if value in self.handed_out:
+            self.handed_out.add(item_value)
         return [(item_value, st)]
 
     def _drawn(self, record: Iterator, node: ir.Node, st: State) -> Results:

@@ -278,8 +278,9 @@ class Loops(Assignment):
             return self.submodule(item.args[0], self.fresh())  # another part of the same whole
         if isinstance(item, Sym):
             new = Sym("item", (self.fresh(),), item.name)
-            if item in self.data:
-                self.data.add(new)
+            for group in (self.data, self.handed_out):
+                if item in group:
+                    group.add(new)
             return new
         record = st.record(item)
         if isinstance(record, Iterator):

@@ -185,7 +185,8 @@ class Machine(Methods):
             leading |= more
             reaching |= {part.name for part in more if part.name}
         codes = [part for part in parts if part.kind == "code"]
-        needed = {part for part in codes if part in leading or not part.mentions.isdisjoint(self.words)}
+        words = self.words | {"exec"}  # it may set any name
+        needed = {part for part in codes if part in leading or not part.mentions.isdisjoint(words)}
         read = frozenset[str]().union(*(part.mentions for part in relevant | needed))
         while more := {part for part in codes if part not in needed and not part.touches.isdisjoint(read)}:
             needed |= more

@@ -39,6 +39,7 @@ class Services(Protocol):
     likely: set[Value]
     data: set[Value]
     modeless: set[Value]
+    plain_contexts: set[Value]
 
     def fresh(self) -> int: ...
     def kind(self, value: Value, st: State) -> str: ...
@@ -225,6 +226,8 @@ class _Pair:
         """Things that are trained, or train, which one path has where the other has none: what is remembered of them
         goes with a condition that is forgotten.
         """
+        self.forgetful: set[str] = set()
+        """The rules that remember different things, where that is merged by force."""
         self.renamed: dict[tuple[int, int], Ref] = {}
         """New names for things that are alike but for their names."""
 
@@ -289,9 +292,10 @@ class _Pair:
             if ones and twos:
                 result.conds[("equals", result.envs[number][name])] = ones | twos
         result.mem = memory
-        result.lossy = a.lossy or b.lossy or self.level == Level.FORCE
+        result.lossy = a.lossy | b.lossy | self.forgetful
         if a.mode is not b.mode:
             result.mode = None
+            result.lossy |= {""}
         return result
 
     def _differ(self, what: str, where: Hashable, key: Hashable) -> None:
@@ -423,7 +427,9 @@ class _Pair:
         one, two = self.a.record(x), self.b.record(y)
         if not isinstance(one, Thingy) or not isinstance(two, Thingy) or one.kind not in _ALIKE:
             return False
-        if one.kind != two.kind or one.owners != two.owners or one.flag is not two.flag or one.cls != two.cls:
+        if one.kind != two.kind or one.flag is not two.flag:
+            return False
+        if (one.owners != two.owners or one.cls != two.cls) and (self.level < Level.FLAGS or one.kind != "optimizer"):
             return False
         if one.what != two.what and one.kind == "lossfn" and self.level < Level.SOFT:
             return False  # what is given to one loss may be wrong for the other
@@ -494,6 +500,8 @@ class _Pair:
             if mine is theirs or mine == theirs:
                 result[code] = mine
                 continue
+            if self.level == Level.FORCE:
+                self.forgetful.add(code)
             kept: dict[Hashable, Any] = {}
             for keys, inner, other, heap in ((mine, mine, theirs, b.heap), (theirs, theirs, mine, a.heap)):
                 for key in keys:
@@ -506,6 +514,8 @@ class _Pair:
                         and not (self.lost and any(oid in self.lost for oid in oids(key)))
                     ):
                         kept[key] = inner[key]  # there is no such thing on the other path
+                    elif self._whose_differs(key, inner[key], there):
+                        kept[key] = None
                     elif (left := self._met(inner[key], there)) is NotImplemented:
                         if self.level < Level.FORCE:
                             self._differ("memory", code, key)
@@ -515,6 +525,12 @@ class _Pair:
             if kept:
                 result[code] = kept
         return result
+
+    def _whose_differs(self, key: Hashable, value: Any, other: Any) -> bool:
+        """Whether a memory says whose an optimizer is that stands for two, and these were of different ones."""
+        if not isinstance(key, tuple) or key[0] != "optimizer" or key[1] not in self._new_names():
+            return False
+        return all(isinstance(owners, frozenset | None) for owners in (value, other))
 
     def _met(self, value: Any, other: Any) -> Any:
         """What is left of a memory where the other path has another one, or none; NotImplemented where they clash."""
@@ -563,8 +579,9 @@ class _Pair:
         if isinstance(x, Ref) and isinstance(y, Ref) and (new := self.renamed.get((x, y))) is not None:
             assert isinstance(one, Thingy)
             assert isinstance(two, Thingy)
-            same = one.what == two.what or one.kind != "lossfn"
-            result.heap[new] = one if same else replace(one, what="")
+            owners, cls = (one.owners, one.cls) if (one.owners, one.cls) == (two.owners, two.cls) else (None, None)
+            what = one.what if one.what == two.what or one.kind != "lossfn" else ""
+            result.heap[new] = replace(one, what=what, owners=owners, cls=cls)
             return new
         if isinstance(one, Thingy) and isinstance(two, Thingy) and one.kind == two.kind in _ALIKE:
             return self._new(  # made in one way or another, it is still an optimizer of these parameters
@@ -587,6 +604,11 @@ class _Pair:
                 marked.add(unknown)
         if self._modeless(x, self.a) and self._modeless(y, self.b):
             self.core.modeless.add(unknown)
+        if all(
+            isinstance(record, Thingy) and record.kind == "autocast" if record else value in self.core.plain_contexts
+            for value, record in ((x, one), (y, two))
+        ):
+            self.core.plain_contexts.add(unknown)
         return unknown
 
     def _modeless(self, value: Value, st: State) -> bool:

@@ -208,7 +208,7 @@ class Modes(Core):
         undecided = IN_DOUBT in st.conds or self.frozen(module, st)
         started = st.frames[1].func if len(st.frames) > 1 else None
         left = started is not None and started.ident in self.stalled  # its caller was run, and could not enter it
-        forgotten = st.mode is None and (st.lossy or left)  # else nobody in sight has turned them off
+        forgotten = st.mode is None and ("" in st.lossy or left)  # else nobody in sight has turned them off
         provenance = self.provenance(st)
         live = any(provenance.history(one) for one in outputs)
         undecided = undecided or (quieted is not None and quieted != self.quieted and not live)
@@ -354,7 +354,8 @@ class Modes(Core):
         root = shown.id if isinstance(shown, ir.Name) else ""
         module = st.frame.func.module if st.frame.func is not None else self.module
         origin = module.imports.get(root, (root, None, 0))[0].partition(".")[0]
-        if isinstance(entered, Sym) and origin not in _PLAIN_CONTEXTS and not _RECORDS.search(self.label(node)):
+        plain = origin in _PLAIN_CONTEXTS or entered in self.plain_contexts
+        if isinstance(entered, Sym) and not plain and not _RECORDS.search(self.label(node)):
             st.conds[IN_DOUBT] = "unseen"
             if st.mode is False:
                 st.mode = None  # it may turn them on

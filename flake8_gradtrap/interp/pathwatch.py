@@ -59,7 +59,7 @@ class PathWatch:
 
     @property
     def lossy(self) -> bool:
-        return self.state.lossy
+        return self.code in self.state.lossy
 
     def line(self, site: Site) -> int:
         return self.core.line(site)

@@ -9,7 +9,7 @@ from flake8_gradtrap.events import Owners, Site, Term
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.knowledge import knowledge
 from flake8_gradtrap.interp.state import State
-from flake8_gradtrap.interp.values import Const, Sym, Tensor, Thingy, Tup, Value, named_loss, setting
+from flake8_gradtrap.interp.values import Const, Sym, Tensor, Thingy, Tup, Value, named_loss, named_weight, setting
 
 _LIMIT = 400
 """A graph of more operations than this is not followed to its end."""
@@ -478,7 +478,7 @@ class Provenance:
         if isinstance(value, Sym):
             if value.op in ("+", "-", "*", "/"):
                 return any(self._factor(part) for part in value.args if isinstance(part, Value))
-            if setting(value) or (value.op == "call" and value.name in _NUMBERS):
+            if setting(value) or named_weight(value) or (value.op == "call" and value.name in _NUMBERS):
                 return False
             return (
                 value in self.likely

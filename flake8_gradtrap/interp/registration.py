@@ -49,8 +49,8 @@ _COLLECTING = frozenset(
 )
 """Methods of a module by which torch finds its parts: a class that defines one of them sees to its parts itself."""
 
-_SAYS_WHICH = re.compile(r"param|optimi[sz]er")
-"""Methods called so (`get_parameters`, `configure_optimizers`) say what is trained."""
+_SAYS_WHICH = re.compile(r"^(?!_*(re)?(set|init)).*(param|optimi[sz]er)")
+"""Methods called so (`get_parameters`, `configure_optimizers`; not `reset_parameters`) say what is trained."""
 
 
 class Registration(Core):

@@ -67,8 +67,10 @@ class State:
         """Whether gradients are recorded."""
         self.frames: tuple[Frame, ...] = ()
         self.stamp: Stamp = ()
-        self.lossy = False
-        """Whether paths were merged by force: what is not remembered may have happened all the same."""
+        self.lossy: frozenset[str] = frozenset()
+        """The rules whose memories were merged by force: what such a rule does not remember may have happened all the
+        same. "" stands for the gradient mode.
+        """
 
     def fork(self) -> State:
         new = State.__new__(State)

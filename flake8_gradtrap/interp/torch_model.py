@@ -138,6 +138,8 @@ class TorchModel(Wrappers):
         ):
             number = all(t.is_number for o in operands if (t := st.tensor(o)) is not None)
             return [(self.make_tensor("pass", operands, node, st, is_number=number, how=short), st)]
+        if name == "builtins.exec" and len(args.pos) == 1:
+            self._overridden(st)
         if name == "builtins.setattr" and len(args.pos) == 3:
             if args.pos[1] in (Const.of("grad"), Const.of("_grad")):
                 self.gradient_assigned(args.pos[0], args.pos[2], node, st)
@@ -178,6 +180,10 @@ class TorchModel(Wrappers):
             loaded = self.unknown("loaded")
             self.loaded.add(loaded)
             return [(loaded, st)]
+        if short in ("nullcontext", "autocast"):
+            context = self.unknown(short)
+            self.plain_contexts.add(context)
+            return [(context, st)]
         if name.startswith("torch.nn.init.") and name.endswith("_") and (filled := args.get(0, "tensor")) is not None:
             return [(filled, st)]  # filled without gradients, and returned itself
         if name.startswith("torch.nn.functional.") or (name.startswith("torch.") and name.count(".") == 1):
@@ -412,8 +418,11 @@ class TorchModel(Wrappers):
             if isinstance(st.record(arg), Iterator):
                 self.iterated(arg, f"`{short}`", node, st, True)
         self.handed_over(args.all(), node, st, short)
-        module = self._make("module", name, Args() if args.more else args, node, st)
-        if "modules.holders" in self.know.roles(name):
+        holds = "modules.holders" in self.know.roles(name)
+        if args.more:  # of which kinds they are, and not how many
+            args = Args([self.new(Listing(tuple(args.pos)), st)] if holds and args.pos else [])
+        module = self._make("module", name, args, node, st)
+        if holds:
             self.note_named_parts(module, args.pos, st)
         return module
 
@@ -662,6 +671,14 @@ class TorchModel(Wrappers):
             return None
         self.clip(args.pos[0], args.get(1, "max_norm", "clip_value", "value"), short, node, st)
         return self.make_tensor("leaf", (), node, st, how="norm")
+
+    def _overridden(self, st: State) -> None:
+        """`exec` of a file at module level, which sets the settings above it anew: none of them is known any more."""
+        if len(st.frames) > 1:
+            return
+        for name, value in list(st.envs[st.frame.env].items()):
+            if isinstance(value, Const) and value.type is not type(None):
+                st.bind(st.frame.env, name, Sym("global", (self.fresh(),)))
 
     def _unseen(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         """A function that is not in the table: it may have done anything to what it was given."""

@@ -269,6 +269,11 @@ def named_loss(value: Sym) -> bool:
     return "loss" in value.name.lower() and not setting(value) and _WEIGHT.search(value.name) is None
 
 
+def named_weight(value: Sym) -> bool:
+    """Whether an unknown is the weight of a loss by its name: `self.entropy_coef`, `kl_weight`."""
+    return _WEIGHT.search(value.name) is not None
+
+
 def infinite(value: Value | None) -> bool:
     """Whether a value is infinity, as far as can be seen: `float("inf")`, `math.inf`, `torch.inf`."""
     if isinstance(value, Const):
