@@ -3,7 +3,8 @@
 ## What it does
 
 Reports a clip of gradients that were just cleared and not yet back-propagated, or that an optimizer has already
-applied and that are cleared before any other step. Also a clip inside a Lightning `training_step`, which runs before
+applied and that are cleared before any other step. In a function that is called `step` (or `update`, `optimize`) and
+does no more than that, a clip after the step. Also a clip inside a Lightning `training_step`, which runs before
 Lightning's own backward.
 
 ## Why it is a trap

@@ -158,7 +158,7 @@ class ParametersReplacedAfterOptimizer(Rule):
             if changed.event.whole:
                 reached = overlap(event.owners, changed.gained) and not overlap(event.owners, changed.owners)
             elif changed.event.told_apart:
-                reached = overlap(event.owners, changed.gained)
+                reached = overlap(event.sure if event.owners is None else event.owners, changed.gained)
             else:
                 reached = overlap(event.owners, (changed.gained or frozenset()) | (changed.owners or frozenset()))
                 reached = reached is not False

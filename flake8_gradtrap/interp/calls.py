@@ -14,6 +14,7 @@ from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.state import IN_DOUBT, Frame, State
 from flake8_gradtrap.interp.values import (
     NONE,
+    TRUE,
     Api,
     Class,
     Const,
@@ -223,7 +224,9 @@ class Calls(Classes):
         it may cut off what it is given.
         """
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
-        if cuts and inputs and not isinstance(value, Const):
+        if value == NONE and any("detach" in name and given == TRUE for name, given in args.kw.items()):
+            inputs = ()  # the caller asks an unseen module to cut them off
+        elif cuts and inputs and not isinstance(value, Const):
             without = self.provenance(st).cut_off(value)
             inputs = tuple(part for part in inputs if part not in without)
         doubtful = st.conds.get(IN_DOUBT) == "unseen" or self.frozen(module, st)
