@@ -188,6 +188,8 @@ class Core:
         """For a name, the kind of thing that is called so in this file, and anywhere."""
         self.handed_kinds: dict[tuple[int, str], set[str]] = {}
         """For each parameter of a function that was called visibly, the kinds of its arguments."""
+        self.modeless: set[Value] = set()
+        """Unknowns that are one of several modules, all of which do the same in training as in evaluation."""
         self.data: set[Value] = set()
         """Unknowns that come from a data loader."""
         self.plain_contexts: set[Value] = set()
@@ -609,6 +611,10 @@ class Core:
                 raise
             except Exception as error:
                 self.failures.append((code, event.site, f"{type(error).__name__}: {error}"))
+
+    def modal(self, module: Value, st: State, depth: int = 0) -> bool:
+        """Whether a module may do something else in training than in evaluation; in `modes`."""
+        raise NotImplementedError
 
     def waiting(self) -> list[tuple[Rule, str, dict[Any, Any]]]:
         """The findings that wait in the rules."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from flake8_gradtrap.interp.provenance import CUTS
-from flake8_gradtrap.interp.state import State, oids
+from flake8_gradtrap.interp.state import MODAL_PARTS, State, oids
 from flake8_gradtrap.interp.values import (
     TRUE,
     Const,
@@ -38,11 +38,13 @@ class Services(Protocol):
 
     likely: set[Value]
     data: set[Value]
+    modeless: set[Value]
     plain_contexts: set[Value]
 
     def fresh(self) -> int: ...
     def kind(self, value: Value, st: State) -> str: ...
     def tested(self, st: State) -> frozenset[str]: ...
+    def modal(self, module: Value, st: State) -> bool: ...
 
 
 _MISSING = Const("<missing>", str)
@@ -546,6 +548,8 @@ class _Pair:
     def _join_attribute(self, result: State, key: Hashable, x: Value, y: Value) -> Value:
         if key == "frozen":
             return TRUE
+        if key == MODAL_PARTS:
+            return y if x is _MISSING else x if y is _MISSING else TRUE
         if key in ("returned at", "carried by"):
             return y if x is _MISSING else x
         if key == "made by" and isinstance(x, Sym) and isinstance(y, Sym):
@@ -598,12 +602,19 @@ class _Pair:
         for marked in (self.core.likely, self.core.data):
             if x in marked and y in marked:
                 marked.add(unknown)
+        if self._modeless(x, self.a) and self._modeless(y, self.b):
+            self.core.modeless.add(unknown)
         if all(
             isinstance(record, Thingy) and record.kind == "autocast" if record else value in self.core.plain_contexts
             for value, record in ((x, one), (y, two))
         ):
             self.core.plain_contexts.add(unknown)
         return unknown
+
+    def _modeless(self, value: Value, st: State) -> bool:
+        record = st.record(value)
+        module = isinstance(record, Thingy) and record.kind == "module"
+        return value in self.core.modeless or (module and not self.core.modal(value, st))
 
     def _new(self, result: State, record: Record) -> Ref:
         oid = self.core.fresh()

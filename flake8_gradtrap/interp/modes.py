@@ -10,8 +10,8 @@ from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.core import Args, Core, Results
 from flake8_gradtrap.interp.project import Module
-from flake8_gradtrap.interp.state import IN_DOUBT, Frame, State
-from flake8_gradtrap.interp.values import FALSE, NONE, Api, Class, Const, Func, Listing, Sym, Tensor, Thingy, Value
+from flake8_gradtrap.interp.state import IN_DOUBT, MODAL_PARTS, Frame, State
+from flake8_gradtrap.interp.values import FALSE, NONE, Api, Class, Const, Func, Listing, Ref, Sym, Tensor, Thingy, Value
 
 ACTS = frozenset(
     "backward manual_backward step zero_grad autograd grad enable_grad set_grad_enabled requires_grad requires_grad_ "
@@ -48,8 +48,6 @@ _WITHOUT_MODES = frozenset(
     "random warnings time json re".split()
 )
 """Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
-
-_ADDED = ("what was added has modes",)
 
 _PLAIN_CONTEXTS = frozenset(
     "open suppress nullcontext contextlib torch tqdm os io time tempfile pathlib warnings threading multiprocessing "
@@ -123,6 +121,10 @@ class Modes(Core):
 
     def modal(self, module: Value, st: State, depth: int = 0) -> bool:
         """Whether a module may do something else in training than in evaluation: what cannot be seen may."""
+        if module in self.modeless:
+            return False
+        if isinstance(module, Sym) and module.op == "entry" and isinstance(module.args[0], Ref) and depth <= _NESTED:
+            return self.modal(module.args[0], st, depth + 1)  # `self.layers[:-1]`: what holds it has no modes
         record = st.record(module)
         if isinstance(record, Tensor):
             return False  # a Parameter
@@ -138,7 +140,7 @@ class Modes(Core):
             return any(self.modal(part, st, depth + 1) for part in held.values() if self.kind(part, st) == "module")
         roles = self.know.roles(record.what)
         if "modules.holders" in roles:
-            added = st.attr(module, _ADDED)
+            added = st.attr(module, MODAL_PARTS)
             if added is None and not record.args:
                 return True
             return added not in (None, FALSE) or any(self.modal(part, st, depth + 1) for part in record.args)
@@ -146,8 +148,14 @@ class Modes(Core):
 
     def note_added(self, holder: Value, parts: Iterable[Value], st: State) -> None:
         """Parts are put into a holder of modules, which may have modes by them."""
-        modal = st.attr(holder, _ADDED) not in (None, FALSE) or any(self.modal(part, st, 1) for part in parts)
-        st.set_attr(holder, _ADDED, Const.of(modal))
+        owner = st.frame.func.owner if st.frame.func is not None else None
+        plain = owner is not None and not self._class_is_modal(owner)
+        modal = st.attr(holder, MODAL_PARTS) not in (None, FALSE) or any(
+            self.modal(part, st, 1)
+            for part in parts  # what a class has made of one of several classes, has no modes if it mentions none
+            if not (plain and isinstance(part, Sym) and part.op == "call")
+        )
+        st.set_attr(holder, MODAL_PARTS, Const.of(modal))
 
     def _class_is_modal(self, cls: Class) -> bool:
         """Whether a class, or anything that it mentions, may ask for the mode, as far as its words say."""

@@ -22,6 +22,9 @@ from flake8_gradtrap.interp.values import (
     Value,
 )
 
+MODAL_PARTS = ("what was added has modes",)
+"""What is noted of a holder of modules: whether what was added to it does something else in training."""
+
 IN_DOUBT = ("gradient mode in doubt",)
 """Assumed on a path on which something that cannot be seen decides whether gradients are recorded."""
 

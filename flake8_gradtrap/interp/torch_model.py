@@ -278,7 +278,10 @@ class TorchModel(Wrappers):
                 st.set_attr(made, name, self._copied(part, st, depth + 1) if whole else part)
             return made
         if isinstance(value, Sym) and self.kind(value, st) == "module":
-            return self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
+            made = self.new(Thingy("module", what="copy.deepcopy", stamp=st.stamp), st)
+            if value in self.modeless:
+                self.modeless.add(made)
+            return made
         if depth < _NESTED and isinstance(value, Tup):
             return Tup(tuple(self._copied(part, st, depth + 1) for part in value.items))
         if depth < _NESTED and isinstance(record, Listing) and record.items:
