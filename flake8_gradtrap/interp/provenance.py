@@ -235,6 +235,9 @@ class Provenance:
             return (Term("forced", leaf.site, leaf.how, True, whole=True),)
         self._walked = loss if walked else None
         found = list(self._terms(loss, additive=True, seen=set(), depth=0))
+        if any(term.cut == "readout" for term in found):
+            beside = self._read_beside(loss)
+            found = [term for term in found if term.cut != "readout" or term.site.node not in beside]
         live = [term for term in found if not term.cut and term.additive]
         targets = self._targets(loss) if any(term.cut and term.additive for term in found) else frozenset()
         parts: dict[tuple[str, Hashable], Term] = {}
@@ -259,6 +262,19 @@ class Provenance:
         return tuple(parts.values())
 
     _walked: Value | None = None
+
+    def _read_beside(self, loss: Value) -> frozenset[Hashable]:
+        """Where values are read out that are terms of the loss themselves, too: `surrogate - surrogate.item()` is a
+        zero with a gradient.
+        """
+        cut = self.cut_off(loss)
+        beside: set[Hashable] = set()
+        alone: set[Hashable] = set()
+        for value in self.ancestors(loss):
+            tensor = self.state.tensor(value)
+            if tensor is not None and tensor.op == "readout" and tensor.site is not None and tensor.parents:
+                (alone if tensor.parents[0] in cut else beside).add(tensor.site.node)
+        return frozenset(beside - alone)
 
     def _trained_by(self, value: Value) -> bool:
         """Whether a parameter belongs to a model that is called for the loss that goes backward, and is trained by it.

@@ -28,6 +28,9 @@ _NO_TENSORS = frozenset(
 )
 """Types of what is no tensor."""
 
+_ELEMENTWISE = frozenset({"hard", "add", "sub", "mul", "div", "neg", "op"})
+"""What makes an array of arrays."""
+
 
 class Rewrapping(Iteration):
     def _rewrap(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
@@ -110,10 +113,13 @@ class Rewrapping(Iteration):
             self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents
         )
 
-    def _is_array(self, value: Value, st: State) -> bool:
-        """Whether a value is a NumPy array that was read out of a tensor."""
+    def _is_array(self, value: Value, st: State, depth: int = 0) -> bool:
+        """Whether a value is a NumPy array that was read out of a tensor, or computed from such arrays."""
         tensor = st.behind(value)
-        return tensor is not None and tensor.op == "readout" and "numpy" in tensor.how
+        if tensor is None or tensor.op == "readout" or depth > 20:
+            return tensor is not None and tensor.op == "readout" and "numpy" in tensor.how
+        parents = [part for part in tensor.parents if st.tensor(part) is not None]
+        return bool(parents) and tensor.op in _ELEMENTWISE and all(self._is_array(p, st, depth + 1) for p in parents)
 
     def _wrappable(self, value: Value, st: State) -> bool:
         for test, fact in st.conds.items():
