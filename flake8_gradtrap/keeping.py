@@ -65,6 +65,7 @@ class Kept:
     `loops`: those that were running. `now` and `earlier`: the tensors of this iteration, and of those before; `graph`:
     what those of this one were computed from. `totals`: the sums that hold them. `walked`: one of them, or a part
     of its graph, was back-propagated in its own iteration. `bounded`: what keeps it has a greatest length.
+    `windowed`: it is let go time and again, in the loops that extend it.
     """
 
     site: Site = field(compare=False)
@@ -86,6 +87,7 @@ class Kept:
     read: bool = False
     escaped: bool = False
     bounded: bool = False
+    windowed: bool = False
     count: int = 1
 
     meets: ClassVar[Level] = Level.FIRM
@@ -316,8 +318,8 @@ class KeepsGraph(InLoops):
                 watch.drop(key)
                 self.judge(kept, watch)
         for place, (kept, trained) in self.waiting.items():
-            if place not in self.spared and not (trained and (self.one_window(kept) or self.in_windows(place, kept))):
-                self.tell(kept, trained, watch)
+            if place not in self.spared and not (trained and self.one_window(kept)):
+                self.tell(replace(kept, windowed=self.in_windows(place, kept)), trained, watch)
         self.waiting.clear()
 
     def judge(self, kept: Kept, watch: Watch) -> None:

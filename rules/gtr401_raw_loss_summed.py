@@ -19,8 +19,7 @@ The total holds the graph of every iteration. There are two strengths, and the m
 False positives: a total of a few terms that dies with its function, when it is read out there.
 
 False negatives: in a loop without a backward, a total that is returned or handed to code that cannot be seen; a total
-of something else than what was back-propagated in a training loop. A total that is set back within the loop that trains
-(after each print or accumulation window) holds the nodes of one window, which is no leak.
+of something else than what was back-propagated in a training loop.
 
 The fix is `.detach()` on what is added. The value of the total stays the same.
 
@@ -94,10 +93,8 @@ class RawLossSummed(KeepsGraph):
         total = quoted(kept.holder, "this total")
         where = f" at line {watch.line(kept.backward)}" if kept.backward is not None else ""
         if trained:
-            what = (
-                f"{total} keeps the graph of every iteration: backward{where} frees its buffers, its nodes pile up "
-                "(a slow leak)"
-            )
+            pile = "pile up until it is set back" if kept.windowed else "pile up (a slow leak)"
+            what = f"{total} keeps the graph of every iteration: backward{where} frees its buffers, its nodes {pile}"
         else:
             what = (
                 f"{total} keeps the graph of every iteration, and with no backward in this loop all activations with "

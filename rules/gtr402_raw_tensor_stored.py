@@ -17,8 +17,7 @@ activations stay. A `deque(maxlen=…)` only bounds the leak.
 False positives: a container that is emptied by code that cannot be seen.
 
 False negatives: whatever may be meant to be back-propagated later (rollouts, inner losses): a container of which any
-tensor is, on any path; and in a loop without a backward, a container that is returned or handed on. A container that is
-emptied within the loop that trains, after each window, holds the nodes of one window.
+tensor is, on any path; and in a loop without a backward, a container that is returned or handed on.
 
 The fix is `.detach()` on what is stored. For logging, `.item()` stores a plain number.
 
@@ -95,7 +94,8 @@ class RawTensorStored(KeepsGraph):
         container = quoted(kept.holder, "a container")
         where = f" at line {watch.line(kept.backward)}" if kept.backward is not None else ""
         if trained:
-            pile = "stay, as many as it holds" if kept.bounded else "pile up (a slow leak)"
+            pile = "pile up until it is emptied" if kept.windowed else "pile up (a slow leak)"
+            pile = "stay, as many as it holds" if kept.bounded else pile
             what = (
                 f"{container} keeps {tensor} with its graph: backward{where} frees the buffers, the nodes of every "
                 f"iteration {pile}"
