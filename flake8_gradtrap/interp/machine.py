@@ -682,7 +682,7 @@ def _one_shot(name: str, annotation: str | None) -> bool:
 
 def _of_other_things(annotation: str) -> bool:
     """Whether an annotation promises any iterable, and elements that are plainly not what is trained or trained on."""
-    found = re.search(r"\bIterable\[([\w.]+)\]", annotation)
+    found = re.search(r"\bIterable\[(.+)\]", annotation)
     return found is not None and re.search(r"tensor|param|module|batch|array|any", found[1], re.IGNORECASE) is None
 
 
