@@ -29,6 +29,7 @@ MEANT = {
     ("GTR402", "wrapped"),  # what unseen code makes of a list is another one
     ("GTR103", "wrapped"),  # an optimizer that unseen code made is taken for one, and not for None
     ("GTR602", "of_another_base"),  # a module may do something else in training
+    ("GTR602", "decorated"),  # so may one of a class that is decorated out of sight
 }
 """What these rules take for granted of unknowns: their pages say so, or their messages."""
 
