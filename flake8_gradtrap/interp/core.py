@@ -109,6 +109,9 @@ HARMLESS = (
 )
 """Libraries and functions that do nothing to gradients."""
 
+REQUIRES_GRAD = frozenset({"requires_grad", "requires_grad_"})
+"""Words of what says which parameters, or which inputs, get gradients."""
+
 CHOSEN = ("one of several",)
 """What is noted of a part of an instance that a setting chooses, where another choice cannot be seen."""
 
@@ -154,6 +157,11 @@ class Args:
 
     def all(self) -> list[Value]:
         return [*self.pos, *self.kw.values()]
+
+
+def says_what_gets_gradients(func: Func) -> bool:
+    """Whether a function freezes parameters, or thaws them."""
+    return not ir.mentions(func.node).isdisjoint(REQUIRES_GRAD)
 
 
 def _computes(frame: Frame) -> bool:
@@ -338,6 +346,10 @@ class Core:
 
     def thing(self, value: Value, node: ir.Node | None = None) -> Thing:
         return Thing(value, self.label(node) if node is not None else getattr(value, "name", ""))
+
+    def with_indices(self, values: Value, source: tuple[Value, ...], how: str, node: ir.Node, st: State) -> Tup:
+        """What a selection along a dimension returns: the values, and where they stood, which has no history."""
+        return Tup((values, self.make_tensor("hard", source, node, st, how=how)))
 
     # -- kinds --------------------------------------------------------------------------------------------------------
 

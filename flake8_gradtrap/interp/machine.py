@@ -23,7 +23,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.calls import LOSS_FUNCTIONS
-from flake8_gradtrap.interp.core import CHOSEN, OverBudget
+from flake8_gradtrap.interp.core import CHOSEN, REQUIRES_GRAD, OverBudget, says_what_gets_gradients
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.methods import Methods
 from flake8_gradtrap.interp.project import Module
@@ -56,8 +56,6 @@ _DRIVING = _TRAINING - {"parameters", "named_parameters"}
 
 _SWITCHES = frozenset({"no_grad", "inference_mode", "set_grad_enabled"})
 """Words of functions that turn gradients off for what they call."""
-_FREEZING = frozenset({"requires_grad", "requires_grad_"})
-"""Words of classes and functions that may take the gradients from a network's parameters."""
 _WALKS = frozenset({"backward", "manual_backward", "autograd"})
 """Words of functions that need gradients."""
 _PROMISES = LOSS_FUNCTIONS | {"forward", "training_step"}
@@ -167,8 +165,8 @@ class Machine(Methods):
         value = self.module.lookup(name)
         if isinstance(value, Class):
             contents = value.module.definitions.get(value.name)
-            return contents is not None and not contents.mentions.isdisjoint(_FREEZING)
-        return isinstance(value, Func) and not ir.mentions(value.node).isdisjoint(_FREEZING)
+            return contents is not None and not contents.mentions.isdisjoint(REQUIRES_GRAD)
+        return isinstance(value, Func) and says_what_gets_gradients(value)
 
     def _one_shot(self, parts: Iterable[TopLevel]) -> list[TopLevel]:
         """The definitions that may have a parameter for a one-shot iterator."""

@@ -29,7 +29,7 @@ from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
-from flake8_gradtrap.interp.core import Args, Dead, Results
+from flake8_gradtrap.interp.core import Args, Dead, Results, says_what_gets_gradients
 from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.selecting import gives_indices
 from flake8_gradtrap.interp.state import IN_DOUBT, State
@@ -53,8 +53,6 @@ from flake8_gradtrap.interp.values import (
     of_elsewhere,
 )
 from flake8_gradtrap.interp.weights import Weighing, summed, unreduced
-
-_REQUIRES_GRAD = frozenset({"requires_grad", "requires_grad_"})
 
 _GRAPHS = frozenset({"dgl", "torch_geometric", "torch_cluster", "ogb", "graphbolt"})
 """Packages whose batches are graphs: their `to` may work in place."""
@@ -301,7 +299,7 @@ class Methods(Containers):
             first = args.pos[:1] if name == "where" else []  # `x.where(condition, y)`
             self.numerical(name, output, [*first, receiver, *args.pos[len(first) :]], node, st)
             if (args.pos or args.kw) and gives_indices(name, args.pos, args, st, presumed=True):
-                return [(Tup((output, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
+                return [(self.with_indices(output, (receiver,), f".{name}()", node, st), st)]
             return [(output, st)]
         number = tensor is not None and tensor.is_number
         if role == "readout":
@@ -339,7 +337,7 @@ class Methods(Containers):
             return [(result, st)]
         if gives_indices(name, args.pos, args, st, presumed=True):
             values = self.make_tensor("pass", (receiver,), node, st, how=f".{name}()")
-            return [(Tup((values, self.make_tensor("hard", (receiver,), node, st, how=f".{name}()"))), st)]
+            return [(self.with_indices(values, (receiver,), f".{name}()", node, st), st)]
         if (
             name == "to"
             and args.pos
@@ -657,8 +655,10 @@ class Methods(Containers):
                 st.set_attr(receiver, "frozen", TRUE if args.get(0, "requires_grad") == FALSE else FALSE)
             elif name in ("train", "eval"):
                 self.set_mode(receiver, name, args, node, st)
-            elif name == "apply" and args.pos and isinstance(function := args.pos[0], Func) and _freezes(function):
-                return [(receiver, path) for _, path in self.enter(function, Args([receiver]), node, st)]
+            elif name == "apply" and args.pos:
+                function = args.pos[0]
+                if isinstance(function, Func) and says_what_gets_gradients(function):
+                    return [(receiver, path) for _, path in self.enter(function, Args([receiver]), node, st)]
             return [(receiver, st)]
         if name in ("add_module", "append", "register_module") and args.pos:
             st.set_attr(receiver, "last layer", args.pos[-1])
@@ -749,11 +749,6 @@ class Methods(Containers):
             given = bool(args.all()) or args.more
             self.emit(SchedulerStepped(self.site(node, st), self.thing(receiver, shown), optimizer, by, given), st)
         return [(self.unknown(name), st)]
-
-
-def _freezes(function: Func) -> bool:
-    """Whether a function says which parameters get gradients; `model.apply(function)` asks for it."""
-    return not ir.mentions(function.node).isdisjoint(_REQUIRES_GRAD)
 
 
 def _leaves_zeros(args: Args) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
 from flake8_gradtrap.interp import ir
-from flake8_gradtrap.interp.core import Args, Core, Results
+from flake8_gradtrap.interp.core import REQUIRES_GRAD, Args, Core, Results
 from flake8_gradtrap.interp.project import Module
 from flake8_gradtrap.interp.state import IN_DOUBT, MODAL_PARTS, Frame, State
 from flake8_gradtrap.interp.values import FALSE, NONE, Api, Class, Const, Func, Listing, Ref, Sym, Tensor, Thingy, Value
@@ -25,8 +25,6 @@ _ADAPTS = frozenset(
 )
 """Words of functions that train a copy of the model on what they evaluate, before they do."""
 
-_OF_INPUTS = frozenset({"requires_grad", "requires_grad_"})
-"""Words of functions that ask for gradients themselves: of the inputs that they evaluate, as an attack does."""
 
 _VOLATILE = frozenset({"volatile"})
 """What turned gradients off until torch 0.4. Since then it does nothing, and torch warns of it."""
@@ -222,7 +220,7 @@ class Modes(Core):
             function, definition = func.node.name, Site(func.node)
             acts = ACTS | func.module.names_that_matter(ACTS)
             only_looks = func.node.mentions.isdisjoint(acts)
-        if recorded and (_mentions(st.frame, _OF_INPUTS) or any(_mentions(frame, _ADAPTS) for frame in st.frames)):
+        if recorded and (_mentions(st.frame, REQUIRES_GRAD) or any(_mentions(frame, _ADAPTS) for frame in st.frames)):
             recorded = None
         if recorded and st.mode is None and (self._of_framework(module, st) or self._called_without(started, st)):
             recorded = None

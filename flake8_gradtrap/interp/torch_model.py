@@ -659,7 +659,7 @@ class TorchModel(Wrappers):
         if args.pos:
             self.numerical(short, result, args.pos, node, st)
         if gives_indices(short, args.pos[1:], args, st, presumed=False):
-            return Tup((result, self.make_tensor("hard", operands[:1], node, st, how=short)))
+            return self.with_indices(result, operands[:1], short, node, st)
         return result
 
     # -- out of sight -------------------------------------------------------------------------------------------------
