@@ -80,7 +80,10 @@ class Rewrapping(Iteration):
         if numbers:
             return self.make_tensor("pass", tuple(operands), node, st, how=short)
         value = self.make_tensor("rewrap", inner, node, st, how=how)
-        if st.mode is not False and not Activations(st, self.know).not_training():
+        if st.mode is not False:
+            evaluates = Activations(st, self.know).not_training()  # no loss is made of it: a needless copy at most
+            if history and evaluates and several:
+                return value
             if history:
                 certain = [
                     part for part in operands if st.tensor(part) is not None and not self._may_be_number(part, node, st)
@@ -90,6 +93,7 @@ class Rewrapping(Iteration):
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
                 made = self.thing(value)
+                history = history and not evaluates
                 self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays), st)
         return value
 
