@@ -164,6 +164,11 @@ def says_what_gets_gradients(func: Func) -> bool:
     return not ir.mentions(func.node).isdisjoint(REQUIRES_GRAD)
 
 
+def clips_by_name(st: State) -> bool:
+    """Whether a function that runs is called a clip: what it multiplies gradients by is there to limit them."""
+    return any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames)
+
+
 def _computes(frame: Frame) -> bool:
     """Whether a module's `forward` runs: what it calls computes something, and does not clear, step or go backward."""
     func = frame.func

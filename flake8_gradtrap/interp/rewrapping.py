@@ -93,9 +93,22 @@ class Rewrapping(Iteration):
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
                 made = self.thing(value)
-                history = history and not evaluates
-                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays), st)
+                history, meant = (
+                    history and not evaluates,
+                    arrays and all(self._is_meant(part, st) for part in operands),
+                )
+                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays, meant), st)
         return value
+
+    def _is_meant(self, array: Value, st: State) -> bool:
+        """Whether an array holds the values of a Parameter, or was computed from what had been read out of tensors."""
+        behind, source = st.behind(array), unread(st, array)
+        if behind is not None and behind.op != "readout":
+            return True
+        if isinstance(source, Sym) and source.op in ("attr", "member") and isinstance(source.args[0], Value):
+            return self.kind(source.args[0], st) == "module"
+        tensor = st.tensor(source)
+        return tensor is not None and tensor.op == "param"
 
     def _may_be_number(self, part: Value, node: ir.Node, st: State) -> bool:
         """Whether a value is one of several that a model returned, which need not all be tensors. A loss is one."""
