@@ -267,6 +267,7 @@ class Machine(Methods):
         self.began = self.counter
         self.merger.narrow = self.merger.single = False
         self.merger.apart.clear()
+        self.merger.remembering.clear()
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf

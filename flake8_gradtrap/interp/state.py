@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from flake8_gradtrap.events import Site
@@ -29,6 +30,9 @@ IN_DOUBT = ("gradient mode in doubt",)
 """Assumed on a path on which something that cannot be seen decides whether gradients are recorded."""
 
 
+_numbers = count()
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """An activation of a function: its environment, the environments it closes over, the call that made it."""
@@ -45,9 +49,13 @@ class Frame:
 class State:
     """One path. Copies are cheap: all that it holds is immutable, only the dictionaries themselves are copied."""
 
-    __slots__ = ("changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "overlay", "own", "stamp")
+    __slots__ = (
+        "changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "number", "overlay", "own", "stamp"
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.number = next(_numbers)
+        """No other path has or had it."""
         self.envs: dict[int, dict[str, Value]] = {}
         """The names that are bound, for each activation. Forks share the inner dicts: they change by `bind` alone."""
         self.own: set[int] = set()
@@ -74,6 +82,7 @@ class State:
 
     def fork(self) -> State:
         new = State.__new__(State)
+        new.number = next(_numbers)
         new.envs = dict(self.envs)
         new.own = set()
         self.own = set()

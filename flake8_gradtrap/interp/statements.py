@@ -73,7 +73,7 @@ class Statements(Loops):
 
     def exec_all(self, node: ir.Statement, live: list[State]) -> list[End]:
         """Run a statement: one with blocks on all paths at once, a simple one on each."""
-        method: Callable[[Any, list[State]], list[End]] | None = getattr(self, "run_" + type(node).__name__, None)
+        method: Callable[[Any, list[State]], list[End]] | None = self.handler("run_", type(node))
         if method is None:
             return self._exec_each(node, live)
         self.tick(len(live))
@@ -156,7 +156,7 @@ class Statements(Loops):
     def exec(self, node: ir.Statement, st: State) -> list[End]:
         self.tick()
         self.at = id(node)
-        method: Callable[[Any, State], list[End]] = getattr(self, "exec_" + type(node).__name__)
+        method: Callable[[Any, State], list[End]] = self.handler("exec_", type(node))
         try:
             return method(node, st)
         except Dead:
