@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,9 +32,15 @@ class Const(Value):
     value: Any
     type: type = field(default=type(None))
 
-    @classmethod
-    def of(cls, value: Any) -> Const:
-        return cls(value, type(value))
+    @staticmethod
+    def of(value: Any) -> Const:
+        """The constant for a value: mostly one that exists, as paths compare so many of them."""
+        return _constant(value)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _constant(value: Any) -> Const:
+    return Const(value, type(value))
 
 
 NONE = Const.of(None)
