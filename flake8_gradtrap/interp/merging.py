@@ -174,8 +174,10 @@ class Merger:
 
     def _apart(self, a: State, b: State) -> tuple[int, int]:
         """For how many rules two paths differ in what is remembered, and in how many things that are trained."""
-        memory = sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
-        trained = 0
+        memory = trained = 0
+        for code in a.mem.keys() | b.mem.keys():
+            one, two = a.mem.get(code), b.mem.get(code)
+            memory += one is not two and one != two
         for number in a.envs.keys() & b.envs.keys():
             mine, theirs = a.envs[number], b.envs[number]
             for name, value in mine.items() if mine is not theirs and mine != theirs else ():
