@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Container, Hashable, Set
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -114,10 +114,12 @@ class State:
         self.envs[env] = names
         self.own.discard(env)
 
-    def keep_names(self, env: int, kept: Callable[[str], bool]) -> None:
-        """Unbind the names of an activation but those that are kept."""
+    def keep_names(self, env: int, kept: Set[str], captured: Set[str] = frozenset()) -> None:
+        """Unbind the names of an activation but those that are kept, or that functions made in it have captured."""
         names = self.envs[env]
-        gone = [name for name in names if not kept(name)]
+        if names.keys() <= kept:
+            return
+        gone = names.keys() - kept - captured
         if gone:
             self.envs[env] = {name: value for name, value in names.items() if name not in gone}
             self.own.add(env)
