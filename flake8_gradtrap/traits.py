@@ -127,8 +127,8 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
     """Names that hold several such."""
     kept: set[str] = set()
     """Names whose values are put on an attribute."""
-    registered: set[str] = set()
-    """Attributes of `self` that hold a container which registers what it is given."""
+    collecting: dict[str, bool] = {}
+    """Whether an attribute only ever holds a container here that registers what it is given."""
     computes = any(getattr(top, "name", "").startswith("forward") for top in nodes)
     """What it returns are tensors."""
     for statement in _statements(nodes):
@@ -140,9 +140,8 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
                 if isinstance(target, ast.Attribute):
                     if several:
                         return True
-                    registered.discard(_own(target))
-                    if _collects(node.value):
-                        registered.add(_own(target))
+                    name = _own(target)
+                    collecting[name] = collecting.get(name, True) and _collects(node.value)
                     if isinstance(node.value, ast.Name):
                         kept.add(node.value.id)
                 elif isinstance(target, ast.Name):
@@ -151,13 +150,13 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
                     elif _new(node.value, made):
                         made.add(target.id)
                 elif isinstance(target, ast.Subscript) and _new(node.value, made):
-                    if isinstance(target.value, ast.Attribute) and _own(target.value) not in registered:
+                    if isinstance(target.value, ast.Attribute) and not collecting.get(_own(target.value)):
                         return True
                     if isinstance(target.value, ast.Name):
                         many.add(target.value.id)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GROWS:
             if any(_new(arg, made) or _several(arg, made) for arg in node.args):
-                if isinstance(node.func.value, ast.Attribute) and _own(node.func.value) not in registered:
+                if isinstance(node.func.value, ast.Attribute) and not collecting.get(_own(node.func.value)):
                     return True
                 if isinstance(node.func.value, ast.Name):
                     many.add(node.func.value.id)
@@ -248,9 +247,8 @@ def _keeps_iterator(nodes: Iterable[ast.AST], words: frozenset[str]) -> bool:
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
             if node.value is not None and _may_iterate(node.value):
                 return True
-        elif isinstance(node, ast.With | ast.AsyncWith):
-            if any(item.optional_vars is not None for item in node.items):
-                return True
+        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+            return True
     return not spelt  # by another name
 
 
