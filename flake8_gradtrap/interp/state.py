@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Hashable, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import count
 from typing import Any
 
 from flake8_gradtrap.events import Site
+from flake8_gradtrap.fixed import fixed
 from flake8_gradtrap.interp.values import (
     Const,
     Func,
@@ -33,7 +34,7 @@ IN_DOUBT = ("gradient mode in doubt",)
 _numbers = count()
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Frame:
     """An activation of a function: its environment, the environments it closes over, the call that made it."""
 
