@@ -225,7 +225,7 @@ class GradientsNeverCleared(Waiting, InLoops):
     def escape(self, event: Escaped, watch: Watch) -> None:
         if computes_loss(watch, event):
             return
-        keys = {thing.key for thing in event.things}
+        keys = {thing.key for thing in event.things if not thing.harmless}
         for key, applied in tagged(watch, "applied"):
             if key[1] in keys or touches(watch, event, applied.owners, applied.walked):
                 watch.drop(key)  # they may be cleared there: on this path, and where a condition says so

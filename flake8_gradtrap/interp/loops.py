@@ -105,9 +105,10 @@ class Loops(Assignment):
         outer = live[0].stamp if live else ()
         count = source.args[0] if isinstance(source, Sym) and source.op == "range" and len(source.args) == 1 else None
         times = Thing(count, self._times(node, count)) if isinstance(count, Value) else None
+        indices: set[Sym] = set()  # by which this loop counts
         for path in live:
             self.emit(LoopStarted(self.site(node, path), loop, times), path)
-            self._start_counters(node, path)
+            indices |= self._start_counters(node, path)
         skipped = [path.fork() for path in live] if leaves else []
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
@@ -139,6 +140,7 @@ class Loops(Assignment):
                             element = known[index]
                         elif index:
                             element = self.again(element, path)
+                        indices |= _indices(element)
                         entering.extend(self.assign(node.target, element, path, node))
                         if loop not in self.over_parts and entering and self._over_parts(node, entering[-1]):
                             self.over_parts.add(loop)
@@ -146,7 +148,7 @@ class Loops(Assignment):
             before = {test for path in entering for test in path.conds}
             for after, signal, value in self.exec_block(node.body, entering):
                 if signal in ("", "continue"):
-                    last = self._was_last(after, before)
+                    last = self._was_last(after, before, indices)
                     self._forget_before_next(node, after)
                     (finished if last else live).append(after)
                 elif signal == "break":
@@ -227,14 +229,18 @@ class Loops(Assignment):
         call = node.iter if isinstance(node, ir.For) else None
         return self.label(call.args[0].value) if isinstance(call, ir.Call) and call.args else ""
 
-    def _start_counters(self, node: ir.For | ir.While, st: State) -> None:
-        """A name that the loop counts up and sets back has in any iteration one of many values."""
+    def _start_counters(self, node: ir.For | ir.While, st: State) -> set[Sym]:
+        """A name that the loop counts up and sets back has in any iteration one of many values: these."""
         loop = id(node)
         if loop not in self.resets:
             self.resets[loop] = counted_and_reset(node.body)
+        counters: set[Sym] = set()
         for name in self.resets[loop]:
             if isinstance(st.envs[st.frame.env].get(name), Const):
-                st.bind(st.frame.env, name, Sym("index", (self.fresh(),), name))
+                counter = Sym("index", (self.fresh(),), name)
+                counters.add(counter)
+                st.bind(st.frame.env, name, counter)
+        return counters
 
     @staticmethod
     def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
@@ -307,16 +313,26 @@ class Loops(Assignment):
             for test, fact in st.conds.items()
         )
 
-    def _was_last(self, st: State, before: set[Any]) -> bool:
+    def _counted_out(self, test: Sym, st: State) -> bool:
+        """Whether a test compares a count with how many there are; two lengths, or a length and a constant, are no
+        such pair: `len(names) == len(values)`.
+        """
+        others = [arg for arg in test.args if not self.is_length(arg, st)]
+        return len(others) == len(test.args) - 1 and not isinstance(others[0], Const)
+
+    def _was_last(self, st: State, before: set[Any], indices: set[Sym]) -> bool:
         """Whether this path assumed that the iteration that ends is the last one.
 
         It did with `i + 1 == len(loader)`, and where `i + 1 < n` was false: a loop goes on only while there is more.
+        What was said of the index of another loop, within this one or around it, says nothing of this one.
         """
         for test, fact in st.conds.items():
             if test in before or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
             symbol = test[1]
-            if symbol.op == "==" and fact is True and any(self.is_length(arg, st) for arg in symbol.args):
+            if (counting := _indices(symbol)) and counting.isdisjoint(indices):
+                continue
+            if symbol.op == "==" and fact is True and self._counted_out(symbol, st):
                 return True
             counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
             counted = counted and not _counts(symbol.args[1])  # `best + patience < epoch`: how long ago something was
@@ -340,6 +356,15 @@ def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:
         ):
             return True
     return False
+
+
+def _indices(value: Any) -> set[Sym]:
+    """The indices of loops in a value."""
+    if isinstance(value, Tup):
+        return set[Sym]().union(*map(_indices, value.items))
+    if not isinstance(value, Sym):
+        return set()
+    return {value} if value.op == "index" else set[Sym]().union(*map(_indices, value.args))
 
 
 def _counts(value: Any) -> bool:
