@@ -160,7 +160,7 @@ class KeepsGraph(InLoops):
             walk
             for (_, loss), walk in tagged(watch, "walk")
             if not graph.isdisjoint(walk.tensors) and (event.loop is None or event.loop in walk.loops)
-            if event.had_history or walk.trains or loss in graph
+            if event.had_history or walk.trains or loss in graph or a_term(tensor, walk.tensors)
         ]
         loop = active.get(("active", event.loop))
         old: Kept | None = watch.get(key)
@@ -210,7 +210,12 @@ class KeepsGraph(InLoops):
                 and own
                 and kept.now
                 and not tensors.isdisjoint(kept.graph)
-                and (kept.history or backward.owners is not None or backward.loss.key in kept.graph)
+                and (
+                    kept.history
+                    or backward.owners is not None
+                    or backward.loss.key in kept.graph
+                    or a_term(kept.tensor, tensors)
+                )
             ):
                 retained = kept.retained or backward.retains is not False
                 watch.put(key, replace(kept, walked=True, backward=backward.site, retained=retained))
@@ -340,6 +345,11 @@ class KeepsGraph(InLoops):
             self.waiting[place] = replace(kept, backward=trains.site), True
         elif not watch.lossy and kept.read and (kept.by or LOSSES.search(kept.tensor.label)):
             self.waiting[place] = kept, False
+
+
+def a_term(tensor: Thing, walked: frozenset[Hashable]) -> bool:
+    """Whether a part of what was back-propagated is a loss by its name: what would it be added for without a graph?"""
+    return tensor.key in walked and LOSSES.search(tensor.label) is not None
 
 
 def place_key(site: Site) -> tuple[Hashable, ...]:

@@ -89,6 +89,8 @@ _ADDS = frozenset({"add_module", "register_module", "register_parameter", "appen
 _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 """What leaves a number what it counts."""
 
+_STEPS = frozenset({"step", "step_and_update_lr"})
+"""Methods of an optimizer that apply the gradients, and may set the next learning rate, too."""
 _PREPARES = TORCH_CLIPS | {"zero_grad"}
 """Words of a step that limits or clears the gradients itself."""
 
@@ -495,8 +497,8 @@ class Methods(Containers):
             receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
         )
         owners = self.owners(receiver, st)
-        if name == "step":
-            closure = args.get(0, "closure")
+        if name in _STEPS:
+            closure = args.get(0, "closure") if name == "step" else None
             needed = frozenset[Hashable](self.needed_parameters(owners, st)) if closure is None else frozenset()
             if isinstance(closure, Func):
                 results = self.call_value(closure, Args(), node, st)

@@ -85,6 +85,11 @@ class TorchModel(Wrappers):
         short = name.rpartition(".")[2]
         if name == "builtins.next":
             return self._next(args, node, st)
+        if name == "torch.nn.parallel.data_parallel" and len(args.pos) > 1:  # calls it, on each device
+            given = args.pos[1]
+            return self.call_value(
+                args.pos[0], Args(list(given.items) if isinstance(given, Tup) else [given]), node, st
+            )
         if name == "torch.is_grad_enabled" and st.mode is not None and IN_DOUBT not in st.conds:
             return [(Sym(GRAD_MODE, (Const.of(st.mode),)), st)]
         if short in ASKS_FINITE and self.hears(FiniteAsked):
