@@ -318,7 +318,9 @@ class Loops(Assignment):
         such pair: `len(names) == len(values)`.
         """
         others = [arg for arg in test.args if not self.is_length(arg, st)]
-        return len(others) == len(test.args) - 1 and not isinstance(others[0], Const)
+        if len(others) != len(test.args) - 1 or isinstance(others[0], Const):
+            return False
+        return not isinstance(others[0], Sym) or others[0].op != "pure builtins.len"
 
     def _was_last(self, st: State, before: set[Any], indices: set[Sym]) -> bool:
         """Whether this path assumed that the iteration that ends is the last one.

@@ -616,11 +616,12 @@ class _Pair:
         """What a thing that stands for two was made with: a scheduler goes with what stands for its optimizers."""
         if one.kind != "scheduler":
             return others
-        return tuple(
-            self.renamed.get((x, y), x) if isinstance(x, Ref) and isinstance(y, Ref) else x
-            for x, y in zip(one.args, two.args, strict=False)
-            if x == y or (x, y) in self.renamed
-        )
+        found: list[Value] = []
+        for x, y in zip(one.args, two.args, strict=False):
+            new = self.renamed.get((x, y)) if isinstance(x, Ref) and isinstance(y, Ref) else None
+            if new is not None or x == y:
+                found.append(x if new is None else new)
+        return tuple(found)
 
     def _modeless(self, value: Value, st: State) -> bool:
         record = st.record(value)
