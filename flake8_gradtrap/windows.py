@@ -84,6 +84,18 @@ class Tested:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """The steps that were taken in an iteration, since a window was asked about."""
+
+    steps: frozenset[Hashable] = frozenset()
+    meets: ClassVar[Level] = Level.SOFT
+
+    def meet(self, other: Taken | None) -> Taken:
+        """Where paths are taken together, a step of either counts: it may be one that no window holds back."""
+        return self if other is None else Taken(self.steps | other.steps)
+
+
+@dataclass(frozen=True, slots=True)
 class Filled:
     """Gradients that a backward has made and no step has used.
 
@@ -199,11 +211,11 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
 
     def over(self, loop: Hashable, watch: Watch) -> None:
         """An iteration of a loop has ended, if one was running."""
-        tested, steps = watch.get(("tested", loop)), watch.get(("steps", loop), frozenset())
+        tested, taken = watch.get(("tested", loop)), watch.get(("taken", loop), Taken())
         for window in tested.short if tested is not None else ():
-            self.short.setdefault(window, set()).add(steps)
+            self.short.setdefault(window, set()).add(taken.steps)
         watch.drop(("tested", loop))
-        watch.drop(("steps", loop))
+        watch.drop(("taken", loop))
         for key, filled in tagged(watch, "filled"):
             if loop not in filled.loops or loop in filled.ended:
                 continue
@@ -284,8 +296,8 @@ class InWindows(MeetsOptimizers, Waiting, InLoops):
         running = self.running(watch)
         forget(watch, "seen off")
         for loop, _ in tagged(watch, "tested"):
-            steps = ("steps", loop[1])
-            watch.put(steps, watch.get(steps, frozenset()) | {event.site.node})
+            taken: Taken = watch.get(("taken", loop[1]), Taken())
+            watch.put(("taken", loop[1]), Taken(taken.steps | {event.site.node}))
         for key, filled in tagged(watch, "filled"):
             if not concerns(watch, filled.owners, owners):
                 if overlap(filled.owners, owners) is None:

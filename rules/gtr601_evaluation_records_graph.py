@@ -20,7 +20,7 @@ elsewhere whose parameters are frozen.
 False negatives: evaluation without `eval()`; models in containers; results that are returned out of sight. Silent on
 purpose: a call whose result is dropped, or only asked for its shape (a test run, a measurement of speed); test suites;
 hooks on a module that a base class made out of sight; functions that adapt a model to what they evaluate. Beside
-`volatile=True`, of which torch warns, it is a preview.
+`volatile=True`, of which torch warns, it is a preview, and so it is in a method of a module that nobody in sight calls.
 
 A function that evaluates through several helpers is reported once.
 
@@ -197,7 +197,7 @@ class EvaluationRecordsGraph(InModes):
             f"{why}, use `torch.no_grad()`",
             trace=[("put into evaluation mode here", mark.site), ("called with gradients on here", event.site)],
             remedy=remedy,
-            preview=event.volatile,
+            preview=event.volatile or event.for_callers,
         )
 
 

@@ -104,6 +104,24 @@ def setup(model, frozen, quiet):
 """
 twins("or", OR.format(condition="frozen", mark="  # GTR101"), OR.format(condition="quiet or frozen", mark=""))
 
+RETRIED = """
+def setup(model, pick):
+    params = model.parameters()
+    while True:
+        try:
+            params = {made}
+        except TimeoutError:
+            continue
+        break
+    print(sum(p.numel() for p in params))
+    return Adam(params){mark}
+"""
+twins(
+    "tried again until it succeeds",
+    RETRIED.format(made="filter(pick(), params)", mark="  # GTR101"),
+    RETRIED.format(made="list(filter(pick(), params))", mark=""),
+)
+
 ATTRIBUTE = """
 def train(args, model, loader, criterion, optimizer, scaler):
     for x, y in loader:

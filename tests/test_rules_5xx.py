@@ -46,6 +46,7 @@ from flake8_gradtrap.events import (
     Thing,
 )
 from flake8_gradtrap.rule import all_rules
+from flake8_gradtrap.windows import Taken
 
 
 class TestGradientsNeverCleared:
@@ -254,3 +255,10 @@ def test_all_rules_are_silent_where_nothing_happens_twice() -> None:
 
 def test_gtr000_has_no_monitor() -> None:
     assert list(all_rules()["GTR000"].handlers()) == []
+
+
+def test_where_paths_are_taken_together_all_steps_of_an_iteration_count() -> None:
+    """A step that none of them holds back must not look as if it waited for a window."""
+    one, other = Taken(frozenset({"generator"})), Taken(frozenset({"generator", "critic"}))
+    assert one.meet(other) == Taken(frozenset({"generator", "critic"}))
+    assert one.meet(None) == one

@@ -43,6 +43,7 @@ class Forwarded(Event):
     of the function in which the call stands, `definition`: its definition. `only_looks`: nothing in that function
     trains or differentiates. `probes`: only that the call works, how long it takes or which shape comes out is of
     interest, or a unit test calls. `volatile`: the program turns gradients off in the way of torch before 0.4.
+    `for_callers`: the run began in a method of a module: its callers, which are not in sight, may turn them off.
     """
 
     module: Thing
@@ -54,6 +55,7 @@ class Forwarded(Event):
     only_looks: bool = False
     probes: bool = False
     volatile: bool = False
+    for_callers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from flake8_gradtrap.events import Forwarded, FunctionLeft, IteratorMade, LogarithmTaken, Produced, Site
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.activations import Activations
 from flake8_gradtrap.interp.classes import Classes
 from flake8_gradtrap.interp.core import HARMLESS, TRAINED, Args, Core, Results, Stalled
 from flake8_gradtrap.interp.inference import INFERENCE
@@ -53,6 +54,9 @@ SHARE = 7
 
 _DIFFERENTIATES = frozenset({"autograd", "backward", "grad"})
 """Words of a function that may go backward through what it computes, further down."""
+
+_ARRAYS = frozenset({"numpy", "tolist"})
+"""Words of a function that may return arrays or lists, and no tensors."""
 
 _CUTTING = frozenset({"detach", "detach_", "data", "no_grad"})
 """What a `forward` mentions that may cut off what it is given."""
@@ -273,7 +277,7 @@ class Calls(Classes):
             for args, st in calls:
                 self._forget_assigned(func, st)
                 plain = func.ident in self.plain
-                result = self.unknown(name) if plain else self._unknown_result(name, args, st)
+                result = self.unknown(name) if plain else self._unentered_result(func, name, args, st)
                 self.unentered.add(result)
                 results.append((result, st))
             return results
@@ -311,7 +315,16 @@ class Calls(Classes):
         switches = not _MODES.isdisjoint(ir.mentions(func.node))
         if switches and (bound or any(self.kind(arg, st) == "module" for arg in args.all())):
             self.mode_unknown(node, st)
-        return [(self._unknown_result(self._called(node).rpartition(".")[2], args, st), st)]
+        return [(self._unentered_result(func, self._called(node).rpartition(".")[2], args, st), st)]
+
+    def _unentered_result(self, func: Func, name: str, args: Args, st: State) -> Value:
+        if not _ARRAYS.isdisjoint(ir.mentions(func.node)):
+            return self.unknown(name)  # it may return no tensors
+        if self.grad_mode(func) is not False:
+            return self._unknown_result(name, args, st)
+        result = self.unknown(name)  # no gradient goes through what its decorator says is made without
+        self.data.add(result)
+        return result
 
     def _forget_assigned(self, func: Func, st: State) -> None:
         """What a method that was run before, and is not entered any more, would compute anew for its attributes."""
@@ -415,7 +428,7 @@ class Calls(Classes):
         result: Value = value
         if live and self.kind_of_unknown(value) in ("", "tensor", "lossfn"):  # called like the function that made it
             result = self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
-        if models or (live and result is value):
+        if (models or (live and result is value)) and st.mode is not False:
             self.likely.add(result)
         return result
 
@@ -609,7 +622,7 @@ class Calls(Classes):
     def promise(self, func: Func, st: State) -> str:
         """What differentiable result a function promises: "forward", "training_step", "loss", "penalty", or ""."""
         node = func.node
-        if not isinstance(node, ir.FunctionDef) or st.mode is False:
+        if not isinstance(node, ir.FunctionDef) or st.mode is False or Activations(st, self.know).not_training():
             return ""
         promises = node.name in ("forward", "training_step")
         if promises and func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):

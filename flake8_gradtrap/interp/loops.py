@@ -110,6 +110,7 @@ class Loops(Assignment):
             self.emit(LoopStarted(self.site(node, path), loop, times), path)
             indices |= self._start_counters(node, path)
         skipped = [path.fork() for path in live] if leaves else []
+        endless = isinstance(node, ir.While) and isinstance(node.test, ir.Const) and bool(node.test.value)
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
@@ -145,17 +146,22 @@ class Loops(Assignment):
                         if loop not in self.over_parts and entering and self._over_parts(node, entering[-1]):
                             self.over_parts.add(loop)
             live = []
+            cut_short: list[State] = []
             before = {test for path in entering for test in path.conds}
             for after, signal, value in self.exec_block(node.body, entering):
                 if signal in ("", "continue"):
                     last = self._was_last(after, before, indices)
                     self._forget_before_next(node, after)
                     (finished if last else live).append(after)
+                    if signal:
+                        cut_short.append(after)
                 elif signal == "break":
                     broken.append(after)
                 else:
                     after.stamp = outer
                     ends.append((after, signal, value))
+            if index == turns - 1 and broken and endless:  # it tries again, until it breaks
+                live = [path for path in live if not any(path is other for other in cut_short)]
             live = self.merger.merge(live)
             if known is not None and len(known) <= 1:
                 break

@@ -719,7 +719,8 @@ class Methods(Containers):
         value = self.unknown(name)
         if st.mode is False and self.know.conventions["computes"].search(name):
             self.forwarded(receiver, value, node, st)
-        self.likely.add(value)
+        if st.mode is not False:
+            self.likely.add(value)
         self._note_handed_out(name, value)
         return [(value, st)]
 

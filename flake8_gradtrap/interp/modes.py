@@ -86,6 +86,9 @@ class Modes(Core):
         self.quieted = 0
         """How often gradients were turned off so far."""
 
+    def class_kind(self, cls: Class) -> str:
+        raise NotImplementedError
+
     def set_mode(self, module: Value, name: str, args: Args, node: ir.Node, st: State) -> None:
         """`module.eval()` and `module.train(…)`."""
         if not self.hears(ModeSet):
@@ -231,10 +234,18 @@ class Modes(Core):
         probes = id(node) in (self.statement, self.unread) or self.in_a_test(st)
         volatile = any(_mentions(frame, _VOLATILE) for frame in st.frames)
         volatile = volatile or (func is None and "volatile" in self.module.source.text)
+        for_callers = started is not None and self._by_callers(started)
         forwarded = Forwarded(
-            site, thing, outputs, recorded, around, function, definition, only_looks, probes, volatile
+            site, thing, outputs, recorded, around, function, definition, only_looks, probes, volatile, for_callers
         )
         self.emit(forwarded, st)
+
+    def _by_callers(self, func: Func) -> bool:
+        """Whether a function is a method of a module, and no hook: its callers decide whether gradients are on."""
+        if func.owner is None or self.class_kind(func.owner) != "module":
+            return False
+        trained_for = any(isinstance(one, Api) and "Lightning" in one.name for one in self.lineage(func.owner))
+        return not (trained_for and _HOOK.search(getattr(func.node, "name", "")))
 
     def in_a_test(self, st: State) -> bool:
         """Whether what runs is a test of the program: what it keeps, it keeps for a few steps."""

@@ -167,7 +167,9 @@ class Module:
             target = self.project.find(module, level, self.path)
             if target is not None and (value := target.lookup(name)) is not None:
                 return value
-        return Api(_LIBRARIES[name]) if self.stars and name in _LIBRARIES else None
+        if name == "torch" or (self.stars and name in _LIBRARIES):
+            return Api(_LIBRARIES[name])  # a part of a file, which imports nothing, means torch by `torch`, too
+        return None
 
     def resolve(self, module: str, attribute: str | None, level: int) -> Value:
         """The value of `from module import attribute` (or `import module`): of the project if it is there."""

@@ -8,6 +8,7 @@ from flake8_gradtrap.events import (
     Thing,
 )
 from flake8_gradtrap.interp import ir
+from flake8_gradtrap.interp.activations import Activations
 from flake8_gradtrap.interp.core import Args
 from flake8_gradtrap.interp.iteration import Iteration
 from flake8_gradtrap.interp.provenance import PICKS, is_loss, unread
@@ -79,7 +80,7 @@ class Rewrapping(Iteration):
         if numbers:
             return self.make_tensor("pass", tuple(operands), node, st, how=short)
         value = self.make_tensor("rewrap", inner, node, st, how=how)
-        if st.mode is not False:
+        if st.mode is not False and not Activations(st, self.know).not_training():
             if history:
                 certain = [
                     part for part in operands if st.tensor(part) is not None and not self._may_be_number(part, node, st)
@@ -106,7 +107,8 @@ class Rewrapping(Iteration):
         if tensor is None or tensor.is_number or depth > 12:
             return False
         if tensor.op in ("leaf", "param", "op", "hard", "detach"):
-            return tensor.op != "op" or any(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
+            doubtful = tensor.op == "op" or tensor.how == ".data"  # an attribute of that name has many a thing
+            return not doubtful or any(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
         if tensor.op == "phi":
             return all(self._surely_tensor(parent, st, depth + 1) for parent in tensor.parents)
         return tensor.op in ("pass", "add", "sub", "mul", "div", "neg") and any(

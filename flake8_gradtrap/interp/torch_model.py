@@ -633,6 +633,9 @@ class TorchModel(Wrappers):
     def _hard(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         return self.make_tensor("hard", tuple(args.pos[:2]), node, st, how=name.rpartition(".")[2])
 
+    def _number(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
+        return Sym("pure " + name, tuple(args.pos), name.rpartition(".")[2])
+
     def _pass(self, name: str, args: Args, node: ir.Node, st: State) -> Value:
         return self.make_tensor("pass", self._operands_of(args, st), node, st, how=name.rpartition(".")[2])
 
@@ -764,6 +767,7 @@ _HANDLERS: list[tuple[str, Callable[..., Value | None]]] = [
     ("same.all", TorchModel._same_all),
     ("tensors.factory", TorchModel._factory),
     ("tensors.hard", TorchModel._hard),
+    ("tensors.number", TorchModel._number),
     ("tensors.rewrap", TorchModel._rewrap),
     ("tensors.variable", TorchModel._variable),
     ("tensors.readout", TorchModel._readout),
