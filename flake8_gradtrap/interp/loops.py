@@ -114,7 +114,7 @@ class Loops(Assignment):
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
-        turns = 2 if again else 1
+        turns = 2 if again and count != Const.of(1) else 1
         if known is not None and live and self._met_alone(source, known, live[0]):
             turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
         for index in range(turns):
