@@ -26,6 +26,11 @@ DROPS_RESULT = "<drops a result>"
 WRITES_DATA = "<writes through data>"
 """Something is written in place through `.data`."""
 
+KEEPS_ITERATOR = "<keeps an iterator>"
+"""An iterator of parameters, or another one beside it, may be used for more than the loop for which it is made."""
+REWRAPS = "<rewraps>"
+"""A tensor is made of something that is not written there."""
+
 _LEAVES = frozenset({"requires_grad", "requires_grad_", "Parameter"})
 _LEAF = re.compile(r"requires_grad\s*=\s*True|requires_grad_\(|\bParameter\(")
 _MODULES = frozenset({"nn"})
@@ -42,10 +47,17 @@ _GROWS = frozenset({"append", "insert", "extend", "update", "setdefault"})
 _MAKER = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|.*(?:conv|block|layer|mlp|clone|copy|net|head)")
 _METHOD = re.compile(r"_?[A-Z]|_*(?:make|build|create|get|new|init)|deepcopy$")
 """Calls that may make a module: of a name, and of an attribute (`self.conv(x)` is one in a forward)."""
-_REGISTERING = frozenset(
-    "ModuleList ModuleDict Sequential ParameterList ParameterDict add_module register_module register_parameter"
-    " setattr __setattr__".split()
-)
+_COLLECTING = frozenset("ModuleList ModuleDict Sequential ParameterList ParameterDict".split())
+_REGISTERING = _COLLECTING | frozenset("add_module register_module register_parameter setattr __setattr__".split())
+_ITERATORS = frozenset({"parameters", "named_parameters"})
+_USES_UP = frozenset("all any dict float frozenset int len list max min next set sorted sum tuple".split())
+"""What takes an iterator, and returns something else."""
+_COMPUTES = frozenset("F f math np numpy nn random torch".split())
+"""Modules whose functions return no iterator."""
+_REWRAPPING = frozenset("tensor FloatTensor DoubleTensor HalfTensor from_numpy new_tensor Variable".split())
+_WRAPS = _REWRAPPING | {"Tensor", "LongTensor", "as_tensor"}
+_REWRAPS = re.compile(rf"\b(?:{'|'.join(sorted(_WRAPS))})\(\s*[a-zA-Z_]")
+"""Where one is given a name, the syntax need not be looked at."""
 _REGISTERS = re.compile(rf"\b(?:{'|'.join(sorted(_REGISTERING))})\(")
 
 
@@ -59,6 +71,10 @@ def words_of(word: str) -> frozenset[str]:
         return frozenset({"data"})
     if word == COMPUTES_LEAF:
         return _LEAVES
+    if word == KEEPS_ITERATOR:
+        return _ITERATORS
+    if word == REWRAPS:
+        return _REWRAPPING
     return _droppable() if word == DROPS_RESULT else frozenset({word})
 
 
@@ -81,6 +97,10 @@ def traits(nodes: Iterable[ast.AST], text: str, words: frozenset[str]) -> frozen
         found.add(DROPS_RESULT)
     if "data" in words and _WRITES_DATA.search(text):
         found.add(WRITES_DATA)
+    if not words.isdisjoint(_ITERATORS) and _keeps_iterator(nodes, words):
+        found.add(KEEPS_ITERATOR)
+    if not words.isdisjoint(_REWRAPPING) and (_REWRAPS.search(text) or _rewraps(nodes)):
+        found.add(REWRAPS)
     return frozenset(found)
 
 
@@ -107,6 +127,10 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
     """Names that hold several such."""
     kept: set[str] = set()
     """Names whose values are put on an attribute."""
+    collecting: dict[str, bool] = {}
+    """Whether an attribute only ever holds a container here that registers what it is given."""
+    computes = any(getattr(top, "name", "").startswith("forward") for top in nodes)
+    """What it returns are tensors."""
     for statement in _statements(nodes):
         node = statement.value if isinstance(statement, ast.Expr) else statement
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
@@ -116,6 +140,8 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
                 if isinstance(target, ast.Attribute):
                     if several:
                         return True
+                    name = _own(target)
+                    collecting[name] = collecting.get(name, True) and _collects(node.value)
                     if isinstance(node.value, ast.Name):
                         kept.add(node.value.id)
                 elif isinstance(target, ast.Name):
@@ -124,22 +150,34 @@ def _keeps_several(nodes: Iterable[ast.AST]) -> bool:
                     elif _new(node.value, made):
                         made.add(target.id)
                 elif isinstance(target, ast.Subscript) and _new(node.value, made):
-                    if isinstance(target.value, ast.Attribute):
+                    if isinstance(target.value, ast.Attribute) and not collecting.get(_own(target.value)):
                         return True
                     if isinstance(target.value, ast.Name):
                         many.add(target.value.id)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GROWS:
             if any(_new(arg, made) or _several(arg, made) for arg in node.args):
-                if isinstance(node.func.value, ast.Attribute):
+                if isinstance(node.func.value, ast.Attribute) and not collecting.get(_own(node.func.value)):
                     return True
                 if isinstance(node.func.value, ast.Name):
                     many.add(node.func.value.id)
-        elif isinstance(node, ast.Return) and node.value is not None:
+        elif isinstance(node, ast.Return) and node.value is not None and not computes:
             if _several(node.value, made):
                 return True
             if isinstance(node.value, ast.Name):
                 kept.add(node.value.id)
     return not many.isdisjoint(kept)
+
+
+def _own(node: ast.Attribute) -> str:
+    """What an attribute of `self` is called; of something else, as the program writes it."""
+    return node.attr if isinstance(node.value, ast.Name) and node.value.id == "self" else ast.unparse(node)
+
+
+def _collects(node: ast.AST) -> bool:
+    """Whether an expression makes a container that registers what it holds."""
+    if not isinstance(node, ast.Call):
+        return False
+    return (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) in _COLLECTING
 
 
 def _new(node: ast.AST, made: set[str]) -> bool:
@@ -174,6 +212,106 @@ def _several(node: ast.AST, made: set[str]) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONTAINERS:
         return any(_several(part, made) for part in node.args)
     return False
+
+
+# -- iterators that are kept ------------------------------------------------------------------------------------------
+
+
+def _keeps_iterator(nodes: Iterable[ast.AST], words: frozenset[str]) -> bool:
+    """Whether something that may be a one-shot iterator is more than looped over where it is made.
+
+    A name for what a call returns, an attribute that is looped over, an argument of a call: each may be one.
+    """
+    spelt = False
+    used: set[int] = set()
+    """What is looped over, or used up by a call, there and then."""
+    for node in (inner for top in nodes for inner in ast.walk(top)):  # around what it holds
+        if isinstance(node, ast.For | ast.AsyncFor):
+            if isinstance(node.iter, ast.Attribute | ast.Subscript):
+                return True
+            used.update(map(id, _sources(node.iter)))
+        elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp):
+            used.update(id(source) for part in node.generators for source in _sources(part.iter))
+        elif isinstance(node, ast.GeneratorExp):
+            if id(node) not in used:
+                return True
+            used.update(id(source) for part in node.generators for source in _sources(part.iter))
+        elif isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if isinstance(node.func, ast.Name) and name in _USES_UP:
+                used.update(map(id, node.args))
+            if name in _ITERATORS:
+                spelt = True
+                if id(node) not in used:
+                    return True
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
+            if node.value is not None and _may_iterate(node.value):
+                return True
+        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+            return True
+    return not spelt  # by another name
+
+
+def _sources(node: ast.AST) -> Iterator[ast.AST]:
+    """What a loop over an expression draws from."""
+    yield node
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("enumerate", "zip"):
+        yield from node.args
+
+
+def _may_iterate(node: ast.AST) -> bool:
+    """Whether an expression may give an iterator that did not exist before."""
+    if isinstance(node, ast.IfExp):
+        return _may_iterate(node.body) or _may_iterate(node.orelse)
+    if isinstance(node, ast.BoolOp):
+        return any(map(_may_iterate, node.values))
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name):
+            return node.func.id not in _USES_UP
+        start = node.func
+        while isinstance(start, ast.Attribute):
+            start = start.value
+        return not isinstance(start, ast.Name) or start.id not in _COMPUTES
+    return isinstance(node, ast.GeneratorExp | ast.Await | ast.Lambda | ast.NamedExpr)
+
+
+# -- tensors that are made anew ---------------------------------------------------------------------------------------
+
+
+def _rewraps(nodes: Iterable[ast.AST]) -> bool:
+    """Whether a constructor of tensors is called with more than constants, or is handed on itself."""
+    every = [inner for top in nodes for inner in ast.walk(top)]
+    called = {id(node.func) for node in every if isinstance(node, ast.Call)}
+    bound = {node.arg for node in every if isinstance(node, ast.arg)}
+    bound |= {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    spelt = False
+    for node in every:
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            spelt = spelt or name in _REWRAPPING
+            data = (*node.args, *(given.value for given in node.keywords if given.arg in ("data", None)))
+            if name in _WRAPS and not all(map(_is_written, data)):
+                return True
+        elif isinstance(node, ast.Attribute):
+            spelt = spelt or node.attr in _REWRAPPING
+            if node.attr in _WRAPS and id(node) not in called:
+                return True
+        elif isinstance(node, ast.Name):
+            spelt = spelt or node.id in _REWRAPPING
+            if node.id in _WRAPS and id(node) not in called and node.id not in bound:
+                return True
+        elif isinstance(node, ast.alias) and node.name in _WRAPS:
+            return True
+    return not spelt and bound.isdisjoint(_REWRAPPING)  # by another name
+
+
+def _is_written(node: ast.AST) -> bool:
+    """Whether a value is written where it stands."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return all(map(_is_written, node.elts))
+    if isinstance(node, ast.UnaryOp):
+        return _is_written(node.operand)
+    return isinstance(node, ast.Constant)
 
 
 # -- parameters that are computed with --------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ from dataclasses import dataclass, field, replace
 from flake8_gradtrap.events import Iterated, IteratorMade
 from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
+from flake8_gradtrap.traits import KEEPS_ITERATOR
 
 OPTIMIZER = re.compile(
     r"\w*(adam|sgd|adagrad|adadelta|adamax|adafactor|rmsprop|rprop|lbfgs|muon|optimizer)\w*|add_param_group",
@@ -91,6 +92,7 @@ class OneShotIteratorReused(Rule):
     summary = "An exhausted iterator is iterated again: nothing happens, silently"
     fix = "safe"
     words = ("parameters", "named_parameters", "clip_grad_norm_")
+    roots = (KEEPS_ITERATOR, "clip_grad_norm_")
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

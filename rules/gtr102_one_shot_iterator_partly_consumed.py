@@ -61,6 +61,7 @@ from dataclasses import dataclass, field, replace
 from flake8_gradtrap.events import Iterated, IteratorMade
 from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
+from flake8_gradtrap.traits import KEEPS_ITERATOR
 
 ORDINARY = {
     "for",
@@ -97,7 +98,7 @@ class OneShotIteratorPartlyConsumed(Rule):
     summary = "A part of an iterator is taken, then the rest is used as if it were all"
     fix = "safe"
     words = ("parameters", "named_parameters", "next")
-    roots = ("parameters", "named_parameters")
+    roots = (KEEPS_ITERATOR,)
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

@@ -55,6 +55,7 @@ from dataclasses import dataclass, field, replace
 from flake8_gradtrap.events import Iterated, IteratorMade, Site
 from flake8_gradtrap.gradients import Uncertain
 from flake8_gradtrap.rule import Change, Remedy, Rule, Watch, on, spoken
+from flake8_gradtrap.traits import KEEPS_ITERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class IterableParameterIteratedTwice(Rule):
     fix = "safe"
     at_definition = True
     words = ("parameters", "params", "named_parameters", "Iterable", "Iterator", "Generator")
-    roots = ("parameters", "named_parameters")
+    roots = (KEEPS_ITERATOR,)
 
     @on(IteratorMade)
     def made(self, event: IteratorMade, watch: Watch) -> None:

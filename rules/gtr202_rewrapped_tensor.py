@@ -79,6 +79,7 @@ from functools import partial
 
 from flake8_gradtrap.events import Backpropagated, GradientForced, Produced, Rewrapped, RunEnded, Site, Term
 from flake8_gradtrap.rule import Watch, on
+from flake8_gradtrap.traits import REWRAPS
 from flake8_gradtrap.waiting import Waiting
 
 
@@ -101,6 +102,7 @@ class RewrappedTensor(Waiting):
     name = "rewrapped-tensor"
     summary = "An existing tensor is wrapped in a new one, which has no history"
     words = ("tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "from_numpy", "new_tensor", "Variable", "backward")
+    roots = (REWRAPS, "backward")
 
     @on(Rewrapped)
     def rewrapped(self, event: Rewrapped, watch: Watch) -> None:

@@ -127,14 +127,14 @@ def test_no_run_takes_more_steps_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
         + "    return Adam(params)\n",
         "def f(model):\n    params = model.parameters()\n    return Adam(params)" + ".x(1)" * 150 + "\n",
         "def f(model):\n    params = model.parameters()\n" + "".join(f"    a{n} = params\n" for n in range(2000)),
-        "def f(model, n):\n    return f(model, f(model, f(list(model.parameters()), n)))\n",
+        "def f(model, n):\n    return f(model, f(model, f(iter(model.parameters()), n)))\n",
         "".join(f"def f{n}(model):\n    f{n + 1}(model)\n    f{n + 1}(model)\n\n\n" for n in range(40))
-        + "def f40(model):\n    return list(model.parameters())\n",
+        + "def f40(model):\n    return list(iter(model.parameters()))\n",
         "def f(model):\n    params = model.parameters()\n"
         + "".join("    " * (n + 1) + "for p in params:\n" for n in range(15))
         + "    " * 16
         + "p.grad = None\n",
-        "class A(B):\n    pass\n\n\nclass B(A):\n    def step(self, model):\n        return list(model.parameters())\n",
+        "class A(B):\n    pass\n\n\nclass B(A):\n    def step(self, model):\n        return model.parameters()\n",
     ],
     ids=["many branches", "long chain", "many names", "recursion", "doubling calls", "deep loops", "circular bases"],
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from flake8_gradtrap.fixed import fixed
 
-@dataclass(frozen=True, slots=True)
+
+@fixed
 class Site:
     """A place in the program and the calls through which it was reached.
 
@@ -18,7 +20,7 @@ class Site:
     caller: Site | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Thing:
     """An object of the run: its identity, and what the program calls it at this place (for messages only)."""
 

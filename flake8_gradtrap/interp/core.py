@@ -93,6 +93,9 @@ MEASURES = re.compile(
 )
 """What keeps numbers is called so: it has no use for a loss but its value."""
 
+_KINDS: dict[type[Value], str] = {Const: "const", Tup: "tuple", Func: "function", Method: "function", Class: "class"}
+"""What values of these types are, whatever they hold."""
+
 _NO_LOSS = frozenset({"forward", "pass", "leaf", "data", "hard", "detach"})
 """Operations of which a loss is hardly the result."""
 
@@ -274,6 +277,8 @@ class Core:
         """What the `yield` of a generator runs that is a context: the block under it, by the generator's names."""
         self.assumed_runs = False
         """Whether the run in progress is one for the definition's side, with arguments that may be one-shot."""
+        self._handlers: dict[tuple[str, type], Any] = {}
+        """The methods for the kinds of nodes, by what they do."""
         self._listeners: dict[type[Event], list[tuple[str, Any, PathWatch]]] = {}
         self.monitors: list[Rule] = []
         for rule in rules:
@@ -370,17 +375,7 @@ class Core:
         if isinstance(value, Ref):
             record = st.heap.get(value)
             return "" if record is None else record.kind
-        if isinstance(value, Const):
-            return "const"
-        if isinstance(value, Tup):
-            return "tuple"
-        if isinstance(value, Func | Method):
-            return "function"
-        if isinstance(value, Class):
-            return "class"
-        if isinstance(value, Sym):
-            return self.kind_of_unknown(value)
-        return ""
+        return self.kind_of_unknown(value) if isinstance(value, Sym) else _KINDS.get(type(value), "")
 
     def submodule(self, holder: Hashable, key: Hashable) -> Sym:
         """A module inside a module, a `ModuleList` or a `Sequential`."""
@@ -726,6 +721,14 @@ class Core:
             raise OverBudget
         if self.steps > self.limit:
             raise Stalled
+
+    def handler(self, what: str, kind: type) -> Any:
+        """The method that does something with nodes of a kind: `eval_Call`; None if there is none."""
+        try:
+            return self._handlers[what, kind]
+        except KeyError:
+            found = self._handlers[what, kind] = getattr(self, what + kind.__name__, None)
+            return found
 
     def eval_many(self, nodes: Iterable[ir.Expression], st: State) -> list[tuple[list[Value], State]]:
         """The expressions in order, each on every path that the ones before it lead to."""

@@ -45,10 +45,8 @@ class Expressions(Comprehensions):
     def eval(self, node: ir.Expression, st: State) -> Results:
         self.tick()
         self.at = id(node)
-        method: Callable[[Any, State], Results] | None = getattr(self, "eval_" + type(node).__name__, None)
-        if method is None:
-            return [(self.unknown(), st)]
-        return method(node, st)
+        method: Callable[[Any, State], Results] | None = self.handler("eval_", type(node))
+        return [(self.unknown(), st)] if method is None else method(node, st)
 
     # -- names and literals -------------------------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ class Loops(Assignment):
         that seems to leave a name unbound takes one of its branches each time.
         """
         captured = st.conds.get(("captured", st.frame.env), frozenset())
-        st.keep_names(st.frame.env, lambda name: name in before_loop or name in captured)
+        st.keep_names(st.frame.env, before_loop, captured)
 
     def _forget_before_next(self, node: ir.For | ir.While, st: State) -> None:
         """Drop the names that neither the next iteration nor what follows the loop reads."""
@@ -266,7 +266,7 @@ class Loops(Assignment):
             return
         captured = st.conds.get(("captured", frame.env), frozenset())
         head = live.head[id(node)]
-        st.keep_names(frame.env, lambda name: name in head or name in captured)
+        st.keep_names(frame.env, head, captured)
 
     def iterated(
         self,

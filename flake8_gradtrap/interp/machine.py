@@ -267,6 +267,7 @@ class Machine(Methods):
         self.began = self.counter
         self.merger.narrow = self.merger.single = False
         self.merger.apart.clear()
+        self.merger.remembering.clear()
         self.idle.clear()
         self.helped = 0
         self.limit = math.inf
@@ -538,8 +539,14 @@ class Machine(Methods):
             if self._starts(pair[0].mentions, around) or (kept and REGISTERS in pair[0].mentions)
         ]
         names = {method.name for method, _ in relevant}
+        # A forward keeps no parts of the module, whatever it is that makes some.
+        beyond = {method.name for method, _ in relevant if self._starts(method.mentions - OF_CLASSES, around)}
         callers = [
-            pair for pair in methods if pair not in relevant and pair[0].mentions & names and pair[0].name != "__init__"
+            pair
+            for pair in methods
+            if pair not in relevant
+            and pair[0].mentions & (beyond if pair[0].name.startswith("forward") else names)
+            and pair[0].name != "__init__"
         ]
         everything = callers + relevant
         called = {name for method, _ in everything for name in method.mentions - {method.name}}

@@ -81,6 +81,8 @@ class Merger:
         self._outlines: dict[int, tuple[Tensor, frozenset[Hashable]]] = {}
         self.apart: list[tuple[str, Hashable, Hashable]] = []
         """What kept the last pairs apart: most pairs are tried again and again, and differ in the same things."""
+        self.remembering: dict[tuple[int, int], tuple[Any, Hashable, Any, Any]] = {}
+        """For pairs of paths, by their numbers, a rule that remembers different things on them, of what, and these."""
 
     def merge(self, states: list[State]) -> list[State]:
         if len(states) < 2:
@@ -88,7 +90,7 @@ class Merger:
         result: list[State] = []
         for state in states:
             for index, other in enumerate(result):
-                merged = _Pair(self, other, state, Level.QUIET).merged()
+                merged = self._merged(other, state, Level.QUIET)
                 if merged is not None:
                     result[index] = merged
                     break
@@ -105,6 +107,21 @@ class Merger:
             self.forced += 1
             self._squeeze(result, max(many // 2, min(many, 2)), Level.FORCE)
         return result
+
+    def _merged(self, a: State, b: State, level: Level) -> State | None:
+        """One path for two, if they may be merged at a level."""
+        return None if self._remember_apart(a, b, level) else _Pair(self, a, b, level).merged()
+
+    def _remember_apart(self, a: State, b: State, level: Level) -> bool:
+        """Whether a rule that kept two paths apart before still remembers the same on each of them.
+
+        Paths gain objects and lose none, so that is a reason for good, at any level below force.
+        """
+        known = self.remembering.get((a.number, b.number))
+        if known is None or level is Level.FORCE:
+            return False
+        code, key, x, y = known
+        return a.mem.get(code, _NOTHING).get(key, _MISSING) is x and b.mem.get(code, _NOTHING).get(key, _MISSING) is y
 
     def fewer(self, states: list[State], goal: int) -> list[State]:
         """Merge paths until so many are left, if no rule's memories get lost."""
@@ -123,7 +140,7 @@ class Merger:
                 result.append(state)
                 continue
             for index in range(len(result) - 1, -1, -1):
-                merged = _Pair(self, result[index], state, level).merged()
+                merged = self._merged(result[index], state, level)
                 if merged is not None:
                     result[index] = merged
                     break
@@ -136,24 +153,31 @@ class Merger:
         if len(states) > _CROWD:  # to compare each with each takes too long
             states[:] = self._reduce(states, max(goal, _CROWD), level)
         measured: dict[tuple[State, State], tuple[int, int]] = {}
+        failed: set[tuple[State, State]] = set()
         while len(states) > goal:
-            pairs = [(a, b, i, j) for j, b in enumerate(states) for i, a in enumerate(states[:j])]
-            for a, b, _, _ in pairs:
-                if (a, b) not in measured:
-                    measured[a, b] = self._apart(a, b)
-            for _, i, j in sorted((measured[a, b], i, j) for a, b, i, j in pairs):
-                merged = _Pair(self, states[i], states[j], level).merged()
+            order: list[tuple[tuple[int, int], int, int]] = []
+            for j, b in enumerate(states):
+                for i, a in enumerate(states[:j]):
+                    if (a, b) not in failed and not self._remember_apart(a, b, level):
+                        if (a, b) not in measured:
+                            measured[a, b] = self._apart(a, b)
+                        order.append((measured[a, b], i, j))
+            for _, i, j in sorted(order):
+                merged = self._merged(states[i], states[j], level)
                 if merged is not None:
                     states[i] = merged
                     del states[j]
                     break
+                failed.add((states[i], states[j]))
             else:
                 return
 
     def _apart(self, a: State, b: State) -> tuple[int, int]:
         """For how many rules two paths differ in what is remembered, and in how many things that are trained."""
-        memory = sum(a.mem.get(code) != b.mem.get(code) for code in a.mem.keys() | b.mem.keys())
-        trained = 0
+        memory = trained = 0
+        for code in a.mem.keys() | b.mem.keys():
+            one, two = a.mem.get(code), b.mem.get(code)
+            memory += one is not two and one != two
         for number in a.envs.keys() & b.envs.keys():
             mine, theirs = a.envs[number], b.envs[number]
             for name, value in mine.items() if mine is not theirs and mine != theirs else ():
@@ -213,6 +237,8 @@ class Merger:
 
 class _Pair:
     """Two paths that meet, and the attempt to merge them at a level."""
+
+    __slots__ = ("a", "b", "core", "forgetful", "joined", "level", "lost", "merger", "renamed")
 
     def __init__(self, merger: Merger, a: State, b: State, level: Level) -> None:
         self.merger = merger
@@ -310,16 +336,19 @@ class _Pair:
     def _known_apart(self) -> bool:
         """Whether something that kept other pairs apart does so with this one: a look at few things, before at all."""
         a, b = self.a, self.b
-        held: dict[str, tuple[dict[Any, dict[Any, Any]], dict[Any, dict[Any, Any]]]]
-        held = {"name": (a.envs, b.envs), "attribute": (a.overlay, b.overlay), "memory": (a.mem, b.mem)}
-        for what, where, key in self.merger.apart:
-            ours, others = held[what]
+        for place in self.merger.apart:
+            what, where, key = place
+            ours: dict[Any, dict[Any, Any]] = a.mem if what == "memory" else a.envs if what == "name" else a.overlay
+            others: dict[Any, dict[Any, Any]] = b.mem if what == "memory" else b.envs if what == "name" else b.overlay
             mine, theirs = ours.get(where, _NOTHING), others.get(where, _NOTHING)
             if mine is theirs:
                 continue
             x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
             if x is not y and x != y and self._kept_apart(what, where, key, x, y):
-                self._differ(what, where, key)
+                if place is not self.merger.apart[0]:
+                    self._differ(what, where, key)
+                if what == "memory" and all(getattr(one, "meets", Level.FORCE) is Level.FORCE for one in (x, y)):
+                    self.merger.remembering[a.number, b.number] = where, key, x, y
                 return True
         return False
 
@@ -332,8 +361,8 @@ class _Pair:
             return not self._unshared(where) and not self._may_hold(key, x, y)
         return (
             self.level < Level.FORCE
-            and all(oid in a.heap and oid in b.heap for oid in oids(key))
             and self._met(*((y, x) if x is _MISSING else (x, y))) is NotImplemented
+            and all(oid in a.heap and oid in b.heap for oid in oids(key))
         )
 
     def _unshared(self, holder: Value) -> bool:

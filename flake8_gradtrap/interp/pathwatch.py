@@ -55,7 +55,7 @@ class PathWatch:
 
     def items(self) -> Iterable[tuple[Hashable, Any]]:
         inner = self.state.mem.get(self.code)
-        return list(inner.items()) if inner else ()
+        return inner.items() if inner else ()  # as it is now: what is remembered is never changed, only replaced
 
     @property
     def lossy(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Container, Hashable, Set
+from dataclasses import field
+from itertools import count
 from typing import Any
 
 from flake8_gradtrap.events import Site
+from flake8_gradtrap.fixed import fixed
 from flake8_gradtrap.interp.values import (
     Const,
     Func,
@@ -29,7 +31,10 @@ IN_DOUBT = ("gradient mode in doubt",)
 """Assumed on a path on which something that cannot be seen decides whether gradients are recorded."""
 
 
-@dataclass(frozen=True, slots=True)
+_numbers = count()
+
+
+@fixed
 class Frame:
     """An activation of a function: its environment, the environments it closes over, the call that made it."""
 
@@ -45,9 +50,13 @@ class Frame:
 class State:
     """One path. Copies are cheap: all that it holds is immutable, only the dictionaries themselves are copied."""
 
-    __slots__ = ("changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "overlay", "own", "stamp")
+    __slots__ = (
+        "changed", "conds", "envs", "frames", "heap", "lossy", "mem", "mode", "number", "overlay", "own", "stamp"
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.number = next(_numbers)
+        """No other path has or had it."""
         self.envs: dict[int, dict[str, Value]] = {}
         """The names that are bound, for each activation. Forks share the inner dicts: they change by `bind` alone."""
         self.own: set[int] = set()
@@ -74,6 +83,7 @@ class State:
 
     def fork(self) -> State:
         new = State.__new__(State)
+        new.number = next(_numbers)
         new.envs = dict(self.envs)
         new.own = set()
         self.own = set()
@@ -105,10 +115,12 @@ class State:
         self.envs[env] = names
         self.own.discard(env)
 
-    def keep_names(self, env: int, kept: Callable[[str], bool]) -> None:
-        """Unbind the names of an activation but those that are kept."""
+    def keep_names(self, env: int, kept: Set[str], captured: Set[str] = frozenset()) -> None:
+        """Unbind the names of an activation but those that are kept, or that functions made in it have captured."""
         names = self.envs[env]
-        gone = [name for name in names if not kept(name)]
+        if names.keys() <= kept:
+            return
+        gone = names.keys() - kept - captured
         if gone:
             self.envs[env] = {name: value for name, value in names.items() if name not in gone}
             self.own.add(env)

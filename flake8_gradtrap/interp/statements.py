@@ -69,11 +69,11 @@ class Statements(Loops):
         live = self.liveness.get(frame.func.ident if frame.func is not None else 0)
         if live is None or (after := live.after.get(id(statement))) is None:
             return
-        st.keep_names(frame.env, lambda name: name in after or name in captured)
+        st.keep_names(frame.env, after, captured)
 
     def exec_all(self, node: ir.Statement, live: list[State]) -> list[End]:
         """Run a statement: one with blocks on all paths at once, a simple one on each."""
-        method: Callable[[Any, list[State]], list[End]] | None = getattr(self, "run_" + type(node).__name__, None)
+        method: Callable[[Any, list[State]], list[End]] | None = self.handler("run_", type(node))
         if method is None:
             return self._exec_each(node, live)
         self.tick(len(live))
@@ -156,7 +156,7 @@ class Statements(Loops):
     def exec(self, node: ir.Statement, st: State) -> list[End]:
         self.tick()
         self.at = id(node)
-        method: Callable[[Any, State], list[End]] = getattr(self, "exec_" + type(node).__name__)
+        method: Callable[[Any, State], list[End]] = self.handler("exec_", type(node))
         try:
             return method(node, st)
         except Dead:
@@ -221,7 +221,7 @@ class Statements(Loops):
     def exec_Delete(self, node: ir.Delete, st: State) -> list[End]:
         for target in node.targets:
             if isinstance(target, ir.Name):
-                st.keep_names(st.frame.env, target.id.__ne__)
+                st.keep_names(st.frame.env, st.envs[st.frame.env].keys() - {target.id})
             elif isinstance(target, ir.Subscript):
                 for value, path in self.eval(target.value, st)[:1]:
                     self.empty(value, target, path)

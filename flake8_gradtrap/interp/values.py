@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from flake8_gradtrap.fixed import fixed
 
 if TYPE_CHECKING:
     from flake8_gradtrap.events import Site
@@ -24,16 +27,22 @@ class Value:
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Const(Value):
     """A Python constant. `True` and `1` are different constants."""
 
     value: Any
     type: type = field(default=type(None))
 
-    @classmethod
-    def of(cls, value: Any) -> Const:
-        return cls(value, type(value))
+    @staticmethod
+    def of(value: Any) -> Const:
+        """The constant for a value: mostly one that exists, as paths compare so many of them."""
+        return _constant(value)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _constant(value: Any) -> Const:
+    return Const(value, type(value))
 
 
 NONE = Const.of(None)
@@ -73,21 +82,21 @@ class Ref(int, Value):
         return f"Ref({int(self)})"
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Tup(Value):
     """A tuple of known length."""
 
     items: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Api(Value):
     """Something imported from outside the project, by its full name: a module, a class or a function."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Func(Value):
     """A visible function: its definition, the module and environments that it closes over, and its receiver."""
 
@@ -101,7 +110,7 @@ class Func(Value):
     """The gradient mode that a decorator sets: False for `@torch.no_grad()`; None: the caller's."""
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Class(Value):
     """A visible class. What its header and its table of contents say is known without reading its body."""
 
@@ -117,7 +126,7 @@ class Class(Value):
     closure: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Method(Value):
     """A method of a receiver whose class is not visible: `optimizer.step`, `loss.backward`."""
 
@@ -125,7 +134,7 @@ class Method(Value):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Super(Value):
     """`super()` inside a method of `owner`, bound to `receiver`."""
 
@@ -139,7 +148,7 @@ Stamp = tuple[tuple[int, int], ...]
 """The loops that were running when something was made, the outermost first, each with the number of its iteration."""
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Tensor:
     """A tensor, or a number with a tensor's provenance: one operation of the provenance graph.
 
@@ -169,7 +178,7 @@ class Tensor:
     kind: str = "tensor"
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Iterator:
     """A one-shot iterator. `sources`: the iterators or iterables it draws from; `item`: what it yields.
 
@@ -190,7 +199,7 @@ class Iterator:
     kind: str = "iterator"
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Listing:
     """A list, set, deque or re-iterable view. `items`: its elements if all are known, else `item`: a typical one."""
 
@@ -204,7 +213,7 @@ class Listing:
     kind: str = "list"
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Mapping:
     """A dict. `items`: known entries by key; `closed`: there are no others."""
 
@@ -216,7 +225,7 @@ class Mapping:
     kind: str = "dict"
 
 
-@dataclass(frozen=True, slots=True)
+@fixed
 class Thingy:
     """Any other object: `kind` is "instance", "module", "optimizer", "scaler", "scheduler", "context", "lossfn",
     "loader", …
