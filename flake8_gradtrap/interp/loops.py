@@ -114,7 +114,7 @@ class Loops(Assignment):
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
-        turns = 2 if again and count != Const.of(1) else 1
+        turns = 2 if again and not _once(node) else 1
         if known is not None and live and self._met_alone(source, known, live[0]):
             turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
         for index in range(turns):
@@ -380,6 +380,14 @@ def _counts(value: Any) -> bool:
     if isinstance(value, Sym) and value.op == "+":
         return _counts(value.args[0])
     return isinstance(value, Sym) and value.op == "index"
+
+
+def _once(node: ir.For | ir.While) -> bool:
+    """Whether a loop says that it runs once: `for _ in range(1)`; how many epochs a setting asks for is no matter."""
+    call = node.iter if isinstance(node, ir.For) else None
+    if not isinstance(call, ir.Call) or not isinstance(call.func, ir.Name) or call.func.id != "range":
+        return False
+    return [arg.value.value for arg in call.args if isinstance(arg.value, ir.Const)] == [1] and len(call.args) == 1
 
 
 def _few(iterable: ir.Expression) -> bool:
