@@ -41,7 +41,11 @@ APART = re.compile(
 )
 """Names of what is kept out of a model, or of its training, on purpose."""
 
-LOSS_FUNCTION = re.compile(r"(^|[._])loss(es)?([._\[(]|func|fn|$)|criterion|_objective\b", re.IGNORECASE)
+LOSS_FUNCTION = re.compile(
+    r"(^|[._])loss(es)?([._\[(]|func|fn|$)|criterion|_objective\b"
+    r"|(^|[._])(ce|bce|nll|mse|mae|l1|l2|kld?|ctc|xent|huber|cross_?entropy)(_?(with_?)?(logits?|crit|fn))*$",
+    re.IGNORECASE,
+)
 """A function that computes a loss is called so."""
 
 ACT = re.compile(r"backward|step|optim|scaler|update|apply|minimi|clear|zero|reset|closure", re.IGNORECASE)
@@ -193,10 +197,12 @@ class InLoops(Rule):
 def touches(watch: Watch, event: Escaped, owners: Owners, walked: frozenset[Hashable] = frozenset()) -> bool:
     """Whether code that cannot be seen got hold of these owners' gradients: through a module or an optimizer.
 
-    `walked`: tensors that are known to be no modules. Where the owners are unknown, any other thing may be one.
+    `walked`: tensors that are known to be no modules. Where the owners are unknown, any other thing may be one; not a
+    tensor, unless its name says that the code does more with a loss than to compute.
     """
+    computes = ACT.search(event.to) is None
     for thing in event.things:
-        if thing.harmless:
+        if thing.harmless or (thing.tensor and computes and owners is None):
             continue
         missing = object()
         theirs = watch.get(("optimizer", thing.key), missing)

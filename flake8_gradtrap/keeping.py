@@ -164,7 +164,7 @@ class KeepsGraph(InLoops):
             walk
             for (_, loss), walk in tagged(watch, "walk")
             if not graph.isdisjoint(walk.tensors) and (event.loop is None or event.loop in walk.loops)
-            if event.had_history or walk.trains or loss in graph
+            if event.had_history or walk.trains or loss in graph or a_term(event.site, tensor, walk.site, walk.tensors)
         ]
         loop = active.get(("active", event.loop))
         old: Kept | None = watch.get(key)
@@ -214,7 +214,12 @@ class KeepsGraph(InLoops):
                 and own
                 and kept.now
                 and not tensors.isdisjoint(kept.graph)
-                and (kept.history or backward.owners is not None or backward.loss.key in kept.graph)
+                and (
+                    kept.history
+                    or backward.owners is not None
+                    or backward.loss.key in kept.graph
+                    or a_term(kept.site, kept.tensor, event.site, tensors)
+                )
             ):
                 retained = kept.retained or backward.retains is not False
                 watch.put(key, replace(kept, walked=True, backward=backward.site, retained=retained))
@@ -347,6 +352,14 @@ class KeepsGraph(InLoops):
             self.waiting[place] = replace(kept, backward=trains.site), True
         elif not watch.lossy and kept.read and (kept.by or LOSSES.search(kept.tensor.label)):
             self.waiting[place] = kept, False
+
+
+def a_term(site: Site, tensor: Thing, backward: Site, walked: frozenset[Hashable]) -> bool:
+    """Whether what is kept is a part of what the same function back-propagates, and a loss by its name: what would it
+    be added for, had it no graph?
+    """
+    named = LOSSES.search(tensor.label) is not None
+    return named and tensor.key in walked and frame(site) == frame(backward)
 
 
 def place_key(site: Site) -> tuple[Hashable, ...]:

@@ -75,6 +75,7 @@ from flake8_gradtrap.events import (
     Owners,
     Site,
     Stepped,
+    Thing,
 )
 from flake8_gradtrap.gradients import (
     InLoops,
@@ -114,6 +115,10 @@ class Applied:
     settled: bool = False
     """Whether `again` belongs to the iteration of the next step."""
     walked: frozenset[Hashable] = field(default=frozenset(), compare=False)
+    inner: Hashable = None
+    """The innermost of `loops`."""
+    beside: bool = False
+    """Whether `again` ran in it."""
 
     def meet(self, other: Applied | None) -> Any:
         """By force: some path has applied them. Whatever clears in these loops counts from then on."""
@@ -130,6 +135,8 @@ class Applied:
             certain=self.certain and other.certain,
             settled=self.settled and other.settled,
             walked=self.walked | other.walked,
+            inner=self.inner if self.inner == other.inner else None,
+            beside=self.beside and other.beside and self.inner == other.inner,
         )
 
 
@@ -156,6 +163,8 @@ class GradientsNeverCleared(Waiting, InLoops):
 
     def __init__(self) -> None:
         super().__init__()
+        self.acting: dict[Hashable, set[str]] = {}
+        """What optimizers are called that step or clear in a loop, on whatever path."""
         self.clears: set[tuple[frozenset[Hashable], Owners, Hashable]] = set()
         """Every clearing in a loop: the loops that were running, and what it clears."""
 
@@ -167,6 +176,9 @@ class GradientsNeverCleared(Waiting, InLoops):
     @on(Cleared)
     def clear(self, event: Cleared, watch: Watch) -> None:
         owners = meet(watch, event.optimizer, event.owners)
+        if event.optimizer is not None:
+            for loop in self.running(watch):
+                self.acts(event.optimizer, loop)
         cleared = event.optimizer.key if event.optimizer is not None else None
         self.clears.add((self.running(watch), owners, cleared))
         for key, applied in tagged(watch, "applied"):
@@ -188,6 +200,7 @@ class GradientsNeverCleared(Waiting, InLoops):
         earlier: Mark | None = watch.get(("walk",))
         graph = graph_of(event) if earlier is None or earlier.flag else earlier.walked | graph_of(event)
         watch.put(("walk",), Mark(event.site, graph))
+        running = self.running(watch)
         for key, applied in tagged(watch, "applied"):
             related = overlap(applied.owners, event.owners)
             if related is False:
@@ -202,6 +215,7 @@ class GradientsNeverCleared(Waiting, InLoops):
                     certain=applied.certain or related is True,
                     settled=True,
                     walked=applied.walked | graph,
+                    beside=applied.inner in running if first else applied.beside,
                 ),
             )
 
@@ -225,7 +239,7 @@ class GradientsNeverCleared(Waiting, InLoops):
     def escape(self, event: Escaped, watch: Watch) -> None:
         if computes_loss(watch, event):
             return
-        keys = {thing.key for thing in event.things}
+        keys = {thing.key for thing in event.things if not thing.harmless}
         for key, applied in tagged(watch, "applied"):
             if key[1] in keys or touches(watch, event, applied.owners, applied.walked):
                 watch.drop(key)  # they may be cleared there: on this path, and where a condition says so
@@ -244,15 +258,20 @@ class GradientsNeverCleared(Waiting, InLoops):
         if event.closure:  # the closure clears and goes backward, as often as the optimizer likes
             return
         steps = applied.steps if applied is not None else frozenset()
+        inner = next(reversed([loop for (_, loop), _ in tagged(watch, "active")]), None)
+        self.acts(event.optimizer, inner)
         if (
             applied is not None
             and not event.trial
             and applied.again is not None
             and event.site.node in steps
-            and (applied.certain or alone(watch, owners))
             and not (watch.lossy and self.may_be_cleared(applied, event, owners))
         ):
-            self.suspect(event.site.node, partial(self.tell, applied, applied.again, event))
+            tell = partial(self.tell, applied, applied.again, event)
+            if applied.certain or alone(watch, owners):
+                self.suspect(event.site.node, tell)
+            elif applied.beside and applied.inner == inner:
+                self.suspect((event.site.node, ("crowd", inner)), tell)
         walk: Mark | None = watch.get(("walk",))
         if walk is not None:
             watch.put(("walk",), replace(walk, flag=True))
@@ -265,9 +284,17 @@ class GradientsNeverCleared(Waiting, InLoops):
                 steps | {event.site.node},
                 loops=running,
                 within=running,
+                inner=inner,
                 walked=walk.walked if walk is not None else frozenset(),
             ),
         )
+
+    def acts(self, optimizer: Thing, loop: Hashable) -> None:
+        """An optimizer steps or clears in a loop. Where it is the only one, what goes backward there is its own."""
+        labels = self.acting.setdefault(loop, set())
+        labels.add(optimizer.label)
+        if len(labels) > 1 or not optimizer.label:
+            self.acquit(("crowd", loop))
 
     def may_be_cleared(self, applied: Applied, event: Stepped, owners: Owners) -> bool:
         """Whether anything in the loops of two steps clears their gradients, on a path that may have been forgotten.

@@ -58,6 +58,7 @@ def train(model, loader, criterion):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -74,6 +75,7 @@ from flake8_gradtrap.events import (
     Thing,
 )
 from flake8_gradtrap.gradients import (
+    ACT,
     InLoops,
     Mark,
     MeetsOptimizers,
@@ -91,6 +93,9 @@ from flake8_gradtrap.gradients import (
 )
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.waiting import Waiting
+
+ACTS = re.compile(rf"{ACT.pattern}|train|fit|run|engine", re.IGNORECASE)
+"""What a function is called that may go backward whatever it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +171,10 @@ class GradientsClearedBeforeStep(MeetsOptimizers, Waiting, InLoops):
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:
         forget_touched(watch, event, "filled")
+        acts = ACTS.search(event.to) is not None
         for key, wiped in tagged(watch, "wiped"):
-            if any(thing.key not in wiped.walked for thing in event.things):
-                watch.drop(key)
+            if any(thing.key not in wiped.walked and (acts or not thing.harmless) for thing in event.things):
+                watch.drop(key)  # who gets more than data may fill them again
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:

@@ -181,7 +181,7 @@ class SchedulerBeforeOptimizer(Waiting, InLoops):
         if optimizer is None:
             if watch.get(("pending",)) is not None:
                 watch.put(("early", event.scheduler.key), early)
-            else:
+            elif not watch.lossy:
                 self.acquit(event.site.node)
         elif first and watch.get(("fresh", optimizer)) is not None:
             watch.put(("early", event.scheduler.key), early)

@@ -62,14 +62,18 @@ def train(model, loader, criterion, accumulation_steps):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 
-from flake8_gradtrap.events import Backpropagated, Cleared, GradientUsed, RunEnded, Site, Stepped, Thing
-from flake8_gradtrap.gradients import overlap, quoted, tagged
+from flake8_gradtrap.events import Backpropagated, Cleared, Escaped, GradientUsed, RunEnded, Site, Stepped, Thing
+from flake8_gradtrap.gradients import overlap, quoted, tagged, touches
 from flake8_gradtrap.rule import Watch, on
 from flake8_gradtrap.windows import Filled, InWindows, Story
+
+COLLECTS = re.compile(r"grad|accum|aggregat|collect", re.IGNORECASE)
+"""What a function is called that takes over the gradients of a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,15 @@ class AccumulationClearedEachMicroBatch(InWindows):
         for _, filled in tagged(watch, "filled"):
             if overlap(filled.owners, event.owners) is not False:
                 self.acquit(filled.place)
+
+    @on(Escaped)
+    def escape(self, event: Escaped, watch: Watch) -> None:
+        """An optimizer of one's own that collects the gradients of each micro-batch, on this path."""
+        if COLLECTS.search(event.to.rpartition(".")[2]):
+            for _, filled in tagged(watch, "filled"):
+                if touches(watch, event, filled.owners, filled.walked):
+                    self.acquit(filled.place)
+        super().escape(event, watch)
 
     @on(Backpropagated)
     def backward(self, event: Backpropagated, watch: Watch) -> None:

@@ -129,9 +129,11 @@ class OptimizerRebuiltInLoop(Waiting, InLoops):
     def optimizer(self, event: OptimizerMade, watch: Watch) -> None:
         if not event.outlived or not event.stateful:
             return
+        if event.owners is None and tagged(watch, "reset"):
+            return  # it may be what was set back
         if any(watch.get(("reset", owner)) is not None for owner in event.owners or ()):
             return  # what it is made for was set back before: a start of its own
-        self.keep(event.optimizer, "optimizer", event.by, event.site, watch, event.owners)
+        self.keep(event.optimizer, "optimizer", event.by, event.site, watch, event.owners or event.source)
 
     @on(Escaped)
     def escape(self, event: Escaped, watch: Watch) -> None:

@@ -177,7 +177,7 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
         mark = self.evaluating(event, watch)
         if mark is None:
             return
-        if event.recorded is False or EVALUATES.search(event.function):
+        if event.recorded is False or (event.only_looks and EVALUATES.search(event.function)):
             self.use(mark, watch)
             return
         watch.put(("looked", self.innermost(watch)), mark.module.key)

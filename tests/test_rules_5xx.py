@@ -66,7 +66,14 @@ class TestGradientsNeverCleared:
     def test_unknown_owners_of_the_only_optimizer(self) -> None:
         assert found("GTR501", *twice(back(3, None), step(4, owners=None)), END) == [3]
         two = [made(1, owners=None), made(2, OPT_B, None)]
-        assert found("GTR501", *two, *twice(back(3, None), step(4, owners=None)), END) == []
+        both = twice(back(3, None), step(4, owners=None), step(5, OPT_B, None))
+        assert found("GTR501", *two, *both, END) == []
+
+    def test_unknown_owners_of_the_only_optimizer_in_the_loop(self) -> None:
+        two = [made(1, owners=None), made(2, OPT_B, None)]
+        assert found("GTR501", *two, *twice(back(3, None), step(4, owners=None)), END) == [3]
+        cleared = twice(back(3, None), step(4, owners=None), clear(5, OPT_B, B))
+        assert found("GTR501", *two, *cleared, END) == []
 
     def test_other_optimizers_of_the_same_model_change_nothing(self) -> None:
         assert found("GTR501", made(1, OPT_B, A), made(2), *twice(back(3, None), step(4)), END) == [3]

@@ -28,6 +28,10 @@ class Thing:
     label: str = field(default="", compare=False)
     harmless: bool = field(default=False, compare=False)
     """A tensor that is no loss: whoever gets it can hardly clear a gradient, or step."""
+    tensor: bool = field(default=False, compare=False)
+    """A tensor, perhaps a loss, or a collection of such, for code whose result is used: whoever gets it has no module
+    and no optimizer by that, and computes something.
+    """
 
 
 Owners = frozenset[Hashable] | None

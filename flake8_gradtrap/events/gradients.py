@@ -106,7 +106,8 @@ class Cleared(Event):
 @dataclass(frozen=True, slots=True)
 class OptimizerMade(Event):
     """An optimizer was made. `outlived`: what it trains was there before the iteration that makes it. `stateful`: it
-    keeps something from step to step (momentum, moments). `decays`: it was given a weight decay.
+    keeps something from step to step (momentum, moments). `decays`: it was given a weight decay. `source`: what its
+    parameters were taken from, where it is not known whose they are.
     """
 
     optimizer: Thing
@@ -115,6 +116,7 @@ class OptimizerMade(Event):
     stateful: bool = True
     by: str = ""
     decays: bool = False
+    source: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ _BASE_KINDS = {
 }
 
 
+DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
+"""Words of an optimizer's `step` that calls another one's."""
+
+
 class Classes(Statements):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
@@ -305,6 +309,7 @@ class Classes(Statements):
         if kind == "optimizer":
             self.note_kinds(bound, args, st)
             self._dataclass_fields(cls, instance, args, st)
+            self._own_optimizer(cls, instance, args, node, st)
             return [(instance, st)]
         results: Results = [(instance, path) for _, path in self.call_value(bound, args, node, st)]
         if cls.closure and self.hears(Constructed):  # a class inside of a function is no root
@@ -312,6 +317,15 @@ class Classes(Statements):
                 self.emit(self.constructed(cls, instance, path), path)
             self.emit(self.class_ended(cls, instance), st)
         return results
+
+    def _own_optimizer(self, cls: Class, optimizer: Value, args: Args, node: ir.Node, st: State) -> None:
+        """Tell that a visible optimizer was made, if it steps itself: one around another leaves that to it."""
+        step, params = self.find_method(cls, "step"), args.get(0, "params")
+        if step is None or params is None or self.kind(params, st) == "optimizer":
+            return
+        if step[0].mentions.isdisjoint(DELEGATES):
+            stateful = "state" in step[0].mentions
+            self.optimizer_made(optimizer, cls.name, args, node, st, stateful=stateful)
 
     def _dataclass_fields(self, cls: Class, instance: Value, args: Args, st: State) -> None:
         names = [

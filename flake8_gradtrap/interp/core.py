@@ -76,6 +76,14 @@ KEEPS = re.compile(
 )
 """Names of functions that write things down or measure them, by convention: they leave gradients alone."""
 
+_SAVES = re.compile(r"^_*(maybe_)?(save|dump|checkpoint)(_|$)", re.IGNORECASE)
+"""What a function is called that writes things to a file."""
+
+_METRIC = re.compile(
+    r"(^|[._])((compute|calc|get)_)?(metrics?|accuracy|accuracies|acc|score)(_(fn|func))?$", re.IGNORECASE
+)
+"""What a function is called that measures predictions: whatever it gets, it leaves gradients alone."""
+
 AVERAGES = re.compile(r"(^|[._])(ema|swa|moving_averages?)([._]|$)", re.IGNORECASE)
 """What keeps a running average of parameters is called so: it reads parameters, and leaves gradients alone."""
 
@@ -172,12 +180,14 @@ def clips_by_name(st: State) -> bool:
     return any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames)
 
 
-def _computes(frame: Frame) -> bool:
-    """Whether a module's `forward` runs: what it calls computes something, and does not clear, step or go backward."""
+def _leaves_alone(frame: Frame) -> bool:
+    """Whether a module's `forward` runs, which computes something, or a function that saves something, as its name
+    says: what it calls does not clear, step or go backward.
+    """
     func = frame.func
-    if func is None or func.owner is None or not isinstance(func.node, ir.FunctionDef):
+    if func is None or not isinstance(func.node, ir.FunctionDef) or not func.node.mentions.isdisjoint(_WALKS):
         return False
-    return func.node.name == "forward" and func.node.mentions.isdisjoint(_WALKS)
+    return (func.node.name == "forward" and func.owner is not None) or _SAVES.search(func.node.name) is not None
 
 
 class Core:
@@ -213,9 +223,9 @@ class Core:
         self.optimized = False
         """Whether an optimizer was made."""
         self.inferring = False
+        """Whether the run has been within `inference_mode`."""
         self.gradients_read = False
         """Whether the program has read any `.grad`."""
-        """Whether the run has been within `inference_mode`."""
         self.inference: dict[Value, Site] = {}
         """The tensors that were made there, and where."""
         self.begun: dict[Stamp, int] = {}
@@ -224,6 +234,8 @@ class Core:
         """Loops that go over models or optimizers."""
         self.over_few: set[Hashable] = set()
         """Loops over the few things that are written where they begin."""
+        self.parameters_of: dict[Value, Value] = {}
+        """For an iterator over parameters, what was asked for them."""
         self.loaded: set[Value] = set()
         """What `torch.load` returned."""
         self.entered: set[int] = set()
@@ -644,7 +656,9 @@ class Core:
         if AVERAGES.search(to) or any(KEEPS.search(name) for name in to.split(".")[-2:]):
             return
         values, things = tuple(values), []
-        harmless = harmless or (_ACTING.search(to) is None and any(map(_computes, st.frames)))
+        harmless = harmless or _METRIC.search(to) is not None
+        harmless = harmless or (_ACTING.search(to) is None and any(map(_leaves_alone, st.frames)))
+        computes = id(node) != self.statement
         measured = MEASURES.search(to.rpartition(".")[0].partition("[")[0]) is not None
         for value in values:
             for part in self.reachable(value, st, attributes=True):
@@ -654,7 +668,9 @@ class Core:
                 unknown_loss = isinstance(part, Sym) and named_loss(part) and part.name.endswith("loss")  # no meter
                 if isinstance(part, Ref) or unknown_loss or (isinstance(part, Sym) and self.kind(part, st)):
                     kept = measured and (isinstance(st.record(part), Mapping) or self.kind(part, st) == "tensor")
-                    things.append(Thing(part, getattr(part, "name", ""), harmless or kept or self._harmless(part, st)))
+                    mild, label = harmless or kept or self._harmless(part, st), getattr(part, "name", "")
+                    only = computes and (unknown_loss or self._only_tensors(part, st))
+                    things.append(Thing(part, label, mild, only))
                 if tensor is not None and tensor.op == "grad" and not to.startswith("torch."):  # it may clear it
                     things += [Thing(owner) for owner in self.owners(tensor.parents[0], st) or ()]
         if things:
@@ -671,6 +687,20 @@ class Core:
         if isinstance(record, Listing):
             return record.items is not None or (record.item is not None and self._harmless(record.item, st))
         return isinstance(record, Tensor) and record.op in _NO_LOSS
+
+    def _only_tensors(self, value: Value, st: State) -> bool:
+        """Whether a value is a computed tensor, or a collection of such, of numbers and of words."""
+        record = st.record(value)
+        if isinstance(record, Tensor):
+            return record.op not in ("param", "leaf", "grad")
+        if isinstance(record, Mapping):
+            return record.closed and all(self._only_tensors(item, st) for _, item in record.items)
+        if isinstance(record, Listing):
+            parts = (record.item,) if record.items is None else record.items
+            return all(part is not None and self._only_tensors(part, st) for part in parts)
+        return isinstance(value, Const) or (
+            isinstance(value, Tup) and all(self._only_tensors(part, st) for part in value.items)
+        )
 
     def _mere_data(self, value: Value, st: State) -> bool:
         """Whether an element of a dict is a number, a word or a batch, as far as can be seen."""
@@ -770,6 +800,12 @@ class Core:
         raise NotImplementedError
 
     def call_method(self, receiver: Value, name: str, args: Args, node: ir.Node, st: State) -> Results:
+        raise NotImplementedError
+
+    def optimizer_made(
+        self, optimizer: Value, by: str, args: Args, node: ir.Node, st: State, *, stateful: bool
+    ) -> None:
+        """Tell that an optimizer was made, by torch or by a visible class; in `torch_model`."""
         raise NotImplementedError
 
     def make_chosen(self, func: Sym, args: Args, node: ir.Node, st: State) -> Value | None:

@@ -35,6 +35,10 @@ from flake8_gradtrap.interp.values import (
 _NUMBERS = (int, float, bool)
 
 
+STEPPING = frozenset({"optimizer", "scaler", "scheduler"})
+"""Kinds of things that step, or that let others step."""
+
+
 class Expressions(Comprehensions):
     """Evaluation. Every method returns all (value, path) pairs to which an expression can lead."""
 
@@ -297,7 +301,7 @@ class Expressions(Comprehensions):
                 made = self.new(Listing((), None, stamp=record.stamp), st)
                 st.replace(base, Mapping((*record.items, (index, made)), record.closed, record.stamp, record.default))
                 return made
-            return Sym("entry", (base, index), self.label(node.index).strip("'\""))
+            return self._one_of_several(node, Sym("entry", (base, index), self.label(node.index).strip("'\"")))
         if isinstance(record, Listing):
             if isinstance(index, Sym) and index.op == "slice":
                 item = None if record.item is None else self.one_of(record.item, base, st)
@@ -330,12 +334,20 @@ class Expressions(Comprehensions):
             else self.label(node.value).rpartition(".")[2]
         )
         entry = Sym("entry", (base, index), name)
-        if kind in ("optimizer", "scaler", "scheduler"):
+        if kind in STEPPING:
             self.kinds[entry] = kind  # `optimizer["generator"]`
+        self._one_of_several(node, entry)
         if base in self.data:
             self.data.add(entry)
         elif base in self.likely:
             self.likely.add(entry)
+        return entry
+
+    def _one_of_several(self, node: ir.Subscript, entry: Sym) -> Sym:
+        """What is taken from `self.scalers` is a scaler, whatever its key is called."""
+        several = self.label(node.value).rpartition(".")[2]
+        if several.endswith("s") and (kind := self.know.kind_by_name(several[:-1])) in STEPPING:
+            self.kinds[entry] = kind
         return entry
 
     @staticmethod

@@ -245,6 +245,7 @@ class Iteration(Contexts):
         label = self.label(node) if isinstance(node, ir.Call) else method
         made = Iterator(f"`{label}`", (), item, True, owners, self.site(node, st), stamp=st.stamp)
         it = self.new(made, st)
+        self.parameters_of[it] = holder
         self.emit(IteratorMade(self.site(node, st), self.thing(it, node), made.how, True), st)
         return it
 

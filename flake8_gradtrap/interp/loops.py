@@ -106,15 +106,16 @@ class Loops(Assignment):
         bounds = source.args if isinstance(source, Sym) and source.op == "range" else ()
         count = bounds[-1] if len(bounds) == 1 or (len(bounds) == 2 and bounds[0] == Const.of(0)) else None
         times = Thing(count, self._times(node, count)) if isinstance(count, Value) else None
+        indices: set[Sym] = set()  # by which this loop counts
         for path in live:
             self.emit(LoopStarted(self.site(node, path), loop, times), path)
-            self._start_counters(node, path)
+            indices |= self._start_counters(node, path)
         skipped = [path.fork() for path in live] if leaves else []
         endless = isinstance(node, ir.While) and isinstance(node.test, ir.Const) and bool(node.test.value)
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
-        turns = 2 if again else 1
+        turns = 2 if again and not _once(node) else 1
         if known is not None and live and self._met_alone(source, known, live[0]):
             turns = min(len(known), EACH + 1)  # what is done to one of these is not done to the others
         for index in range(turns):
@@ -141,6 +142,7 @@ class Loops(Assignment):
                             element = known[index]
                         elif index:
                             element = self.again(element, path)
+                        indices |= _indices(element)
                         entering.extend(self.assign(node.target, element, path, node))
                         if loop not in self.over_parts and entering and self._over_parts(node, entering[-1]):
                             self.over_parts.add(loop)
@@ -149,7 +151,7 @@ class Loops(Assignment):
             before = {test for path in entering for test in path.conds}
             for after, signal, value in self.exec_block(node.body, entering):
                 if signal in ("", "continue"):
-                    last = self._was_last(after, before)
+                    last = self._was_last(after, before, indices)
                     self._forget_before_next(node, after)
                     (finished if last else live).append(after)
                     if signal:
@@ -234,14 +236,18 @@ class Loops(Assignment):
         call = node.iter if isinstance(node, ir.For) else None
         return self.label(call.args[-1].value) if isinstance(call, ir.Call) and call.args else ""
 
-    def _start_counters(self, node: ir.For | ir.While, st: State) -> None:
-        """A name that the loop counts up and sets back has in any iteration one of many values."""
+    def _start_counters(self, node: ir.For | ir.While, st: State) -> set[Sym]:
+        """A name that the loop counts up and sets back has in any iteration one of many values: these."""
         loop = id(node)
         if loop not in self.resets:
             self.resets[loop] = counted_and_reset(node.body)
+        counters: set[Sym] = set()
         for name in self.resets[loop]:
             if isinstance(st.envs[st.frame.env].get(name), Const):
-                st.bind(st.frame.env, name, Sym("index", (self.fresh(),), name))
+                counter = Sym("index", (self.fresh(),), name)
+                counters.add(counter)
+                st.bind(st.frame.env, name, counter)
+        return counters
 
     @staticmethod
     def _forget_first_bound(before_loop: frozenset[str], st: State) -> None:
@@ -314,16 +320,28 @@ class Loops(Assignment):
             for test, fact in st.conds.items()
         )
 
-    def _was_last(self, st: State, before: set[Any]) -> bool:
+    def _counted_out(self, test: Sym, st: State) -> bool:
+        """Whether a test compares a count with how many there are; two lengths, or a length and a constant, are no
+        such pair: `len(names) == len(values)`.
+        """
+        others = [arg for arg in test.args if not self.is_length(arg, st)]
+        if len(others) != len(test.args) - 1 or isinstance(others[0], Const):
+            return False
+        return not isinstance(others[0], Sym) or others[0].op != "pure builtins.len"
+
+    def _was_last(self, st: State, before: set[Any], indices: set[Sym]) -> bool:
         """Whether this path assumed that the iteration that ends is the last one.
 
         It did with `i + 1 == len(loader)`, and where `i + 1 < n` was false: a loop goes on only while there is more.
+        What was said of the index of another loop, within this one or around it, says nothing of this one.
         """
         for test, fact in st.conds.items():
             if test in before or not isinstance(test, tuple) or test[0] != "truth" or not isinstance(test[1], Sym):
                 continue
             symbol = test[1]
-            if symbol.op == "==" and fact is True and any(self.is_length(arg, st) for arg in symbol.args):
+            if (counting := _indices(symbol)) and counting.isdisjoint(indices):
+                continue
+            if symbol.op == "==" and fact is True and self._counted_out(symbol, st):
                 return True
             counted = len(symbol.args) == 2 and _counts(symbol.args[0]) and not isinstance(symbol.args[1], Const)
             counted = counted and not _counts(symbol.args[1])  # `best + patience < epoch`: how long ago something was
@@ -349,11 +367,28 @@ def _leaves_early(body: tuple[ir.Statement, ...]) -> bool:
     return False
 
 
+def _indices(value: Any) -> set[Sym]:
+    """The indices of loops in a value."""
+    if isinstance(value, Tup):
+        return set[Sym]().union(*map(_indices, value.items))
+    if not isinstance(value, Sym):
+        return set()
+    return {value} if value.op == "index" else set[Sym]().union(*map(_indices, value.args))
+
+
 def _counts(value: Any) -> bool:
     """Whether a value is the index of a loop, or so much more."""
     if isinstance(value, Sym) and value.op == "+":
         return _counts(value.args[0])
     return isinstance(value, Sym) and value.op == "index"
+
+
+def _once(node: ir.For | ir.While) -> bool:
+    """Whether a loop says that it runs once: `for _ in range(1)`; how many epochs a setting asks for is no matter."""
+    call = node.iter if isinstance(node, ir.For) else None
+    if not isinstance(call, ir.Call) or not isinstance(call.func, ir.Name) or call.func.id != "range":
+        return False
+    return [arg.value.value for arg in call.args if isinstance(arg.value, ir.Const)] == [1] and len(call.args) == 1
 
 
 def _few(iterable: ir.Expression) -> bool:

@@ -610,7 +610,7 @@ class _Pair:
             assert isinstance(two, Thingy)
             owners, cls = (one.owners, one.cls) if (one.owners, one.cls) == (two.owners, two.cls) else (None, None)
             what = one.what if one.what == two.what or one.kind != "lossfn" else ""
-            result.heap[new] = replace(one, what=what, owners=owners, cls=cls)
+            result.heap[new] = replace(one, what=what, owners=owners, cls=cls, args=self._args(one, two, one.args))
             return new
         if isinstance(one, Thingy) and isinstance(two, Thingy) and one.kind == two.kind in _ALIKE:
             return self._new(  # made in one way or another, it is still an optimizer of these parameters
@@ -621,6 +621,7 @@ class _Pair:
                     one.owners if one.owners == two.owners else None,
                     one.what if one.what == two.what else "",
                     one.flag if one.flag == two.flag else None,
+                    self._args(one, two),
                     site=one.site,
                     stamp=max(one.stamp, two.stamp),
                 ),
@@ -639,6 +640,17 @@ class _Pair:
         ):
             self.core.plain_contexts.add(unknown)
         return unknown
+
+    def _args(self, one: Thingy, two: Thingy, others: tuple[Value, ...] = ()) -> tuple[Value, ...]:
+        """What a thing that stands for two was made with: a scheduler goes with what stands for its optimizers."""
+        if one.kind != "scheduler":
+            return others
+        found: list[Value] = []
+        for x, y in zip(one.args, two.args, strict=False):
+            new = self.renamed.get((x, y)) if isinstance(x, Ref) and isinstance(y, Ref) else None
+            if new is not None or x == y:
+                found.append(x if new is None else new)
+        return tuple(found)
 
     def _modeless(self, value: Value, st: State) -> bool:
         record = st.record(value)

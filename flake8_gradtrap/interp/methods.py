@@ -27,6 +27,7 @@ from flake8_gradtrap.events import (
 from flake8_gradtrap.gradients import TORCH_CLIPS
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried
+from flake8_gradtrap.interp.classes import DELEGATES
 from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
 from flake8_gradtrap.interp.core import Args, Dead, Results, clips_by_name, says_what_gets_gradients
@@ -64,6 +65,9 @@ _QUIET = frozenset(
 )
 
 
+_OF_LOSSES = frozenset({"backward", "item"})
+"""Methods of a loss, and of no loss function."""
+
 _OF_TENSORS = frozenset("view reshape permute unsqueeze shape dim ndim numel flatten".split())
 """What tensors have, and batches of graphs or of words do not."""
 
@@ -85,8 +89,8 @@ _ADDS = frozenset({"add_module", "register_module", "register_parameter", "appen
 _BOUNDS = frozenset({"clamp", "clamp_min", "clamp_max"})
 """What leaves a number what it counts."""
 
-_DELEGATES = frozenset({"super", "optimizer", "optim", "base_optimizer", "inner_optimizer", "_optimizer"})
-"""Words of an optimizer's `step` that calls another one's."""
+_STEPS = frozenset({"step", "step_and_update_lr"})
+"""Methods of an optimizer that apply the gradients, and may set the next learning rate, too."""
 _PREPARES = TORCH_CLIPS | {"zero_grad"}
 """Words of a step that limits or clears the gradients itself."""
 
@@ -136,8 +140,8 @@ class Methods(Containers):
         if name == "manual_backward" and args.pos:
             self.backward(args.pos[0], Args(args.pos[1:], args.kw), node, st, wrapped=True)
             return [(NONE, st)]
-        if name == "backward" and isinstance(receiver, Sym) and not kind:
-            kind = "tensor"
+        if name in _OF_LOSSES and isinstance(receiver, Sym) and kind in ("", "lossfn"):
+            kind = "tensor"  # what `loss_fn(…)` returned, if it is called so itself
         handler: Callable[..., Results | None] | None = getattr(self, "on_" + kind, None) if kind else None
         if handler is not None:
             results = handler(receiver, name, args, node, st)
@@ -490,8 +494,8 @@ class Methods(Containers):
             receiver, node.func.value if isinstance(node, ir.Call) and isinstance(node.func, ir.Attr) else None
         )
         owners = self.owners(receiver, st)
-        if name == "step":
-            closure = args.get(0, "closure")
+        if name in _STEPS:
+            closure = args.get(0, "closure") if name == "step" else None
             needed = frozenset[Hashable](self.needed_parameters(owners, st)) if closure is None else frozenset()
             if isinstance(closure, Func):
                 results = self.call_value(closure, Args(), node, st)
@@ -523,7 +527,7 @@ class Methods(Containers):
         record = st.record(base)
         if not (isinstance(record, Thingy) and record.kind == "optimizer" and isinstance(step, Func)):
             return False
-        if not isinstance(step.node, ir.FunctionDef) or step.node.mentions & _DELEGATES or args.all():
+        if not isinstance(step.node, ir.FunctionDef) or step.node.mentions & DELEGATES or args.all():
             return False
         shown = node.func.value if isinstance(node.func, ir.Attr) else None
         self.emit(Stepped(self.site(node, st), self.thing(base, shown), self.owners(base, st)), st)
@@ -629,6 +633,9 @@ class Methods(Containers):
             "print",
             "log",
             "wait_for_everyone",
+            "barrier",
+            "log_dict",
+            "seed_everything",
             "save_state",
         ):
             return [(self.unknown(name), st)]

@@ -314,7 +314,8 @@ class Provenance:
             return
         tensor = self.state.tensor(value)
         if tensor is None or tensor.site is None:
-            if isinstance(value, Sym) and additive and self._site is not None:
+            unseen = isinstance(value, Sym) or tensor is not None  # what a function out of sight returned
+            if unseen and additive and self._site is not None:
                 yield Term("", self._site)
             return
         site = tensor.site

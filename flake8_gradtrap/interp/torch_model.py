@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from flake8_gradtrap.events import (
@@ -85,6 +85,11 @@ class TorchModel(Wrappers):
         short = name.rpartition(".")[2]
         if name == "builtins.next":
             return self._next(args, node, st)
+        if name == "torch.nn.parallel.data_parallel" and len(args.pos) > 1:  # calls it, on each device
+            given = args.pos[1]
+            return self.call_value(
+                args.pos[0], Args(list(given.items) if isinstance(given, Tup) else [given]), node, st
+            )
         if name == "torch.is_grad_enabled" and st.mode is not None and IN_DOUBT not in st.conds:
             return [(Sym(GRAD_MODE, (Const.of(st.mode),)), st)]
         if short in ASKS_FINITE and self.hears(FiniteAsked):
@@ -321,34 +326,58 @@ class TorchModel(Wrappers):
         optimizer = self.new(
             Thingy("optimizer", None, owners, name, None, tuple(args.pos[:1]), self.site(node, st), st.stamp), st
         )
-        self.optimized = True
         momentum = args.get(2, "momentum")
-        stateful = (
-            short != "SGD" or (momentum is not None and momentum not in (Const.of(0), Const.of(0.0))) or args.more
-        )
-        older = self._older(params, st)
+        still = short == "SGD" and (momentum is None or momentum in (Const.of(0), Const.of(0.0))) and not args.more
+        self.optimizer_made(optimizer, short, args, node, st, stateful=not still)
+        return optimizer
+
+    def optimizer_made(
+        self, optimizer: Value, by: str, args: Args, node: ir.Node, st: State, *, stateful: bool
+    ) -> None:
+        params = args.get(0, "params")
+        self.optimized = True
+        owners = self.owners(params, st)
+        source: frozenset[Value] = frozenset()
+        if not owners and params is not None:
+            source = frozenset(self._taken_from(params, st))
+        older = self._older(owners or source, st)
         self.leaves_optimised(params, node, st)
         decay = args.kw.get("weight_decay", FALSE)
         decays = decay not in (FALSE, Const.of(0), Const.of(0.0))
-        made = OptimizerMade(self.site(node, st), self.thing(optimizer), owners, older, stateful, short, decays)
-        self.emit(made, st)
-        return optimizer
+        thing = self.thing(optimizer)
+        self.emit(OptimizerMade(self.site(node, st), thing, owners, older, stateful, by, decays, source), st)
 
-    def _older(self, params: Value | None, st: State) -> bool | None:
+    def _older(self, parts: frozenset[Hashable], st: State) -> bool | None:
         """Whether what an optimizer is given was there before the running iteration, and is not set back in it."""
-        if params is None or not st.stamp:
+        if not parts or not st.stamp:
             return None
-        parts = self.owners(params, st)
-        return None if not parts else all(isinstance(part, Value) and self._is_older(part, st) for part in parts)
+        return all(isinstance(part, Value) and self._is_older(part, st) for part in parts)
+
+    def _taken_from(self, params: Value, st: State) -> set[Value]:
+        """What parameters were asked for, or the list of them, where it is not known whose they are; nothing if that
+        is not known, either.
+        """
+        if params in self.parameters_of:
+            return {self.parameters_of[params]}
+        record = st.record(params)
+        if isinstance(record, Listing) and record.items is None:
+            return {params}
+        if isinstance(record, Listing | Iterator):
+            inner = record.items if isinstance(record, Listing) else record.sources
+            parts = [self._taken_from(part, st) if st.tensor(part) is None else {part} for part in inner or ()]
+            return set[Value]().union(*parts) if all(parts) else set()
+        return {params} if isinstance(params, Sym) and params.op == "param" else set()
 
     def _is_older(self, part: Value, st: State) -> bool:
-        if st.attr(part, "loaded") == Sym("stamp", st.stamp):
-            return False  # a fresh start from saved weights
-        record = st.record(part)
-        if isinstance(record, Tensor | Thingy):
-            return st.stamp[-1] not in record.stamp
         root: Value = part
-        while isinstance(root, Sym) and root.op in ("attr", "member") and isinstance(root.args[0], Value):
+        while True:
+            if st.attr(root, "loaded") == Sym("stamp", st.stamp):
+                return False  # a fresh start from saved weights
+            record = st.record(root)
+            if isinstance(record, Tensor | Thingy | Listing):
+                return st.stamp[-1] not in record.stamp
+            if not isinstance(root, Sym) or root.op not in ("attr", "member") or not isinstance(root.args[0], Value):
+                break
             root = root.args[0]
         if isinstance(root, Sym) and root.op in ("call", "derived", "item") and isinstance(root.args[-1], int):
             return root.args[-1] <= self.begun.get(st.stamp, -1)
