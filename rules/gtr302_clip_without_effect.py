@@ -188,6 +188,8 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
         if not known:
             return
         watch.put(("empty", owners), Mark(event.site))
+        if owners is None and event.optimizer is not None:
+            watch.put(("emptier",), event.optimizer.key)
         if all(overlap(key[1], owners) is False for key, _ in tagged(watch, "used")):
             watch.put(("head", owners), Mark(event.site))
 
@@ -226,7 +228,9 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
         empty = [(key[1], mark) for key, mark in tagged(watch, "empty")]
         applied = [(key[1], mark) for key, mark in tagged(watch, "applied")]
         if self.covers(empty, event.owners, watch):
-            before = [mark for owners, mark in empty if concerns(watch, owners, event.owners)][-1]
+            theirs, before = [one for one in empty if concerns(watch, one[0], event.owners)][-1]
+            emptier = watch.get(("emptier",)) if theirs is None else None
+            suspect = replace(suspect, cleared=frozenset({emptier} if emptier is not None else ()))
             watch.put(("lost", event.site), replace(suspect, before=before.site, doubtful=before.flag))
         elif self.covers(empty + applied, event.owners, watch):
             before = [mark for owners, mark in applied if concerns(watch, owners, event.owners)][-1]
@@ -260,7 +264,9 @@ class ClipWithoutEffect(MeetsOptimizers, Waiting):
         watch.drop(("limited",))
         settle(watch, owners, "waiting")
         for key, suspect in tagged(watch, "lost"):
-            if concerns(watch, suspect.owners, owners):
+            if suspect.cleared and event.optimizer.key not in suspect.cleared:
+                watch.drop(key)  # another optimizer had cleared its own: nobody knows what these two train
+            elif concerns(watch, suspect.owners, owners):
                 watch.drop(key)
                 self.lost(suspect, event)
         for key, suspect in tagged(watch, "late"):

@@ -264,6 +264,9 @@ class Registration(Core):
         if not self.hears(Registered):
             return
         values = tuple(values)
+        # Of a list, any element may be the one.
+        several = (value.args[0] for value in values if isinstance(value, Sym) and value.op == "entry")
+        values = (*values, *(one for one in several if isinstance(one, Value)))
         found = tuple(part for value in values for part in self.parts(value, st)[0])
         if how in ("ParameterList", "ParameterDict"):
             owners = (owner for value in values for owner in self.owners(value, st) or ())

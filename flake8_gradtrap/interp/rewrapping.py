@@ -5,6 +5,7 @@ from __future__ import annotations
 from flake8_gradtrap.events import (
     GradientForced,
     Rewrapped,
+    Site,
     Thing,
 )
 from flake8_gradtrap.interp import ir
@@ -93,18 +94,18 @@ class Rewrapping(Iteration):
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
                 made = self.thing(value)
-                history, meant = (
-                    history and not evaluates,
-                    arrays and all(self._is_meant(part, st) for part in operands),
-                )
-                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays, meant), st)
+                history, site = history and not evaluates, self.site(node, st)
+                meant = arrays and all(self._is_meant(part, site.caller, st) for part in operands)
+                self.emit(Rewrapped(site, source_thing, made, how, history, several, arrays, meant), st)
         return value
 
-    def _is_meant(self, array: Value, st: State) -> bool:
+    def _is_meant(self, array: Value, caller: Site | None, st: State) -> bool:
         """Whether an array holds the values of a Parameter, or was computed from what had been read out of tensors."""
         behind, source = st.behind(array), unread(st, array)
-        if behind is not None and behind.op != "readout":
-            return True
+        if behind is not None and (behind.op != "readout" or (behind.site and behind.site.caller) != caller):
+            return (
+                True  # computed, or handed from one function to another as an array: of predictions, targets are made
+            )
         if isinstance(source, Sym) and source.op in ("attr", "member") and isinstance(source.args[0], Value):
             return self.kind(source.args[0], st) == "module"
         tensor = st.tensor(source)
