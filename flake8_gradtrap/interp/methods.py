@@ -704,6 +704,9 @@ class Methods(Containers):
                 Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st
             )
             return [(self.unknown(name), st)]
+        if name == "clip_gradients" and (clipped := args.get(0, "optimizer")) is not None:  # Lightning's own
+            self.clip(clipped, None, name, node, st, rescales=True)
+            return [(NONE, st)]
         if self.know.conventions["trains"].search(name):
             return None
         if name == "__call__":
