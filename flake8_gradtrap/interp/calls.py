@@ -295,7 +295,7 @@ class Calls(Classes):
         if node is not None:
             self.note_kinds(func, args, st)
         if func.receiver is not None and getattr(func.node, "name", "") == "train":
-            self.own_train(func.receiver, node, st)
+            self.own_train(func.receiver, args, node, st)
         if _abstract(func.node) or not self.matters(func, args, st):
             return self._out_of_sight(func, args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
