@@ -288,8 +288,8 @@ def atom(label: str) -> bool:
 
 
 def by_hand(event: Clipped) -> bool:
-    """Whether gradients were scaled or overwritten in place: `p.grad.mul_(…)`, `p.grad.copy_(…)`."""
-    return event.rescales and ".grad." in event.by
+    """Whether gradients were scaled or overwritten in place: `p.grad.mul_(…)`, `p.grad *= …`, `p.grad.copy_(…)`."""
+    return event.rescales and event.by.startswith(("`.grad.", "`.grad "))
 
 
 def quoted(thing: Thing | None, otherwise: str) -> str:

@@ -33,6 +33,8 @@ from flake8_gradtrap.rule import Change, Remedy, Watch, on
 
 _MICRO_BATCHES = re.compile(r"accum|micro_?batch", re.IGNORECASE)
 """What the number of micro-batches in a step is called."""
+_PARTS_OF_A_BATCH = re.compile(r"mini_?batch", re.IGNORECASE)
+"""What it is called, too, if the loop takes no step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class KeepsGraph(InLoops):
         """Whether any optimizer steps in view."""
         self.accumulating: set[Hashable] = set()
         """Loops over micro-batches, as the name of their count says."""
+        self.of_parts: set[Hashable] = set()
+        """Loops over what is called a mini-batch: a part of a batch, or a batch."""
 
     def tell(self, kept: Kept, trained: bool, watch: Watch) -> None:
         raise NotImplementedError
@@ -230,6 +234,8 @@ class KeepsGraph(InLoops):
         super().loop(event, watch)
         if event.count is not None and _MICRO_BATCHES.search(event.count.label):
             self.accumulating.add(event.loop)
+        if event.count is not None and _PARTS_OF_A_BATCH.search(event.count.label):
+            self.of_parts.add(event.loop)
 
     @on(Stepped)
     def step(self, event: Stepped, watch: Watch) -> None:
@@ -240,7 +246,8 @@ class KeepsGraph(InLoops):
         """Whether its loop goes over the micro-batches of one step: what it keeps is soon let go."""
         if kept.loop is None or kept.made_by is not None:  # a generator steps in a loop of its own
             return False
-        return kept.loop in self.accumulating or (self.steps and kept.loop not in self.stepping)
+        stepless = kept.loop not in self.stepping and (self.steps or kept.loop in self.of_parts)
+        return kept.loop in self.accumulating or stepless
 
     @on(IterationStarted)
     def iteration(self, event: IterationStarted, watch: Watch) -> None:

@@ -161,6 +161,8 @@ class RewrappedTensor(Waiting):
 def remark(event: Rewrapped, site: Site, watch: Watch) -> None:
     """Say that a copy is wasteful, where nothing is back-propagated through it."""
     how = event.how.strip("`") or "this"
+    if event.meant:
+        return
     if event.had_history:
         watch.report(
             site,

@@ -148,6 +148,8 @@ class Rewrapped(Event):
     several: bool = False
     array: bool = False
     """It was a NumPy array by then: somebody has taken it out of the graph before."""
+    meant: bool = False
+    """It is an array with the values of a Parameter, or one computed from what was read out: a copy is wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from flake8_gradtrap.events import (
 )
 from flake8_gradtrap.interp import ir
 from flake8_gradtrap.interp.carrying import carried_loop, note_carrier, set_back
-from flake8_gradtrap.interp.core import End, Results
+from flake8_gradtrap.interp.core import End, Results, clips_by_name
 from flake8_gradtrap.interp.expressions import Expressions
 from flake8_gradtrap.interp.provenance import is_loss
 from flake8_gradtrap.interp.registration import MODULES
@@ -79,8 +79,10 @@ class Assignment(Expressions):
                         self.gradient_set(record.parents[0] if record.parents else old, node, after)
                         ends.append((after, "", None))
                         continue
-                    target = Thing(old, self.label(node.target))
-                    self.emit(Clipped(self.site(node, after), target, f"`{node.op}=`", owners, rescales=True), after)
+                    target, rescales = Thing(old, self.label(node.target)), not clips_by_name(after)
+                    self.emit(
+                        Clipped(self.site(node, after), target, f"`.grad {node.op}=`", owners, rescales=rescales), after
+                    )
                     ends.append((after, "", None))
                     continue
                 if isinstance(record, Tensor) and (record.op == "param" or not isinstance(node.target, ir.Subscript)):

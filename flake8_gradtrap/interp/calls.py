@@ -601,6 +601,11 @@ class Calls(Classes):
                     terms = tuple(term for term in terms if not term.cut or within(term.site, st.frame.call))
                 walked = provenance.graph(part).reaches if self.hears(LogarithmTaken) else ()
                 self.emit(Produced(site, self.thing(part), by, terms, frozenset(walked)), st)
+        record = st.record(value)
+        if by and isinstance(record, Mapping):  # whoever gets a dict of losses may go backward through any
+            for _, part in record.items:
+                if part not in values and st.tensor(part) is not None:
+                    self.emit(Produced(site, self.thing(part), by), st)
         reaches: set[Value] = set()
         if values and self.hears(Forwarded) and by != "forward":
             for part in values:

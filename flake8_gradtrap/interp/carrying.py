@@ -57,6 +57,14 @@ def note_carrier(old: Value | None, value: Value, label: str, site: Site, st: St
             st.set_attr(part, "carried by", NONE if IN_DOUBT in st.conds else Sym("carried", (site, label)))
 
 
+def _either(value: Value, provenance: Provenance, st: State, depth: int = 0) -> bool:
+    """Whether a value is one of several, some of which have no history, where paths were taken together."""
+    tensor = st.tensor(value)
+    return (tensor is not None and tensor.op == "phi" and depth < 8) and any(
+        provenance.history(one) is False or _either(one, provenance, st, depth + 1) for one in tensor.parents
+    )
+
+
 def carried(graph: Graph, provenance: Provenance, st: State) -> tuple[Carried, ...]:
     """The tensors of earlier iterations of running loops through which a graph goes on, from those of this one."""
     if not st.stamp:
@@ -70,8 +78,8 @@ def carried(graph: Graph, provenance: Provenance, st: State) -> tuple[Carried, .
     for value in entering & earlier:
         mark, site = st.attr(value, "carried by"), made[value].site
         label = ""
-        if mark == NONE:
-            continue  # it may have been computed without gradients
+        if mark == NONE or _either(value, provenance, st):
+            continue  # it may have been computed without gradients, or set anew where a condition says so
         if isinstance(mark, Sym) and isinstance(mark.args[0], Site):
             site, label = mark.args[0], str(mark.args[1])
         # Where nothing is known of what is behind a loss, that loss stands for it.

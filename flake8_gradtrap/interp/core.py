@@ -175,6 +175,11 @@ def says_what_gets_gradients(func: Func) -> bool:
     return not ir.mentions(func.node).isdisjoint(REQUIRES_GRAD)
 
 
+def clips_by_name(st: State) -> bool:
+    """Whether a function that runs is called a clip: what it multiplies gradients by is there to limit them."""
+    return any(frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames)
+
+
 def _leaves_alone(frame: Frame) -> bool:
     """Whether a module's `forward` runs, which computes something, or a function that saves something, as its name
     says: what it calls does not clear, step or go backward.

@@ -103,7 +103,8 @@ class Loops(Assignment):
         finished: list[State] = []
         live = entry.paths
         outer = live[0].stamp if live else ()
-        count = source.args[0] if isinstance(source, Sym) and source.op == "range" and len(source.args) == 1 else None
+        bounds = source.args if isinstance(source, Sym) and source.op == "range" else ()
+        count = bounds[-1] if len(bounds) == 1 or (len(bounds) == 2 and bounds[0] == Const.of(0)) else None
         times = Thing(count, self._times(node, count)) if isinstance(count, Value) else None
         indices: set[Sym] = set()  # by which this loop counts
         for path in live:
@@ -231,9 +232,9 @@ class Loops(Assignment):
         return False
 
     def _times(self, node: ir.For | ir.While, count: Value) -> str:
-        """What the n of `for … in range(n)` is called."""
+        """What the n of `for … in range(n)`, or `range(0, n)`, is called."""
         call = node.iter if isinstance(node, ir.For) else None
-        return self.label(call.args[0].value) if isinstance(call, ir.Call) and call.args else ""
+        return self.label(call.args[-1].value) if isinstance(call, ir.Call) and call.args else ""
 
     def _start_counters(self, node: ir.For | ir.While, st: State) -> set[Sym]:
         """A name that the loop counts up and sets back has in any iteration one of many values: these."""

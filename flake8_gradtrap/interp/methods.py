@@ -30,7 +30,7 @@ from flake8_gradtrap.interp.carrying import carried
 from flake8_gradtrap.interp.classes import DELEGATES
 from flake8_gradtrap.interp.conditions import OBJECTS
 from flake8_gradtrap.interp.containers import Containers
-from flake8_gradtrap.interp.core import Args, Dead, Results, says_what_gets_gradients
+from flake8_gradtrap.interp.core import Args, Dead, Results, clips_by_name, says_what_gets_gradients
 from flake8_gradtrap.interp.overwriting import in_place
 from flake8_gradtrap.interp.selecting import gives_indices
 from flake8_gradtrap.interp.state import IN_DOUBT, State
@@ -364,10 +364,7 @@ class Methods(Containers):
             values = [owner for owner in owners or () if isinstance(owner, Value)]
             self.escape(values, node, st, "a gradient set by hand")
         elif name in ("clamp_", "mul_", "div_", "copy_", "clip_"):
-            in_clip = any(
-                frame.func is not None and "clip" in getattr(frame.func.node, "name", "") for frame in st.frames
-            )
-            rescales = name != "clamp_" and not in_clip
+            rescales = name != "clamp_" and not clips_by_name(st)
             self.emit(
                 Clipped(self.site(node, st), self.thing(receiver, node), f"`.grad.{name}`", owners, rescales=rescales),
                 st,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from flake8_gradtrap.events import Forwarded, GradientModeSet, ModeRead, ModeSet, Site, Thing
 from flake8_gradtrap.interp import ir
@@ -43,7 +44,8 @@ _MODAL = re.compile(
 
 _WITHOUT_MODES = frozenset(
     "torch math numpy np typing collections functools itertools abc copy dataclasses os sys logging einops __future__ "
-    "random warnings time json re".split()
+    "random warnings time json re enum pathlib types inspect typing_extensions jaxtyping beartype torchtyping "
+    "omegaconf hydra scipy sklearn pandas matplotlib PIL cv2 tqdm wandb yaml loguru networkx".split()
 )
 """Packages in which there is no module with a mode of its own, but for the layers of torch, which are known by name."""
 
@@ -175,9 +177,9 @@ class Modes(Core):
                     if isinstance(value, Class | Func) and (value.module.path, word) not in seen:
                         seen.add((value.module.path, word))
                         waiting.append((value.module, getattr(value, "name", "") or word))
-                    elif word in module.imports and not isinstance(value, Class | Func):
-                        plain = isinstance(value, Api) and value.name.partition(".")[0] in _WITHOUT_MODES
-                        found = found or not plain
+                    elif word in module.imports and isinstance(value, Api):
+                        package = value.name.partition(".")[0]  # of its own package too much is unknown
+                        found = found or not (package in _WITHOUT_MODES or package in Path(module.path).parts)
             self.modal_classes[cls.ident] = found
         return self.modal_classes[cls.ident]
 

@@ -80,7 +80,10 @@ class Rewrapping(Iteration):
         if numbers:
             return self.make_tensor("pass", tuple(operands), node, st, how=short)
         value = self.make_tensor("rewrap", inner, node, st, how=how)
-        if st.mode is not False and not Activations(st, self.know).not_training():
+        if st.mode is not False:
+            evaluates = Activations(st, self.know).not_training()  # no loss is made of it: a needless copy at most
+            if history and evaluates and several:
+                return value
             if history:
                 certain = [
                     part for part in operands if st.tensor(part) is not None and not self._may_be_number(part, node, st)
@@ -90,8 +93,22 @@ class Rewrapping(Iteration):
             if certain:
                 source_thing = Thing(certain[0], self.label(self._shown(node)))
                 made = self.thing(value)
-                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays), st)
+                history, meant = (
+                    history and not evaluates,
+                    arrays and all(self._is_meant(part, st) for part in operands),
+                )
+                self.emit(Rewrapped(self.site(node, st), source_thing, made, how, history, several, arrays, meant), st)
         return value
+
+    def _is_meant(self, array: Value, st: State) -> bool:
+        """Whether an array holds the values of a Parameter, or was computed from what had been read out of tensors."""
+        behind, source = st.behind(array), unread(st, array)
+        if behind is not None and behind.op != "readout":
+            return True
+        if isinstance(source, Sym) and source.op in ("attr", "member") and isinstance(source.args[0], Value):
+            return self.kind(source.args[0], st) == "module"
+        tensor = st.tensor(source)
+        return tensor is not None and tensor.op == "param"
 
     def _may_be_number(self, part: Value, node: ir.Node, st: State) -> bool:
         """Whether a value is one of several that a model returned, which need not all be tensors. A loss is one."""
