@@ -330,7 +330,7 @@ class Provenance:
             if parameter and (on_purpose or not self._trained_by(source)):
                 return
             had = self.history(source, guess=True)
-            if had is None and op == "readout" and self._presumed(source, 0):
+            if had is None and op == "readout" and tensor.mode is True and self._presumed(source, 0):
                 had = True
             yield Term(op, site, tensor.how, had, additive, parameter)
             return
