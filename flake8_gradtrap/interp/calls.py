@@ -428,7 +428,9 @@ class Calls(Classes):
         result: Value = value
         if live and self.kind_of_unknown(value) in ("", "tensor", "lossfn"):  # called like the function that made it
             result = self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
-        if (models or (live and result is value)) and st.mode is not False:
+        if st.mode is False:
+            self.unrecorded.add(result)
+        elif models or (live and result is value):
             self.likely.add(result)
         return result
 

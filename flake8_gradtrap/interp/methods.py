@@ -312,7 +312,10 @@ class Methods(Containers):
             self.gradient_taken(receiver, f".{name}()", node, st)
             reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
             self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
-            return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+            mode = False if receiver in self.unrecorded else st.mode
+            return [
+                (self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()", mode=mode), st)
+            ]
         if role == "number":
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         if role == "detach":
