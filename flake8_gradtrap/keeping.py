@@ -164,7 +164,10 @@ class KeepsGraph(InLoops):
             walk
             for (_, loss), walk in tagged(watch, "walk")
             if not graph.isdisjoint(walk.tensors) and (event.loop is None or event.loop in walk.loops)
-            if event.had_history or walk.trains or loss in graph or a_term(event.site, tensor, walk.site, walk.tensors)
+            if event.had_history
+            or walk.trains
+            or loss in graph
+            or (not by and a_term(event.site, tensor, walk.site, walk.tensors))
         ]
         loop = active.get(("active", event.loop))
         old: Kept | None = watch.get(key)
@@ -218,7 +221,7 @@ class KeepsGraph(InLoops):
                     kept.history
                     or backward.owners is not None
                     or backward.loss.key in kept.graph
-                    or a_term(kept.site, kept.tensor, event.site, tensors)
+                    or (not kept.by and a_term(kept.site, kept.tensor, event.site, tensors))
                 )
             ):
                 retained = kept.retained or backward.retains is not False
@@ -355,8 +358,8 @@ class KeepsGraph(InLoops):
 
 
 def a_term(site: Site, tensor: Thing, backward: Site, walked: frozenset[Hashable]) -> bool:
-    """Whether what is kept is a part of what the same function back-propagates, and a loss by its name: what would it
-    be added for, had it no graph?
+    """Whether what is summed is a part of what the same function back-propagates, and a loss by its name: what would it
+    be added for, had it no graph? (What is stored may be back-propagated as a part of what stores it.)
     """
     named = LOSSES.search(tensor.label) is not None
     return named and tensor.key in walked and frame(site) == frame(backward)

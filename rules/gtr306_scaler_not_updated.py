@@ -113,6 +113,10 @@ ASKS = re.compile(r"(^|[._])scaler\._(?!maybe|update)\w+$")
 """What reads the inner state of a scaler, which is no update of it."""
 
 
+PRIVATE = re.compile(r"^self\._[a-z]\w*$")
+"""How a private attribute of an object is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stale:
     """Gradients that were scaled before an update of their scaler. `walked`, `scaler`: as in Mark."""
@@ -284,8 +288,9 @@ class ScalerNotUpdated(MeetsOptimizers, InLoops, WaitingForFile):
             whole = classes.get(instance)
             if whole is None:
                 continue
-            own = whole.bases_seen and scaler in self.fed and any(thing.key == scaler for thing in whole.made)
-            if own or pending.whole:
+            private = PRIVATE.search(pending.scaler.label) is not None  # who else would update it?
+            its_own = private or any(thing.key == scaler for thing in whole.made)
+            if (whole.bases_seen and scaler in self.fed and its_own) or pending.whole:
                 self.doubt(scaler, pending, event)
         for scaler, (pending, loops) in self.repeated.items():
             if scaler in self.fed and not loops.isdisjoint(self.going_on):

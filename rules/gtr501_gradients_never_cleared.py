@@ -18,8 +18,8 @@ False positives: a loop whose steps do not matter, like a probe for the largest 
 False negatives: tests, and functions called `test…`, `bench…`, `profile…`, `time…`, `measure…` or `speed…` that look at
 a clock: what they train is thrown away. Whatever cannot be seen counts as clearing: a model or optimizer handed to code
 that cannot be seen (a loss function that is given one model only computes with it; given several, it may clear them),
-an engine that steps and clears; a clearing under any condition. Gradients whose owner is unknown
-while there are several optimizers. A step function whose callers cannot be seen, because they may clear; two steps at
+an engine that steps and clears; a clearing under any condition. Gradients whose owner is unknown while several
+optimizers step or clear in the loop. A step function whose callers cannot be seen, because they may clear; two steps at
 different places.
 
 ## Trap

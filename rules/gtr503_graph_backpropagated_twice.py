@@ -120,7 +120,11 @@ class GraphBackpropagatedTwice(Waiting, SavedTensors):
         first = self.freed(event, watch)
         if first is not None and self.spoilt(event, watch) is None:  # else GTR706: to retain the graph would not help
             earlier = first.turn.number != self.turn(watch).number
-            self.suspect((first.site.node, event.site.node), partial(self.tell, first, earlier, event, loss))
+            place, tell = (first.site.node, event.site.node), partial(self.tell, first, earlier, event, loss)
+            if earlier:
+                self.suspect(place, tell)
+            else:
+                self.suspects[place] = tell  # whatever another path has shown
         self.free(event, watch)
 
     @staticmethod

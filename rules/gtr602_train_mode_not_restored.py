@@ -116,6 +116,12 @@ class Trained:
     reached: bool = True
 
 
+def of_one(watch: Watch, parts: frozenset[Hashable]) -> bool:
+    """Whether all optimizers that are known have parameters of this module: the others are about one of those."""
+    shared = [overlap(owners, parts) for _, owners in tagged(watch, "optimizer")]
+    return True in shared and False not in shared
+
+
 class TrainModeNotRestored(MeetsOptimizers, InModes):
     """In memory: "eval" as in the base; "output" of a forward in that mode; "looked", by loop: a forward whose loop has
     not gone backward; "trained", by module. `asked`: the modules whose mode the program reads, on whatever path.
@@ -216,7 +222,7 @@ class TrainModeNotRestored(MeetsOptimizers, InModes):
         owners = meet(watch, event.optimizer, event.owners)
         for key, trained in tagged(watch, "trained"):
             shared = overlap(owners, trained.mark.parts)
-            if shared or (shared is None and trained.reached and alone(watch)):
+            if shared or (shared is None and trained.reached and (alone(watch) or of_one(watch, trained.mark.parts))):
                 watch.drop(key)
                 self.judge(trained, event.site, watch)
 

@@ -143,7 +143,7 @@ def update_removed(source: Source) -> Iterator[Site]:
 
     The function steps with that scaler, and updates it once. It repeats: by a loop around both, by a loop of the file
     around a call of it, or because it is a method whose scaler is an attribute of the object (a wrapper that is
-    called in each step).
+    called in each step). No other method updates that attribute: it may run between two of these steps.
     """
     for stmt in ast.walk(source.tree):
         call = method_call(stmt, "update") if isinstance(stmt, ast.stmt) else None
@@ -159,9 +159,8 @@ def update_removed(source: Source) -> Iterator[Site]:
         inside = list(source.own(region))
         if not any(what[1] == scaler for node in inside if (what := stepped(source, node)) is not None):
             continue
-        updates = [
-            n for n in source.own(source.scope_node(scope)) if isinstance(n, ast.stmt) and method_call(n, "update")
-        ]
+        within = ast.walk(source.tree) if scaler.startswith("self.") else source.own(source.scope_node(scope))
+        updates = [n for n in within if isinstance(n, ast.stmt) and method_call(n, "update")]
         if sum(dotted(u.value.func.value) == scaler for u in updates) != 1:  # type: ignore[attr-defined]
             continue
         repeats = bool(source.loops(stmt)) or (

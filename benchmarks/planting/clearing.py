@@ -87,6 +87,7 @@ def zero_grad_moved(source: Source) -> Iterator[Site]:
 
     Clearing, backward and step stand in one block, in this order of backward and step with no other step between, and
     it is the stepping optimizer that is cleared. The clearing goes right behind the last backward before the step.
+    Where `.grad` is read between the two, the program would fail.
     """
     for block in [] if source.engine else source.blocks:
         for index, stmt in enumerate(block):
@@ -99,6 +100,9 @@ def zero_grad_moved(source: Source) -> Iterator[Site]:
             for step in steps:
                 runs = [i for i in range(step) if runs_backward(source, block[i])]
                 if not runs or runs[-1] < index < step or any(runs[-1] < other < step for other in others):
+                    continue
+                between = "\n".join(ast.unparse(other) for other in block[runs[-1] + 1 : step])
+                if re.search(r"\.grad\b", between) and "None" not in between:
                     continue
                 after = block[runs[-1]]
                 if source.owns_lines(after):

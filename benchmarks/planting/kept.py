@@ -147,11 +147,24 @@ EMPTY = re.compile(
 )
 
 
+def of_one_step(source: Source, stmt: ast.stmt) -> bool:
+    """Whether the step comes after the innermost loop around a statement, and not in it."""
+    loops, function = source.loops(stmt), source.function(stmt)
+    if not loops or function is None:
+        return False
+    steps = [
+        node.lineno for node in ast.walk(function) if isinstance(node, ast.Call) and last_name(node.func) == "step"
+    ]
+    first, last = loops[0].lineno, loops[0].end_lineno or 0
+    return any(line > last for line in steps) and not any(first <= line <= last for line in steps)
+
+
 @kind("item-dropped-sum")
 def item_dropped_sum(source: Source) -> Iterator[Site]:
     """A running sum of what the loop back-propagates keeps the history of every step.
 
-    The sum is made outside of the loop that contains both it and the backward, and is not itself back-propagated.
+    The sum is made outside of the loop that contains both it and the backward, and is not itself back-propagated. Not
+    in a loop over the micro-batches of one step, which comes after it: what they sum is soon let go.
     """
     for stmt in ast.walk(source.tree):
         if isinstance(stmt, ast.AugAssign) and isinstance(stmt.op, ast.Add):
@@ -170,7 +183,7 @@ def item_dropped_sum(source: Source) -> Iterator[Site]:
         if pair is None or (not source.loops(stmt) and not dotted(target).startswith("self.")):
             continue
         backward = keeps_live(source, stmt, pair[1])
-        if backward is not None and outlives(source, stmt, target, backward, ZERO):
+        if backward is not None and outlives(source, stmt, target, backward, ZERO) and not of_one_step(source, stmt):
             codes = ("GTR401", "GTR402", "GTR403")
             edit = Edit(*source.span(pair[0]), source.segment(pair[1]))
             yield Site(codes, stmt.lineno, source.scope(stmt), (edit,))

@@ -108,8 +108,9 @@ def no_grad_dropped(source: Source) -> Iterator[Site]:
 
 
 _MODED = re.compile(
-    r"drop(?!_?last|na\b|_dup)|BatchNorm|InstanceNorm|SyncBN|pretrained *=|from_pretrained|torchvision|timm|"
-    r"transformers|diffusers|monai|resnet|"
+    r"drop(?!_?last|na\b|_dup)|BatchNorm|InstanceNorm|SyncBN|pretrained *=|from_pretrained|timm|"
+    r"torchvision(?!\.(transforms|datasets|utils)| import (transforms|datasets|utils)\b)|"
+    r"transformers(?! import get_\w*schedul)|diffusers|monai|resnet|"
     r"create_model|get_model|build|models?\.__dict__",
     re.IGNORECASE,
 )

@@ -31,20 +31,33 @@ def cuts(value: ast.expr, name: str) -> bool:
     return bool(calls) and name in {dotted(node) for node in ast.walk(value)}
 
 
+def begins_anew(node: ast.AST, name: str) -> bool:
+    """Whether a statement gives a name a value that was not computed from its last one."""
+    if not isinstance(node, ast.Assign):
+        return False
+    targets = {dotted(part) for target in node.targets for part in ast.walk(target)}
+    return name in targets and name not in {dotted(part) for part in ast.walk(node.value)}
+
+
 @kind("hidden-state-not-detached")
 def hidden_state_not_detached(source: Source) -> Iterator[Site]:
     """The state of a recurrent model is no longer cut between two backwards: `h = repackage_hidden(h)` is gone.
 
     In a loop that goes backward in each iteration, a call gives the state its next value, and is given the old one.
+    Nothing in the loop gives it a value that has nothing to do with the old one.
     """
     for loop, _, _ in backward_loops(source):
         for node in source.own(loop):
             if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not source.owns_lines(node):
                 continue
             name = dotted(node.targets[0])
-            if not name or not cuts(node.value, name) or source.gradients_off(node):
+            if not name or not cuts(node.value, name) or source.gradients_off(node) or "numpy" in source.segment(node):
+                continue
+            if any(begins_anew(other, name) for other in source.own(loop)):
                 continue
             for other in source.own(loop):
+                if source.gradients_off(other):
+                    continue
                 if isinstance(other, ast.Assign) and isinstance(other.value, ast.Call) and not cuts(other.value, name):
                     targets = {dotted(part) for target in other.targets for part in ast.walk(target)}
                     if name in targets & {dotted(part) for part in ast.walk(other.value)}:

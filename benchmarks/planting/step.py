@@ -53,7 +53,7 @@ def accumulation_division_dropped(source: Source) -> Iterator[Site]:
     if source.engine or TELLS_ACCELERATE.search(source.text) or undone(source):
         return
     for test, size, loop in window_tests(source):
-        if not goes_backward(source, loop, test):
+        if not goes_backward(source, loop, test) or is_one(source, size):
             continue
         wanted = ast.dump(size)
         for node in source.own(loop):
@@ -74,6 +74,16 @@ def accumulation_division_dropped(source: Source) -> Iterator[Site]:
             ):
                 edit = Edit(*source.span(node), f"({source.segment(node.left)})")
                 yield Site(("GTR505",), node.lineno, source.scope(node), (edit,))
+
+
+def is_one(source: Source, size: ast.expr) -> bool:
+    """The file binds the size of the window once, to 1: to divide by it changes nothing."""
+    bound = [
+        node.value
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Assign) and dotted(size) and dotted(size) in map(dotted, node.targets)
+    ]
+    return len(bound) == 1 and isinstance(bound[0], ast.Constant) and bound[0].value == 1
 
 
 def undone(source: Source) -> bool:

@@ -295,7 +295,7 @@ class Calls(Classes):
         if node is not None:
             self.note_kinds(func, args, st)
         if func.receiver is not None and getattr(func.node, "name", "") == "train":
-            self.own_train(func.receiver, node, st)
+            self.own_train(func.receiver, args, node, st)
         if _abstract(func.node) or not self.matters(func, args, st):
             return self._out_of_sight(func, args, node, st)
         if depth > DEPTH or sum(frame.func is not None and frame.func.ident == func.ident for frame in st.frames) > 0:
@@ -428,7 +428,9 @@ class Calls(Classes):
         result: Value = value
         if live and self.kind_of_unknown(value) in ("", "tensor", "lossfn"):  # called like the function that made it
             result = self.new(Tensor("call", live, None, st.mode, how=name, stamp=st.stamp), st)
-        if (models or (live and result is value)) and st.mode is not False:
+        if st.mode is False:
+            self.unrecorded.add(result)
+        elif models or (live and result is value):
             self.likely.add(result)
         return result
 

@@ -176,6 +176,8 @@ class Classes(Statements):
             return [(base, st)]
         if isinstance(base, Sym) and name == "module" and self.kind(base, st) == "module":
             return [(base, st)]
+        if name == "optimizer" and isinstance(base, Sym) and self.kind(base, st) == "optimizer":
+            return [(base, st)]  # what a framework wraps
         if name == "_per_optimizer_states":
             self.escape([base], node, st, name)  # the program looks after the scaler's stages itself
         if name in ("_scale", "_growth_tracker") and self.kind(base, st) == "scaler":

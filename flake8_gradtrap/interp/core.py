@@ -272,6 +272,8 @@ class Core:
         """Statements that took many steps on some path."""
         self.idle: dict[int, int] = {}
         """For each function, in how many calls it did nothing to gradients."""
+        self.unrecorded: set[Value] = set()
+        """What code out of sight returned while gradients were off."""
         self.unentered: set[Value] = set()
         """What visible functions returned that were not entered any more: there are other calls that were."""
         self.plain: set[int] = set()

@@ -619,7 +619,7 @@ class _Pair:
                     one.kind,
                     None,
                     one.owners if one.owners == two.owners else None,
-                    one.what if one.what == two.what else "",
+                    _what(one.what, two.what),
                     one.flag if one.flag == two.flag else None,
                     self._args(one, two),
                     site=one.site,
@@ -702,6 +702,13 @@ class _Pair:
                 entries = (*entries, (found[0][0], self._join(result, "", found[0][1], found[-1][1])))
             return Mapping(entries, one.closed and two.closed and same, one.stamp, one.default)
         return one
+
+
+def _what(one: str, two: str) -> str:
+    """What made a thing that stands for two: of schedules of torch, that they are torch's."""
+    schedules = "torch.optim.lr_scheduler"
+    both = one.startswith(schedules) and two.startswith(schedules)
+    return one if one == two else schedules if both else ""
 
 
 def _differences(mine: dict[Any, Value], theirs: dict[Any, Value]) -> Iterable[tuple[Hashable, Value, Value]]:

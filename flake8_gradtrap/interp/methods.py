@@ -312,7 +312,10 @@ class Methods(Containers):
             self.gradient_taken(receiver, f".{name}()", node, st)
             reaches = self.numpy_of(receiver, st) if name == "numpy" else frozenset()
             self.emit(ReadOut(self.site(node, st), self.thing(receiver), f".{name}()", reaches), st)
-            return [(self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()"), st)]
+            mode = False if receiver in self.unrecorded else st.mode
+            return [
+                (self.make_tensor("readout", (receiver,), node, st, is_number=True, how=f".{name}()", mode=mode), st)
+            ]
         if role == "number":
             return [(Sym("pure " + name, (receiver, *args.pos), name), st)]
         if role == "detach":
@@ -701,6 +704,9 @@ class Methods(Containers):
                 Clipped(self.site(node, st), self.thing(receiver), name, self.leaves(receiver, st), rescales=True), st
             )
             return [(self.unknown(name), st)]
+        if name == "clip_gradients" and (clipped := args.get(0, "optimizer")) is not None:  # Lightning's own
+            self.clip(clipped, None, name, node, st, rescales=True)
+            return [(NONE, st)]
         if self.know.conventions["trains"].search(name):
             return None
         if name == "__call__":

@@ -183,10 +183,16 @@ class Modes(Core):
             self.modal_classes[cls.ident] = found
         return self.modal_classes[cls.ident]
 
-    def own_train(self, module: Value, node: ir.Node, st: State) -> None:
-        """A module's own `train` is called: what it does with its parts is its business."""
-        if self.hears(ModeSet) and self.kind(module, st) == "module":
-            self.emit(ModeSet(self.site(node, st), self.thing(module), None, self._parts(module, st)), st)
+    def own_train(self, module: Value, args: Args, node: ir.Node, st: State) -> None:
+        """A module's own `train` is called: what it does with its parts is its business; `train(False)` evaluates."""
+        if not self.hears(ModeSet) or self.kind(module, st) != "module":
+            return
+        parts = self._parts(module, st)
+        if args.get(0, "mode") == FALSE:
+            matters = self.modal(module, st)
+            self.emit(ModeSet(self.site(node, st), self.thing(module), False, parts, matters=matters), st)
+        else:
+            self.emit(ModeSet(self.site(node, st), self.thing(module), None, parts), st)
 
     def mode_unknown(self, node: ir.Node, st: State) -> None:
         """What is called may put any module into any mode."""

@@ -319,7 +319,7 @@ class Project:
             return None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _source(path: str, size: int, changed: int, own: OwnApis) -> tuple[SourceFile | None, Look]:
     """A file of the project, None if it is not Python; many files import the same few.
 

@@ -111,7 +111,7 @@ class Provenance:
             if tensor is None:
                 if isinstance(current, Sym) and self.history(current) is not False:
                     graph.reaches.add(current)
-                    if current in self.likely or current in self.handed_out:
+                    if current in self.likely or current in self.handed_out or current in self.unentered:
                         graph.incomplete = True
                     if self.state.conds.get(("live", current)):
                         graph.frees.add(current)
@@ -144,7 +144,7 @@ class Provenance:
             if tensor.op == "call":
                 graph.unknown = True
                 unseen.update(tensor.parents)
-                graph.incomplete = graph.incomplete or current in self.likely
+                graph.incomplete = graph.incomplete or current in self.likely or current in self.unentered
             if not tensor.taken:
                 stack.extend((part, inside) for part in tensor.parents)
         return graph
@@ -330,7 +330,7 @@ class Provenance:
             if parameter and (on_purpose or not self._trained_by(source)):
                 return
             had = self.history(source, guess=True)
-            if had is None and op == "readout" and self._presumed(source, 0):
+            if had is None and op == "readout" and tensor.mode is True and self._presumed(source, 0):
                 had = True
             yield Term(op, site, tensor.how, had, additive, parameter)
             return

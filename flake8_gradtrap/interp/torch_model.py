@@ -379,7 +379,11 @@ class TorchModel(Wrappers):
             if not isinstance(root, Sym) or root.op not in ("attr", "member") or not isinstance(root.args[0], Value):
                 break
             root = root.args[0]
-        if isinstance(root, Sym) and root.op in ("call", "derived", "item") and isinstance(root.args[-1], int):
+        if (
+            isinstance(root, Sym)
+            and root.op in ("call", "derived", "item", "joined")
+            and isinstance(root.args[-1], int)
+        ):
             return root.args[-1] <= self.begun.get(st.stamp, -1)
         return isinstance(root, Ref) or (isinstance(root, Sym) and root.op in ("param", "global"))
 
