@@ -103,9 +103,7 @@ class Rewrapping(Iteration):
         """Whether an array holds the values of a Parameter, or was computed from what had been read out of tensors."""
         behind, source = st.behind(array), unread(st, array)
         if behind is not None and (behind.op != "readout" or (behind.site and behind.site.caller) != caller):
-            return (
-                True  # computed, or handed from one function to another as an array: of predictions, targets are made
-            )
+            return True  # computed, or handed on as an array: targets are made of predictions
         if isinstance(source, Sym) and source.op in ("attr", "member") and isinstance(source.args[0], Value):
             return self.kind(source.args[0], st) == "module"
         tensor = st.tensor(source)
