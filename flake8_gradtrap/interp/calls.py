@@ -14,8 +14,8 @@ from flake8_gradtrap.interp.inference import INFERENCE
 from flake8_gradtrap.interp.liveness import Liveness
 from flake8_gradtrap.interp.state import IN_DOUBT, Frame, State
 from flake8_gradtrap.interp.values import (
+    FALSE,
     NONE,
-    TRUE,
     Api,
     Class,
     Const,
@@ -228,8 +228,8 @@ class Calls(Classes):
         it may cut off what it is given.
         """
         inputs = tuple(part for arg in args.all() for part in self.reachable(arg, st) if self.provenant(part, st))
-        if value == NONE and any("detach" in name and given == TRUE for name, given in args.kw.items()):
-            inputs = ()  # the caller asks an unseen module to cut them off
+        if value == NONE and any("detach" in name and given != FALSE for name, given in args.kw.items()):
+            inputs = ()  # the caller asks an unseen module to cut them off, or a setting does
         elif cuts and inputs and not isinstance(value, Const):
             without = self.provenance(st).cut_off(value)
             inputs = tuple(part for part in inputs if part not in without)
