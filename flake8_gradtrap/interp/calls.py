@@ -628,8 +628,13 @@ class Calls(Classes):
 
     def promise(self, func: Func, st: State) -> str:
         """What differentiable result a function promises: "forward", "training_step", "loss", "penalty", or ""."""
+        by = "" if st.mode is False else self._promised(func)
+        return "" if by and Activations(st, self.know).not_training() else by
+
+    def _promised(self, func: Func) -> str:
+        """What it promises in training, by its name."""
         node = func.node
-        if not isinstance(node, ir.FunctionDef) or st.mode is False or Activations(st, self.know).not_training():
+        if not isinstance(node, ir.FunctionDef):
             return ""
         promises = node.name in ("forward", "training_step")
         if promises and func.owner is not None and self.class_kind(func.owner) in ("module", "lossfn"):
@@ -645,7 +650,7 @@ class Calls(Classes):
     def _generator(self, func: Func, args: Args, node: ir.Node, st: State) -> Value:
         assert isinstance(func.node, ir.FunctionDef)
         env = self.bind(func, args, st)
-        endless = _endless(func.node.body)
+        endless = any(isinstance(part, ir.While) and part.endless for part in func.node.body)
         how = f"the generator `{func.node.name}(…)`"
         of_parameters = bool(func.node.mentions & self.know.lists["iterators.of_parameters"])
         made = Iterator(
@@ -711,10 +716,3 @@ def within(site: Site, call: Site) -> bool:
     while around is not None and around != call:
         around = around.caller
     return around is not None
-
-
-def _endless(body: tuple[ir.Statement, ...]) -> bool:
-    """Whether a generator's body is a `while True` that nothing leaves."""
-    return any(
-        isinstance(part, ir.While) and isinstance(part.test, ir.Const) and bool(part.test.value) for part in body
-    )

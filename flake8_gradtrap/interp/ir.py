@@ -305,6 +305,11 @@ class While(Node):
     body: tuple[Statement, ...]
     orelse: tuple[Statement, ...]
 
+    @property
+    def endless(self) -> bool:
+        """Whether its test never ends it: `while True`."""
+        return isinstance(self.test, Const) and bool(self.test.value)
+
 
 @dataclass(slots=True, eq=False)
 class If(Node):

@@ -111,7 +111,7 @@ class Loops(Assignment):
             self.emit(LoopStarted(self.site(node, path), loop, times), path)
             indices |= self._start_counters(node, path)
         skipped = [path.fork() for path in live] if leaves else []
-        endless = isinstance(node, ir.While) and isinstance(node.test, ir.Const) and bool(node.test.value)
+        endless = isinstance(node, ir.While) and node.endless
         before_loop = frozenset(name for path in live for name in path.envs[path.frame.env])
         # When steps run short, a loop runs twice only in the first iterations of those around it.
         again = not (self.merger.narrow and any(iteration for _, iteration in outer))
